@@ -1,0 +1,125 @@
+"""Where `ctclip predict` puts its results: standard output, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from ctclip_client.commands.predictions import COLUMNS, Prediction
+from ctclip_client.commands.tables import TablePrinter
+from ctclip_client.errors import InvalidInput
+
+Emit = Callable[[Prediction], None]
+
+
+@contextmanager
+def outputs(args: argparse.Namespace) -> Iterator[Emit]:
+    """Open every output that was asked for; give the function that writes one scan to them all.
+
+    Raises:
+        InvalidInput: a file cannot be written, or would replace one of the scans.
+    """
+    emits: list[Emit] = []
+    scored: list[str] = []
+    with ExitStack() as stack:
+        if args.json:
+            stdout = sys.stdout  # progress may put another in its place
+            emits.append(lambda scan: print(_json(scan, args), file=stdout, flush=True))
+        if args.jsonl is not None:
+            lines = stack.enter_context(_whole_file(args.jsonl, args.paths, scored))
+            emits.append(lambda scan: _write_line(lines, _json(scan, args)))
+        if args.csv is not None:
+            table = stack.enter_context(_whole_file(args.csv, args.paths, scored))
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            emits.append(lambda scan: writer.writerows(scan.to_rows()))
+        if not emits:
+            printer = TablePrinter(sys.stdout)
+            stack.callback(printer.close)
+            emits.append(printer.show)
+        warned = args.json or args.jsonl is not None or args.csv is not None
+        random: set[str] = set()
+
+        def emit(scan: Prediction) -> None:
+            for one in emits:
+                one(scan)
+            scored.append(scan.path)
+            if not warned:
+                return
+            for note in scan.source.notes:
+                print(f"note: {scan.path}: {note}", file=sys.stderr)
+            provenance = scan.scores.provenance
+            if provenance.random_weights and provenance.release not in random:
+                random.add(provenance.release)
+                print(
+                    f"RANDOM WEIGHTS: release {provenance.release} was made from a demo "
+                    "checkpoint; its results mean nothing.",
+                    file=sys.stderr,
+                )
+
+        yield emit
+
+
+def _json(scan: Prediction, args: argparse.Namespace) -> str:
+    # ASCII, because names of files need not be text.
+    return json.dumps(scan.to_json(embedding=args.embedding), allow_nan=False)
+
+
+def _write_line(file: TextIO, line: str) -> None:
+    file.write(line + "\n")
+
+
+@contextmanager
+def _whole_file(path: Path, scans: list[Path], scored: list[str]) -> Iterator[TextIO]:
+    """A text file that appears under its name only when all is written.
+
+    Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
+    no scan was scored nothing is written, and a file from an earlier run stays as it is.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
+    if any(_same_file(path, scan) for scan in scans):
+        raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        file = hidden.open("x", encoding="utf-8", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: cannot be written: {error.strerror or error}.",
+            "Name a file in an existing folder that you may write to.",
+        ) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if scored:
+            hidden.replace(path)
+    except BaseException as error:
+        if scored:
+            partial = path.with_name(f"{path.name}.partial")
+            hidden.replace(partial)
+            print(f"note: what was scored so far is in {partial}", file=sys.stderr)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise InvalidInput(
+                f"{path}: writing failed: {error.strerror or error}.",
+                "Make room on that disk and run the remaining scans again.",
+            ) from error
+        raise
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

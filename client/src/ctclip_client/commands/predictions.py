@@ -1,0 +1,72 @@
+"""One scored scan, as `ctclip predict` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctclip_client.results import Classification
+from ctclip_client.volume import Source, recipe
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """index: the `relevance.json` that names a scan's maps. save_ms: what writing them took."""
+
+    index: Path
+    save_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Scores of one file, with what is left to tell once its voxels are gone."""
+
+    path: str
+    scores: Classification
+    spacing_mm: tuple[float, float, float]
+    rescale: tuple[float, float]
+    source: Source
+    read_ms: float
+    relevance: SavedMaps | None = None
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage, files included. Reading a scan overlaps with the work on
+        the one before, so the totals of many scans are more than what passed on the clock."""
+        stages = {"read": self.read_ms, **self.scores.timings_ms}
+        total = stages.pop("total") + self.read_ms
+        if self.relevance is not None:
+            stages["maps"] = self.relevance.save_ms
+            total += self.relevance.save_ms
+        return {**stages, "total": total}
+
+    def to_json(self, *, embedding: bool) -> dict[str, object]:
+        """The object of the contract."""
+        content: dict[str, object] = {"path": self.path, **self.scores.to_json()}
+        if embedding:
+            content["image_embedding"] = self.scores.image_embedding.tolist()
+        if self.relevance is not None:
+            content["relevance"] = str(self.relevance.index)
+        content["recipe"] = recipe(self.spacing_mm, self.rescale, self.source)
+        content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
+        return content
+
+    def to_rows(self) -> Iterator[tuple[object, ...]]:
+        """One row for each finding, on `COLUMNS`."""
+        scores, provenance = self.scores, self.scores.provenance
+        for row in scores.rows():
+            yield (
+                self.path, *row,
+                self.source.orientation, *self.spacing_mm, *self.rescale, self.source.hu_source,
+                provenance.release, provenance.checkpoint_name, provenance.precision,
+                str(provenance.random_weights).lower(),
+            )  # fmt: skip
+
+
+COLUMNS = (
+    "path", "finding", "probability", "logit_present", "logit_absent",
+    "orientation", "spacing_z_mm", "spacing_x_mm", "spacing_y_mm", "slope", "intercept",
+    "hu_source", "release", "checkpoint", "precision", "random_weights",
+)  # fmt: skip
+"""Columns of `--csv`: a row for each scan and finding, so that any prompts fit the same table."""

@@ -1,0 +1,182 @@
+"""A `config.pbtxt` against the contract: names, data types, axes, wiring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ctclip_client.contract import (
+    CLASSFINE_ENSEMBLES,
+    CLASSFINE_MODELS,
+    ENSEMBLES,
+    MODELS,
+    Dim,
+    Ensemble,
+    Model,
+    Step,
+    Tensor,
+)
+from ctclip_client.errors import Unreadable
+
+Part = Model | Ensemble
+
+_REQUIRED: tuple[Part, ...] = (*MODELS, *ENSEMBLES)
+_OPTIONAL: tuple[Part, ...] = (*CLASSFINE_MODELS, *CLASSFINE_ENSEMBLES)
+REQUIRED: Mapping[str, Part] = {part.name: part for part in _REQUIRED}
+OPTIONAL: Mapping[str, Part] = {part.name: part for part in _OPTIONAL}
+KNOWN: Mapping[str, Part] = {**REQUIRED, **OPTIONAL}
+
+_FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F")
+_STRING = "TYPE_STRING"
+
+
+def parse_config(text: bytes, where: str) -> Any:
+    """Parse a config into Triton's own ModelConfig message; unknown fields are errors.
+
+    Raises:
+        Unreadable: it is no model configuration.
+    """
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(text.decode("utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise Unreadable(
+            f"{where}: Triton's protobuf does not parse it: {' '.join(str(error).split())}.",
+            "Correct the line, or export the repository again.",
+        ) from error
+
+
+def release_sizes(release: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the symbolic axes that a release's record states (all but the embedding's, E)."""
+    geometry = release["geometry"]
+    depth, height, width = (int(size) for size in geometry["volume_shape"])
+    slabs, rows, columns = (int(size) for size in geometry["token_shape"])
+    count = len(release["findings"])
+    return {
+        "D": depth, "H": height, "W": width, "T": slabs, "H'": rows, "W'": columns,
+        "F": count, "2F": 2 * count,
+    }  # fmt: skip
+
+
+def embedding_size(configs: Mapping[str, Any]) -> dict[str, int]:
+    """The embedding's size, E: what most configs say, so that one that was edited stands out."""
+    found = Counter(
+        int(entry.dims[tensor.dims.index("E")])
+        for name, config in configs.items()
+        if name in KNOWN
+        for tensor, entry in _pairs(KNOWN[name], config)
+        if "E" in tensor.dims and len(entry.dims) == len(tensor.dims)
+    )
+    return {"E": found.most_common(1)[0][0]} if found else {}
+
+
+def differences(
+    config: Any, part: Part, sizes: Mapping[str, int], *, free_batch: bool = False
+) -> list[str]:
+    """Say where a parsed config leaves the contract; nothing if it does not.
+
+    Args:
+        config: Triton's ModelConfig message.
+        part: what the contract says under that name.
+        sizes: of the symbolic axes; one that is missing here may have any size.
+        free_batch: also accept a batching model that states its batch axis itself, as variants for
+            backends that cannot take Triton's do (max_batch_size 0, a free axis in front).
+    """
+    found = []
+    if config.name and config.name != part.name:
+        found.append(f"name is '{config.name}', expected '{part.name}'")
+    batch = part.max_batch_size if isinstance(part, Model) else 0
+    leading: tuple[Dim, ...] = ()
+    if free_batch and batch and config.max_batch_size == 0:
+        batch, leading = 0, ("batch",)
+    found += _tensor_differences("input", config.input, _led(leading, part.inputs), sizes)
+    found += _tensor_differences("output", config.output, _led(leading, part.outputs), sizes)
+    if config.max_batch_size != batch:
+        found.append(f"max_batch_size is {config.max_batch_size}, expected {batch}")
+    if isinstance(part, Ensemble):
+        found += _wiring_differences(config, part.steps)
+    return found
+
+
+def pinned_versions(config: Any) -> dict[str, int]:
+    """Model -> version, for each step of an ensemble; -1 is Triton's 'the latest'."""
+    return {step.model_name: int(step.model_version) for step in config.ensemble_scheduling.step}
+
+
+def _led(leading: tuple[Dim, ...], tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims)) for tensor in tensors]
+
+
+def _pairs(part: Part, config: Any) -> Iterable[tuple[Tensor, Any]]:
+    for tensors, entries in ((part.inputs, config.input), (part.outputs, config.output)):
+        by_name = {entry.name: entry for entry in entries}
+        for tensor in tensors:
+            if tensor.name in by_name:
+                yield tensor, by_name[tensor.name]
+
+
+def _tensor_differences(
+    kind: str, entries: Sequence[Any], tensors: Sequence[Tensor], sizes: Mapping[str, int]
+) -> list[str]:
+    from tritonclient.grpc import model_config_pb2
+
+    names = [entry.name for entry in entries]
+    expected = [tensor.name for tensor in tensors]
+    if sorted(names) != sorted(expected):
+        return [f"{kind}s are {names}, expected {expected}"]
+    by_name = {entry.name: entry for entry in entries}
+    found = []
+    for tensor in tensors:
+        entry = by_name[tensor.name]
+        dtype = model_config_pb2.DataType.Name(entry.data_type)
+        wanted = _STRING if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
+        if dtype != wanted:
+            found.append(f"{kind} {tensor.name} is {dtype}, expected {wanted}")
+        dims = list(entry.dims)
+        agree = len(dims) == len(tensor.dims) and all(
+            _agrees(got, dim, sizes) for got, dim in zip(dims, tensor.dims, strict=True)
+        )
+        if not agree:
+            shown = [_shown(dim, sizes) for dim in tensor.dims]
+            found.append(f"{kind} {tensor.name} has dims {dims}, expected [{', '.join(shown)}]")
+    return found
+
+
+def _agrees(got: int, dim: Dim, sizes: Mapping[str, int]) -> bool:
+    if isinstance(dim, int):
+        return got == dim
+    if dim in sizes:
+        return got == sizes[dim]
+    return got > 0 if dim in _FIXED_BY_EXPORT else got == -1
+
+
+def _shown(dim: Dim, sizes: Mapping[str, int]) -> str:
+    if isinstance(dim, int):
+        return str(dim)
+    return str(sizes.get(dim, dim if dim in _FIXED_BY_EXPORT else -1))
+
+
+def _wiring_differences(config: Any, steps: Sequence[Step]) -> list[str]:
+    found = []
+    if config.platform != "ensemble":
+        found.append(f"platform is '{config.platform}', expected 'ensemble'")
+    names = [step.model_name for step in config.ensemble_scheduling.step]
+    expected = [step.model.name for step in steps]
+    if sorted(names) != sorted(expected):
+        return [*found, f"steps are {names}, expected {expected}"]
+    by_name = {step.model_name: step for step in config.ensemble_scheduling.step}
+    for step in steps:
+        entry = by_name[step.model.name]
+        inputs = {t.name: step.inputs.get(t.name, t.name) for t in step.model.inputs}
+        if dict(entry.input_map) != inputs:
+            found.append(f"step {step.model.name} takes {dict(entry.input_map)}, expected {inputs}")
+        # An ensemble leaves out what nobody takes; what it does pass on must be named right.
+        outputs = {t.name: step.outputs.get(t.name, t.name) for t in step.model.outputs}
+        if not dict(entry.output_map).items() <= outputs.items():
+            found.append(
+                f"step {step.model.name} gives {dict(entry.output_map)}, expected {outputs}"
+            )
+    return found

@@ -1,0 +1,184 @@
+"""What `ctclip predict` would send of a CT file. Only voxels and geometry are ever shown.
+
+Headers hold names and dates of patients (`descrip`, `db_name`, DICOM tags): nothing of them is
+printed, and identifiers that a reader mentions are masked, since reports are pasted into tickets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctclip_client._endpoint import LARGEST_MESSAGE_BYTES
+from ctclip_client.contract import PUBLISHED_GEOMETRY
+from ctclip_client.doctor.inspectors import Options
+from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.subject import Subject
+from ctclip_client.errors import Unreadable
+from ctclip_client.readers import read_volume
+from ctclip_client.volume import Volume
+
+_SAMPLES = 4_000_000
+_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+# Hounsfield units, both ends included.
+_TISSUES = {
+    "air": (-1100, -900),
+    "lung": (-900, -500),
+    "fat": (-150, -50),
+    "soft_tissue": (-50, 150),
+    "bone": (300, 3000),
+}
+_HU_RANGE = (-1000, 1000)
+_THICK_SLICE_MM = 5.0
+_SHORT_MM = 150.0
+"""A chest that shows both lungs is longer than this along z."""
+_MESSAGE_OVERHEAD_BYTES = 1024
+_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+
+
+def inspect(subject: Subject, options: Options) -> Iterator[Check]:
+    """Read a CT and describe the volume.
+
+    Raises:
+        Unreadable: a file of which nothing says that it is a CT cannot be read as one.
+        InvalidInput: the options contradict each other.
+    """
+    try:
+        with options.stages.stage("Read the scan"):
+            volume = read_volume(
+                subject.path,
+                as_stored=options.as_stored,
+                spacing_mm=options.spacing_mm,
+                rescale=options.rescale,
+            )
+    except Unreadable as error:
+        if not subject.certain:
+            raise Unreadable(
+                f"{subject.target}: no checkpoint, no model repository, and not readable as a CT: "
+                f"{_masked(error.cause.removeprefix(f'{subject.target}: '))}",
+                error.remedy,
+            ) from error
+        yield failed("read", _masked(error.cause), error.remedy)
+        for name in ("orientation", "grid", "field of view", "hounsfield", "transport"):
+            yield not_run(name, "The file could not be read.")
+        return
+    yield _read(volume)
+    yield _orientation(volume)
+    yield _grid(volume)
+    yield _field_of_view(volume)
+    yield _hounsfield(volume)
+    yield _transport(volume)
+
+
+def _read(volume: Volume) -> Check:
+    shape = " × ".join(map(str, volume.voxels.shape))
+    return passed(
+        "read", f"{shape} voxels (z × x × y) of int16",
+        shape=list(volume.voxels.shape), dtype=str(volume.voxels.dtype),
+    )  # fmt: skip
+
+
+def _orientation(volume: Volume) -> Check:
+    found = volume.source.orientation
+    notes = " ".join(_masked(note) for note in volume.source.notes)
+    detail = f"the file's axes run {found}; sent as z to S, x to L, y to P"
+    if volume.source.orientation == "as stored":
+        return warned(
+            "orientation",
+            "as stored: nothing in the file was trusted or turned. " + notes,
+            "Leave --as-stored away unless the array is known to run [x, y, z] towards L, P, S.",
+            orientation=found,
+        )
+    if notes:
+        return warned(
+            "orientation", f"{detail}. {notes}", "Look whether that is what you expect.",
+            orientation=found, notes=[_masked(note) for note in volume.source.notes],
+        )  # fmt: skip
+    return passed("orientation", detail, orientation=found)
+
+
+def _grid(volume: Volume) -> Check:
+    spacing = volume.spacing_mm
+    text = " × ".join(f"{edge:g}" for edge in spacing)
+    if spacing[0] > _THICK_SLICE_MM:
+        return warned(
+            "grid", f"spacing {text} mm (z × x × y): slices are thick",
+            "Take the thinnest reconstruction of the study: the model was trained on 1.5 mm.",
+            spacing_mm=list(spacing),
+        )  # fmt: skip
+    return passed("grid", f"spacing {text} mm (z × x × y)", spacing_mm=list(spacing))
+
+
+def _field_of_view(volume: Volume) -> Check:
+    extent = [n * edge for n, edge in zip(volume.voxels.shape, volume.spacing_mm, strict=True)]
+    seen = [
+        n * edge
+        for n, edge in zip(
+            PUBLISHED_GEOMETRY.volume_shape, PUBLISHED_GEOMETRY.target_spacing_mm, strict=True
+        )
+    ]
+    text = " × ".join(f"{length:.0f}" for length in extent)
+    box = " × ".join(f"{length:.0f}" for length in seen)
+    kept = float(np.prod([min(1.0, s / e) for s, e in zip(seen, extent, strict=True)]))
+    values: dict[str, Any] = {"extent_mm": extent, "model_extent_mm": seen, "kept_fraction": kept}
+    detail = (
+        f"{text} mm (z × x × y); the published model sees the middle {box} mm, {kept:.0%} of it"
+    )
+    if extent[0] < _SHORT_MM:
+        return warned(
+            "field of view", f"{detail}; {extent[0]:.0f} mm from foot to head is short for a chest",
+            "Check the spacing and that the series covers both lungs.", **values,
+        )  # fmt: skip
+    return passed("field of view", detail, **values)
+
+
+def _hounsfield(volume: Volume) -> Check:
+    """Values are plausible: `read_volume` refuses others. Here it is said what they are."""
+    hu = _sampled_hu(volume)
+    percentiles = {
+        str(p): round(float(v), 2)
+        for p, v in zip(_PERCENTILES, np.percentile(hu, _PERCENTILES), strict=True)
+    }
+    fractions = {
+        name: round(float(((hu >= low) & (hu <= high)).mean()), 5)
+        for name, (low, high) in _TISSUES.items()
+    }
+    clipped = float(((hu < _HU_RANGE[0]) | (hu > _HU_RANGE[1])).mean())
+    slope, intercept = volume.rescale
+    return passed(
+        "hounsfield",
+        f"slope {slope:g}, intercept {intercept:g} ({volume.source.hu_source}); percentiles "
+        f"5/50/95: {percentiles['5']:.0f}/{percentiles['50']:.0f}/{percentiles['95']:.0f} HU; "
+        f"air {fractions['air']:.0%}, lung {fractions['lung']:.0%}, soft tissue "
+        f"{fractions['soft_tissue']:.0%}",
+        slope=slope, intercept=intercept, hu_source=volume.source.hu_source,
+        percentiles_hu=percentiles, fractions=fractions, clipped_fraction=round(clipped, 5),
+    )  # fmt: skip
+
+
+def _transport(volume: Volume) -> Check:
+    nbytes = volume.voxels.nbytes
+    fits = nbytes + _MESSAGE_OVERHEAD_BYTES <= LARGEST_MESSAGE_BYTES
+    values: dict[str, Any] = {"bytes": nbytes, "fits_grpc_message": fits}
+    if fits:
+        return passed("transport", f"{nbytes / 1e6:.1f} MB, one gRPC message", **values)
+    return warned(
+        "transport", f"{nbytes / 1e6:,.0f} MB: more than the 2 GiB of a gRPC message",
+        "Run the client on the server's machine, where it goes through shared memory, or crop "
+        "the scan to the chest.", **values,
+    )  # fmt: skip
+
+
+def _sampled_hu(volume: Volume) -> NDArray[np.float32]:
+    """Hounsfield units of every n-th voxel along each axis, about four million at most."""
+    step = max(int(np.ceil((volume.voxels.size / _SAMPLES) ** (1 / 3))), 1)
+    sample = volume.voxels[::step, ::step, ::step].astype(np.float32)
+    return sample * np.float32(volume.rescale[0]) + np.float32(volume.rescale[1])
+
+
+def _masked(text: str) -> str:
+    return _UID.sub("(UID)", text)

@@ -1,0 +1,77 @@
+"""Examinations that other distributions bring, and what examinations may be told.
+
+A distribution adds one by an entry point of the group `ctclip.inspectors`: the point's name is the
+kind of subject ("checkpoint", "repository"), and it names a module with `inspect`. For a kind that
+this distribution examines too, its checks come after the ones made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Protocol, cast
+
+from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
+from ctclip_client.doctor.report import Check
+from ctclip_client.errors import InvalidInput
+from ctclip_client.progress import Stages
+
+ENTRY_POINT_GROUP = "ctclip.inspectors"
+
+_ELSEWHERE = {"checkpoint": "ctclip-export", "repository": "ctclip-export"}
+"""Kinds whose examination needs another distribution -> the distribution that brings it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said about the subject.
+
+    geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
+    as_stored, spacing_mm (z, x, y), rescale (slope, intercept): how to read a CT, as in
+    `read_volume`. timeout_s: seconds for each canary. root_certificates: PEM file of who may sign a
+    server's certificate; headers: sent with every call, never shown.
+    """
+
+    geometry: Geometry = PUBLISHED_GEOMETRY
+    text_model: Path | None = None
+    as_stored: bool = False
+    spacing_mm: tuple[float, float, float] | None = None
+    rescale: tuple[float, float] | None = None
+    timeout_s: float = 60.0
+    root_certificates: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stages: Stages = field(default_factory=Stages)
+
+
+class Inspector(Protocol):
+    """What the module behind an entry point provides."""
+
+    def inspect(self, path: Path, options: Options) -> Iterator[Check]: ...
+
+
+def inspector(kind: str) -> Inspector:
+    """Load another distribution's examination of a kind of subject.
+
+    Raises:
+        InvalidInput: it is not installed or cannot be imported; the remedy names the distribution.
+    """
+    points = list(entry_points(group=ENTRY_POINT_GROUP, name=kind))
+    if not points:
+        home = _ELSEWHERE[kind]
+        raise InvalidInput(
+            f"Examining a {kind} needs {home}, which is not installed.", f"pip install {home}"
+        )
+    return _loaded(kind, points[0])
+
+
+def _loaded(kind: str, point: EntryPoint) -> Inspector:
+    try:
+        return cast(Inspector, point.load())
+    except (ImportError, AttributeError) as error:
+        home = point.dist.name if point.dist is not None else point.value
+        raise InvalidInput(
+            f"Examining a {kind} needs {home}, which cannot be loaded: {error}.",
+            f"Install it again: pip install {home}",
+        ) from error

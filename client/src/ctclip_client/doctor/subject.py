@@ -1,0 +1,191 @@
+"""What a target is: told by what lies there, never by its name alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ctclip_client.errors import InvalidInput, Unreadable
+
+Kind = Literal["checkpoint", "repository", "ct", "server"]
+
+CONFIG = "config.pbtxt"
+
+_EXPECTED = (
+    "ctclip doctor takes a checkpoint, a CT file, a model repository (a folder whose sub-folders "
+    "hold config.pbtxt) or a server (host:port of its gRPC service, usually 8001)."
+)
+_URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
+_HOST_PORT = re.compile(r"^(\[[^\s\[\]]+\]|[^\s:/\[\]]+):\d+$")
+_CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt")
+_CT_NAMES = (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd")
+_NIFTI_HEADER_SIZES = (348).to_bytes(4, "little"), (348).to_bytes(4, "big")
+_HEAD_BYTES = 1024
+_LOOKED_AT = 256
+_SPECIAL = (
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """kind: what the target is. recognised_as: the same for a person, with the sign it was told by.
+
+    address: host:port and `tls`, for a server; path, for everything else.
+    certain: false where only trying to read it as a CT can tell whether it is one.
+    """
+
+    kind: Kind
+    target: str
+    recognised_as: str
+    path: Path = Path()
+    address: str = ""
+    tls: bool = False
+    certain: bool = True
+
+
+def recognise(target: str) -> Subject:
+    """Say what a target is. Reads at most the first bytes of a file and the names in a folder.
+
+    Raises:
+        InvalidInput: it is nothing that can be examined.
+        Unreadable: it is there and cannot be opened.
+    """
+    url = _URL.match(target)
+    if url is not None:
+        return _server_by_url(target, url["scheme"].lower(), url["rest"])
+    path = Path(target)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _absent(target)
+    except OSError as error:
+        raise Unreadable(f"{target}: {error.strerror or error}.", _EXPECTED) from error
+    except ValueError as error:  # a NUL byte
+        raise InvalidInput(f"{target!r}: no name of a file ({error}).", _EXPECTED) from error
+    special = next((name for test, name in _SPECIAL if test(mode)), None)
+    if special is not None:  # opening a pipe would wait for ever
+        raise InvalidInput(f"{target}: {special}, expected a file or a folder.", _EXPECTED)
+    try:
+        return _folder(target, path) if stat.S_ISDIR(mode) else _file(target, path)
+    except OSError as error:
+        raise Unreadable(
+            f"{target}: {error.strerror or error}.", "Check the permission to read it."
+        ) from error
+
+
+def _server_by_url(target: str, scheme: str, rest: str) -> Subject:
+    if scheme in ("http", "https"):
+        raise InvalidInput(
+            f"{target}: an HTTP address; a server is examined through its gRPC service.",
+            "Give host:port of gRPC, usually 8001: grpc://localhost:8001.",
+        )
+    if scheme not in ("grpc", "grpcs"):
+        raise InvalidInput(f"{target}: unknown scheme '{scheme}'.", _EXPECTED)
+    tls = scheme == "grpcs"
+    return Subject(
+        "server", target, f"a server ({scheme}://{' with TLS' if tls else ''})",
+        address=rest.rstrip("/"), tls=tls,
+    )  # fmt: skip
+
+
+def _absent(target: str) -> Subject:
+    if os.path.islink(target):  # noqa: PTH114 (Path.is_link does not exist for names with ':')
+        raise Unreadable(f"{target}: a link that leads nowhere.", _EXPECTED)
+    if _HOST_PORT.match(target):
+        return Subject(
+            "server", target, "a server (host:port, and no file of this name)", address=target
+        )
+    raise InvalidInput(f"{target!r}: no such file or folder, and no host:port.", _EXPECTED)
+
+
+def _file(target: str, path: Path) -> Subject:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    name = path.name.lower()
+    if head.startswith(b"PK\3\4") and _is_torch_archive(path):
+        return Subject("checkpoint", target, "a checkpoint (archive with data.pkl)", path)
+    if name.endswith(_CHECKPOINT_NAMES):
+        return Subject("checkpoint", target, f"a checkpoint (named {path.suffix})", path)
+    if not head:
+        raise Unreadable(f"{target}: the file is empty.", _EXPECTED)
+    form = _ct_form(head)
+    if form:
+        return Subject("ct", target, f"a CT file ({form})", path)
+    if name.endswith(_CT_NAMES):
+        return Subject("ct", target, "a CT file (by its name)", path)
+    if _is_checkpoint_pickle(head):
+        return Subject("checkpoint", target, "a checkpoint (a pickle)", path)
+    if name == CONFIG or name.endswith(".onnx"):
+        raise InvalidInput(
+            f"{target}: a single file of a model repository.",
+            "Give the repository: the folder that holds one folder for each model.",
+        )
+    return Subject("ct", target, "a CT file (a format that only reading can tell)", path,
+                   certain=False)  # fmt: skip
+
+
+def _ct_form(head: bytes) -> str:
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip, expected to hold NIfTI"
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return "NIfTI"
+    if head[:4] in _NIFTI_HEADER_SIZES:
+        return "Analyze or NIfTI"
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head.startswith(b"NRRD"):
+        return "NRRD"
+    return "MetaImage" if head.startswith((b"ObjectType", b"NDims")) else ""
+
+
+def _is_torch_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
+def _is_checkpoint_pickle(head: bytes) -> bool:
+    """A pickle of protocol 2 to 5, as torch.save wrote before it wrote archives."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+
+
+def _folder(target: str, path: Path) -> Subject:
+    names = {entry.name: entry for entry in path.iterdir()}
+    if any(name.startswith("ctclip_") for name in names) or any(
+        (entry / CONFIG).is_file() for entry in names.values()
+    ):
+        return Subject("repository", target, "a model repository", path)
+    if CONFIG in names:
+        raise InvalidInput(
+            f"{target}: one model of a repository.",
+            f"Give the folder above it: {path.absolute().parent}",
+        )
+    if {"config.json", "vocab.txt"} <= names.keys():
+        raise InvalidInput(
+            f"{target}: a text model's folder.",
+            "It is examined with its checkpoint: ctclip doctor CHECKPOINT --text-model DIR.",
+        )
+    if not names:
+        raise Unreadable(f"{target}: the folder is empty.", _EXPECTED)
+    if any(_is_dicom(entry) for entry in sorted(names.values())[:_LOOKED_AT]):
+        return Subject("ct", target, "a CT (a folder of DICOM files)", path)
+    return Subject("ct", target, "a CT (a folder that is no model repository)", path,
+                   certain=False)  # fmt: skip
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,162 @@
+"""Questions to a Triton about itself, over the client's own connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2
+
+from ctclip_client._blocking import Client
+from ctclip_client._endpoint import Tls
+from ctclip_client._failures import PROBE_TIMEOUT_S, said, translated
+from ctclip_client._infer import Answer, Call, infer
+from ctclip_client._steps import Deadline, Flow, Rpc, Session
+from ctclip_client.doctor.inspectors import Options
+from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a model has done since its start: requests that succeeded, nanoseconds of each phase.
+
+    total is from the request's arrival to its answer. An ensemble's other phases are sums over its
+    steps, which may run side by side: they need not add up to its total.
+    """
+
+    count: int = 0
+    total_ns: int = 0
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+    def since(self, earlier: Spent) -> Spent:
+        """Return the difference to an earlier reading."""
+        return Spent(*(a - b for a, b in zip(self._fields(), earlier._fields(), strict=True)))
+
+    def _fields(self) -> tuple[int, ...]:
+        return (
+            self.count, self.total_ns, self.queue_ns, self.input_ns, self.infer_ns, self.output_ns,
+        )  # fmt: skip
+
+
+class Triton:
+    """A connection for questions. Every method raises a ServiceError where no answer comes."""
+
+    def __init__(self, address: str, options: Options, *, tls: bool) -> None:
+        certificates = options.root_certificates
+        self._client = Client(
+            address,
+            options.timeout_s,
+            tls=Tls(certificates) if tls or certificates is not None else None,
+            headers=options.headers,
+        )
+        self._timeout_s = options.timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    @property
+    def session(self) -> Session:
+        """The client's own."""
+        return self._client._setup.session
+
+    def is_live(self) -> bool:
+        """Whether the server says that it lives. Raises Unavailable where nobody answers."""
+        return bool(self._ask("ServerLive").live)
+
+    def is_ready(self) -> bool:
+        """Whether the server says that all its models are ready."""
+        return bool(self._ask("ServerReady").ready)
+
+    def is_model_ready(self, name: str, version: str = "") -> bool:
+        """Whether a model is ready; false for an unknown one."""
+        try:
+            return bool(self._ask("ModelReady", name=name, version=version).ready)
+        except NotReady:
+            return False
+
+    def metadata(self) -> Any:
+        """Name, version and extensions of the server."""
+        return self._ask("ServerMetadata")
+
+    def index(self) -> list[Any]:
+        """Return (name, version, state, reason) of every model of the repository."""
+        return list(self._ask("RepositoryIndex").models)
+
+    def config(self, name: str) -> Any:
+        """Return the ModelConfig that is in force, completed by Triton."""
+        return self._ask("ModelConfig", name=name).config
+
+    def spent(self) -> Mapping[tuple[str, str], Spent]:
+        """(model, version) -> what it has done."""
+        return {
+            (entry.name, entry.version): Spent(
+                entry.inference_stats.success.count,
+                *(
+                    getattr(entry.inference_stats, phase).ns
+                    for phase in (
+                        "success", "queue", "compute_input", "compute_infer", "compute_output",
+                    )
+                ),
+            )
+            for entry in self._ask("ModelStatistics").model_stats
+        }  # fmt: skip
+
+    def infer(self, call: Call) -> Answer:
+        """Run one model; the answer's names, types, shapes and finiteness have been checked."""
+        return self._client._run(infer(self.session, call, Deadline(self._timeout_s)))
+
+    def _ask(self, method: str, **fields: str) -> Any:
+        # What is not there answers at once; a server that is busy deserves some patience.
+        timeout_s = min(self._timeout_s, PROBE_TIMEOUT_S)
+        return self._client._run(_question(self.session, method, timeout_s, fields))
+
+
+def _question(
+    session: Session, method: str, timeout_s: float, fields: Mapping[str, str]
+) -> Flow[Any]:
+    request = getattr(service_pb2, f"{method}Request")(**fields)
+    where = session.endpoint.address
+    try:
+        answer = yield Rpc(method, request.SerializeToString(), timeout_s)
+        return getattr(service_pb2, f"{method}Response").FromString(answer)
+    except DecodeError as error:
+        raise ServerError(
+            f"{where}: its answer to {method} is no message of Triton.",
+            "Is this the gRPC service of a Triton? Its port is usually 8001.",
+        ) from error
+    except grpc.RpcError as error:
+        raise (yield from _failure(session, error, method, fields)) from error
+
+
+def _failure(
+    session: Session, error: grpc.RpcError, method: str, fields: Mapping[str, str]
+) -> Flow[CTClipError]:
+    where = session.endpoint.address
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (yield from translated(session, error, method))
+    if fields and error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+        return NotReady(f"{where}: {said(error)}", "Load the model, or restart the server.")
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        # Triton answers so for a restricted protocol, too; a server that lives is only shut here.
+        found = yield from translated(session, error, fields.get("name", "ctclip_check"))
+        if method == "ServerLive" or not isinstance(found, ServiceError):
+            return found
+    return ServiceError(
+        f"{where}: {method} was refused ({error.code().name}): {said(error)}",
+        "Access may be restricted (--grpc-restricted-protocol), or this is no Triton.",
+    )

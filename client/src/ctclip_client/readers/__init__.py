@@ -1,0 +1,72 @@
+"""From a CT file to a `Volume`. One module for each format; what a file is, its content says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers._detect import identify
+from ctclip_client.readers._options import Options
+from ctclip_client.volume import Volume, checked_rescale, checked_spacing_mm
+
+__all__ = ["read_volume"]
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    as_stored: bool = False,
+    spacing_mm: Sequence[float] | None = None,
+    rescale: Sequence[float] | None = None,
+) -> Volume:
+    """Read a chest CT and bring it onto the network's axes (z to S, x to L, y to P).
+
+    Axes are turned and flipped by the file's affine, never resampled. Stored integers stay as they
+    are; floats and values beyond int16 become round(32 · clip(HU, −1000, 1000)).
+
+    Args:
+        path: a NIfTI file (`.nii`, `.nii.gz`; the content decides, not the name).
+        as_stored: trust no header: take the array [x, y, z] as it lies in the file, as upstream's
+            inference script does, and only transpose it to (z, x, y). Needs `spacing_mm`.
+        spacing_mm: (z, x, y) in millimetres, only with `as_stored`.
+        rescale: (slope, intercept) that replace the file's own; HU = slope · stored + intercept.
+
+    Raises:
+        Unreadable: missing, damaged, no CT format that this version reads, or values that cannot
+            be Hounsfield units.
+        InvalidInput: the options contradict each other or are out of range.
+    """
+    if as_stored and spacing_mm is None:
+        raise InvalidInput(
+            "as_stored without spacing: the header's is not trusted in this mode.",
+            "Give the voxel spacing in millimetres as z,x,y, for instance 2.5,0.7,0.7.",
+        )
+    if spacing_mm is not None and not as_stored:
+        raise InvalidInput(
+            "spacing is given without as_stored, so it would contradict the file's own.",
+            "Ask for as_stored as well, or leave the spacing to the file.",
+        )
+    options = Options(
+        as_stored=as_stored,
+        spacing_mm=None if spacing_mm is None else checked_spacing_mm(spacing_mm),
+        rescale=None if rescale is None else checked_rescale(rescale),
+    )
+    location = Path(path)
+    try:
+        form = identify(location)
+        # nibabel is imported only once a file is known to need it.
+        from ctclip_client.readers._nifti import read_nifti
+
+        return read_nifti(location, form, options)
+    except OSError as error:
+        raise Unreadable(
+            f"{location}: {error.strerror or error}.",
+            "Check the path and the permission to read it.",
+        ) from error
+    except MemoryError as error:
+        raise Unreadable(
+            f"{location}: its header asks for more memory than this machine has.",
+            "Read it on a machine with more memory, or check whether the header is damaged.",
+        ) from error
