@@ -1,0 +1,279 @@
+"""From a repository to engines: check each graph, compile it, place it with its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ctclip_client.contract import (
+    CLASSFINE,
+    FINDINGS,
+    RELEVANCE,
+    SCORE,
+    TEXT_ENCODER,
+    VISION,
+    Model,
+)
+from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.progress import Stages
+from ctclip_export.engines.compiler import Job
+from ctclip_export.engines.gpu import Gpu, read_gpu
+from ctclip_export.engines.layers import LayerReport, read_layers
+from ctclip_export.engines.process import compile_in_process
+from ctclip_export.engines.profile import profile_of
+from ctclip_export.engines.record import Key, Record, difference, require
+from ctclip_export.engines.target import (
+    TENSORRT,
+    EngineError,
+    Target,
+    check_capability,
+    load_library,
+)
+from ctclip_export.engines.typed_graph import check_typed_graph
+from ctclip_export.engines.warmup import write_warmup
+from ctclip_export.hashing import sha256
+
+ENCODERS = (VISION, TEXT_ENCODER)
+"""What Triton serves as plans. The small graphs stay with ONNX Runtime: there is nothing to gain,
+and their refusals of bad input come as shapes, which TensorRT would only warn of."""
+COMPILED = (*ENCODERS, SCORE, FINDINGS, RELEVANCE, CLASSFINE)
+"""What TensorRT for RTX compiles: everything but preprocessing (INT16 and FP64, which TensorRT
+does not take) and Python."""
+DEFAULT_CAPABILITY = "8.0"
+WORKSPACE_BYTES = 4 * 2**30
+"""Most that one engine may ask for beside its weights. The published model in float32 takes 3.2 GB
+for four volumes and 2.1 GB for 64 texts of 512 tokens."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine in its place. changed: why it was built; "" if the one that lay there is right.
+
+    report: None if it was not built now, or if the builder did not list its layers.
+    """
+
+    model: str
+    folder: Path
+    changed: str
+    record: Record
+    report: LayerReport | None
+
+
+def build_engines(
+    repository: Path,
+    target: Target,
+    *,
+    compute_capability: str | None = None,
+    out: Path | None = None,
+    workspace_bytes: int = WORKSPACE_BYTES,
+    stages: Stages | None = None,
+) -> list[Engine]:
+    """Build what is missing or does not match, all or nothing.
+
+    compute_capability: to compile for, with a target that needs no GPU. out: a folder for the
+    engines; without it they go into the repository, beside their graphs.
+    Raises: EngineError, InvalidInput, Unreadable, NoGpu.
+    """
+    _check_out(repository, target, out)
+    release, versions = _read_repository(repository, ENCODERS if target.in_repository else COMPILED)
+    library = load_library(target)
+    gpu = read_gpu() if target.builds_on_gpu else None
+    capability = _capability(gpu, compute_capability)
+    check_capability(target, library, capability)
+    builder = _Builder(
+        repository, target, str(library.__version__), capability, gpu,
+        workspace_bytes, stages or Stages(),
+    )  # fmt: skip
+    with ExitStack() as staging:
+        engines = [
+            builder.build(model, version, release, out, staging)
+            for model, version in versions.items()
+        ]
+        if gpu is not None:
+            check_memory([engine.record for engine, _ in engines], gpu)
+        for engine, made in engines:
+            if made is not None:
+                _place(engine, made, target)
+    if out is None:
+        with builder.stages.stage("Warm-up: a phantom and a prompt"):
+            write_warmup(repository, versions[VISION], release)
+    return [engine for engine, _ in engines]
+
+
+@dataclass(frozen=True)
+class _Builder:
+    repository: Path
+    target: Target
+    library_version: str
+    capability: str
+    gpu: Gpu | None
+    workspace_bytes: int
+    stages: Stages
+
+    def build(
+        self,
+        model: Model,
+        version: str,
+        release: Mapping[str, Any],
+        out: Path | None,
+        staging: ExitStack,
+    ) -> tuple[Engine, Path | None]:
+        """The engine of one model, and the folder where it waits to be placed (None: unchanged)."""
+        graph = self.repository / model.name / version / "model.onnx"
+        precision = str(release["precision"]) if model in ENCODERS else "fp32"
+        folder = graph.parent if out is None else out / model.name
+        with self.stages.stage(f"{model.name}: check the graph"):
+            _check_origin(graph)
+            check_typed_graph(graph, precision)
+            key = Key(
+                sha256(graph), self.library_version, self.capability,
+                profile_of(model, graph), precision,
+            )  # fmt: skip
+            reason = difference(folder, self.target.plan, key)
+        if not reason:
+            record = require(folder, self.target.plan, key)
+            return Engine(model.name, folder, "", record, None), None
+        beside = graph.parent if out is None else out
+        beside.mkdir(parents=True, exist_ok=True)
+        # On the same disk, so that placing is renaming.
+        made = Path(
+            staging.enter_context(tempfile.TemporaryDirectory(prefix=".engine-", dir=beside))
+        )
+        plan = made / self.target.plan
+        job = Job(
+            self.target.name, str(graph), str(plan), str(made / "outcome.json"), self.capability,
+            key.profile, self.workspace_bytes, self._timing_cache(),
+        )  # fmt: skip
+        with self.stages.stage(f"{model.name}: build for {self.capability}", 100) as advance:
+            outcome = compile_in_process(job, advance)
+        report = read_layers(outcome.log, graph)
+        record = Record(
+            **asdict(key),
+            gpu_name="" if self.gpu is None else self.gpu.name,
+            plan_sha256=sha256(plan),
+            plan_bytes=plan.stat().st_size,
+            layers={} if report is None else report.summary(),
+        )
+        if report is not None and out is not None:
+            text = json.dumps(asdict(report), indent=1)
+            (made / "layers.json").write_text(text + "\n", encoding="utf-8")
+        return Engine(model.name, folder, reason, record, report), made
+
+    def _timing_cache(self) -> str:
+        """TensorRT measures kernels for minutes; what it measured holds for this GPU and version.
+
+        TensorRT for RTX measures nothing.
+        """
+        if self.target is not TENSORRT:
+            return ""
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return str(home / "ctclip" / f"timing-{self.library_version}-sm{self.capability}.bin")
+
+
+def check_memory(records: list[Record], gpu: Gpu) -> None:
+    """All engines together must fit the GPU: Triton takes their memory when it loads them.
+
+    Raises: EngineError.
+    """
+    total = sum(
+        record.layers.get(part, 0)
+        for record in records
+        for part in ("activation_bytes", "weights_bytes")
+    )
+    if total > gpu.memory_bytes:
+        raise EngineError(
+            f"engines: they need {total / 2**30:.1f} GiB of GPU memory together; {gpu.name} has "
+            f"{gpu.memory_bytes / 2**30:.1f} GiB.",
+            "Nothing was placed. Export with --precision fp16, or serve on a larger GPU.",
+        )
+
+
+def _place(engine: Engine, made: Path, target: Target) -> None:
+    """Plan first: should the record not follow, the old one does not match, and it is refused."""
+    engine.folder.mkdir(exist_ok=True)
+    for name in (target.plan, "layers.json"):
+        if (made / name).is_file():
+            (made / name).replace(engine.folder / name)
+    engine.record.write(engine.folder)
+
+
+def _check_out(repository: Path, target: Target, out: Path | None) -> None:
+    if not repository.is_dir():
+        raise Unreadable(f"--repository: {repository} is no folder.", "Name an exported one.")
+    if out is None:
+        if not target.in_repository:
+            raise InvalidInput(
+                f"--target {target.name} needs --out DIR: Triton cannot load its engines.",
+                "Name a folder outside the repository.",
+            )
+        return
+    if out.absolute().resolve().is_relative_to(repository.resolve()):
+        raise InvalidInput(
+            f"--out: {out} lies in the repository.",
+            "Triton takes every folder in a repository for a model: name one elsewhere.",
+        )
+    if out.exists() and not out.is_dir():
+        raise InvalidInput(f"--out: {out} is a file.", "Name a folder; it need not exist yet.")
+
+
+def _read_repository(
+    repository: Path, models: Sequence[Model]
+) -> tuple[dict[str, Any], dict[Model, str]]:
+    """The release's record, and the newest version of every model to build."""
+    versions: dict[Model, str] = {}
+    for model in models:
+        found = [
+            int(path.parent.name)
+            for path in (repository / model.name).glob("*/model.onnx")
+            if path.parent.name.isdecimal()
+        ]
+        if found:
+            versions[model] = str(max(found))
+        elif model is not CLASSFINE:
+            raise Unreadable(
+                f"--repository: {repository} has no {model.name}/VERSION/model.onnx.",
+                "Name a repository that ctclip export has written.",
+            )
+    release = _provenance(repository / VISION.name / versions[VISION])["release"]
+    return release, versions
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    path = folder / "provenance.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["release"]["precision"], content["release"]["geometry"], content["file_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unreadable(
+            f"{path} cannot be read ({type(error).__name__}: {error}).",
+            "Name a repository that ctclip export has written.",
+        ) from error
+    return content
+
+
+def _check_origin(graph: Path) -> None:
+    """Refuse a graph that is not the one whose parity was measured. Raises: EngineError."""
+    if sha256(graph) != _provenance(graph.parent)["file_sha256"]:
+        raise EngineError(
+            f"{graph.parent.parent.name}: {graph.name} is not the file that provenance.json "
+            "describes: its parity was never measured.",
+            "No engine was built. Export the checkpoint again with ctclip export.",
+        )
+
+
+def _capability(gpu: Gpu | None, asked: str | None) -> str:
+    if gpu is None:
+        return asked or DEFAULT_CAPABILITY
+    if asked not in (None, gpu.compute_capability):
+        raise InvalidInput(
+            f"--compute-capability: got {asked}; the GPU here, {gpu.name}, has "
+            f"{gpu.compute_capability}.",
+            "TensorRT builds for the GPU it runs on: leave the flag out, or build on the other.",
+        )
+    return gpu.compute_capability

@@ -1,0 +1,64 @@
+"""What Triton warms an engine up with: a drawn phantom and a prompt of the bank, no patient's data.
+
+Triton reads raw tensors from MODEL/warmup, as `configs/tensorrt.pbtxt` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctclip_client.contract import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    MAX_TOKENS,
+    PREPROCESS,
+    TEXT_ENCODER,
+    TOKENIZER,
+    VISION,
+    VOXELS,
+    Geometry,
+)
+from ctclip_export.phantom import chest_phantom
+from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
+from ctclip_export.repository.tensorrt import WARMUP_TOKENS
+from ctclip_export.runtime import run_onnx
+
+FOLDER = "warmup"
+
+
+def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> None:
+    """Write both models' files, through the repository's own preprocessing and vocabulary."""
+    geometry = release["geometry"]
+    z, y, x = geometry["volume_shape"]
+    spacing_z, spacing_y, spacing_x = geometry["target_spacing_mm"]
+    scan = chest_phantom(Geometry((z, y, x), (spacing_z, spacing_y, spacing_x)))
+    voxels = run_onnx(
+        repository / PREPROCESS.name / version / "model.onnx",
+        {
+            "VOLUME": scan.voxels,
+            "SPACING": np.array(scan.spacing_mm, np.float64),
+            "RESCALE": np.array(scan.rescale, np.float32),
+        },
+    )["VOXELS"]
+    _write(repository / VISION.name, {VOXELS.name: voxels})
+    vocabulary = (repository / TOKENIZER.name / version / "vocab.txt").read_text(encoding="utf-8")
+    text = release["prompts"][0]["absent"]
+    encoding = bert_tokenizer(vocabulary, MAX_TOKENS).encode_batch([text])[0]
+    ids, mask = np.zeros((2, WARMUP_TOKENS), np.int64)
+    count = min(len(encoding.ids), WARMUP_TOKENS)
+    ids[:count], mask[:count] = encoding.ids[:count], 1
+    _write(repository / TEXT_ENCODER.name, {INPUT_IDS.name: ids, ATTENTION_MASK.name: mask})
+
+
+def _write(model: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    folder = model / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, array in tensors.items():
+        part = folder / f".{name}.part"
+        part.write_bytes(np.ascontiguousarray(array).tobytes())
+        part.replace(folder / name)

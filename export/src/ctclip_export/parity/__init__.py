@@ -1,0 +1,1 @@
+"""Proof that a graph says what the reference says, before it may be served."""

@@ -1,0 +1,221 @@
+"""The verdict on one rung of the ladder: which differences from the reference are allowed.
+
+A rung is any way of computing what the reference model computes. Codes are discrete, so a small
+error becomes either nothing or another code. A code that differs is forgiven only where the
+reference itself hesitated: where its best two similarities are closer than twice the error of the
+similarity that was measured on that rung. Any other flip fails the rung, in every precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Least share of equal codes, least cosine of the embedding, largest |Δprobability|."""
+
+    codes: float
+    cosine: float
+    probability: float
+
+
+BOUNDS: dict[str, Bounds] = {
+    "fp32": Bounds(codes=0.9999, cosine=0.9999, probability=1e-3),
+    "fp16": Bounds(codes=0.99, cosine=0.9995, probability=0.005),
+    "bf16": Bounds(codes=0.97, cosine=0.998, probability=0.02),
+    "int8": Bounds(codes=0.90, cosine=0.98, probability=0.05),
+}
+"""By precision, for the published grid of 13,824 codes. Measured with typed PyTorch against
+float32, on the demo checkpoint (a real CT, one of its variations, a phantom): fp16 has 0.9993 of
+the codes and a cosine of 0.99997, bf16 0.9945 and 0.99977. int8 is a starting bound, not measured.
+"""
+
+_SMALL_GRID = 1000
+
+
+def bounds_for(precision: str, tokens: int) -> Bounds:
+    """Bounds for a grid of so many codes.
+
+    On a small grid one forgiven tie outweighs every rounding: of N shares of the embedding one is
+    another, which costs the cosine up to about 1/N. Measured on 60 codes with one tie: codes 0.983,
+    cosine 0.9976 in fp16 and 0.9982 in bf16, |Δprobability| 0.009 and 0.016. Two ties must not pass
+    as one, so the room is for one.
+    """
+    bounds = BOUNDS[precision]
+    if precision == "fp32" or tokens >= _SMALL_GRID:
+        return bounds
+    return Bounds(
+        codes=min(bounds.codes, 1 - 1.5 / tokens),
+        cosine=min(bounds.cosine, 1 - 0.5 / tokens),
+        probability=max(bounds.probability, 0.03),
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one rung, or the reference, says of one volume.
+
+    codes (T, R, C) int32, None where a rung does not show them; image_embedding (E,),
+    logits (F, 2), probabilities (F,) float32.
+    margins: (T, R, C) best similarity minus second best; of the reference only.
+    """
+
+    codes: NDArray[np.int32] | None
+    image_embedding: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    margins: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the ladder's table. `verdict`: PASS, FAIL or NOT RUN; `reason`: why not PASS."""
+
+    rung: str
+    verdict: str
+    reason: str = ""
+    volumes: int = 0
+    codes_agree: float | None = None
+    flipped_margin: float | None = None
+    similarity_error: float | None = None
+    cosine: float | None = None
+    logit_difference: float | None = None
+    probability_difference: float | None = None
+    spearman: float | None = None
+
+
+def judge(
+    rung: str,
+    readings: Sequence[Reading],
+    references: Sequence[Reading],
+    bounds: Bounds,
+    similarity_error: float,
+) -> Verdict:
+    """Compare a rung's readings with the reference's, volume by volume; the worst counts.
+
+    similarity_error: largest measured |Δcosine| between a token and a code on this rung.
+    """
+    if not readings or len(readings) != len(references):
+        return Verdict(
+            rung, "FAIL", f"{len(readings)} answers for {len(references)} volumes", len(readings)
+        )
+    for got, reference in zip(readings, references, strict=True):
+        if broken := _broken(got, reference):
+            return Verdict(rung, "FAIL", broken, len(readings))
+    each = [_measure(got, ref) for got, ref in zip(readings, references, strict=True)]
+    # NumPy's minimum and maximum keep NaN; Python's would drop it, and with it the failure.
+    shares = [m.codes_agree for m in each if m.codes_agree is not None]
+    worst = _Measured(
+        codes_agree=float(np.min(shares)) if shares else None,
+        flipped_margin=float(np.max([m.flipped_margin for m in each])),
+        cosine=float(np.min([m.cosine for m in each])),
+        logit=float(np.max([m.logit for m in each])),
+        probability=float(np.max([m.probability for m in each])),
+        spearman=float(np.min([m.spearman for m in each])),
+    )
+    reason = _out_of_bounds(worst, similarity_error, bounds)
+    return Verdict(
+        rung=rung,
+        verdict="FAIL" if reason else "PASS",
+        reason=reason,
+        volumes=len(readings),
+        codes_agree=worst.codes_agree,
+        flipped_margin=worst.flipped_margin,
+        similarity_error=similarity_error,
+        cosine=worst.cosine,
+        logit_difference=worst.logit,
+        probability_difference=worst.probability,
+        spearman=worst.spearman,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    codes_agree: float | None
+    flipped_margin: float
+    cosine: float
+    logit: float
+    probability: float
+    spearman: float
+
+
+def _measure(got: Reading, reference: Reading) -> _Measured:
+    codes_agree, flipped_margin = _compare_codes(got, reference)
+    a, b = (r.image_embedding.astype(np.float64) for r in (got, reference))
+    return _Measured(
+        codes_agree=codes_agree,
+        flipped_margin=flipped_margin,
+        cosine=float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))),
+        logit=float(np.abs(got.logits - reference.logits).max()),
+        probability=float(np.abs(got.probabilities - reference.probabilities).max()),
+        spearman=spearman(got.probabilities, reference.probabilities),
+    )
+
+
+def _compare_codes(got: Reading, reference: Reading) -> tuple[float | None, float]:
+    """Share of codes that agree (None if not shown), largest reference margin where they do not."""
+    if got.codes is None or reference.codes is None or reference.margins is None:
+        return None, 0.0
+    flipped = got.codes != reference.codes
+    return 1.0 - float(flipped.mean()), float(reference.margins[flipped].max(initial=0.0))
+
+
+def _broken(got: Reading, reference: Reading) -> str:
+    for name in ("codes", "image_embedding", "logits", "probabilities"):
+        ours, theirs = getattr(got, name), getattr(reference, name)
+        if name == "codes" and (ours is None or theirs is None):
+            continue
+        if ours.shape != theirs.shape:
+            return f"{name}: shape {ours.shape}, expected {theirs.shape}"
+        if ours.dtype != theirs.dtype:
+            return f"{name}: {ours.dtype}, expected {theirs.dtype}"
+        if not np.isfinite(ours).all():
+            return f"{name}: NaN or infinite values"
+    return ""
+
+
+def _out_of_bounds(measured: _Measured, error: float, bounds: Bounds) -> str:
+    """What is out of bounds, in words. Every comparison is written so that NaN fails it."""
+    share = 1.0 if measured.codes_agree is None else measured.codes_agree
+    checks = (
+        (
+            measured.flipped_margin <= 2 * error,
+            f"a code differs where the reference's margin is {measured.flipped_margin:.1e}, more "
+            f"than twice the similarity's error of {error:.1e}",
+        ),
+        (
+            share >= bounds.codes,
+            f"codes agree {share:.3%}, expected {bounds.codes:.3%}",
+        ),
+        (
+            measured.cosine >= bounds.cosine,
+            f"cosine {measured.cosine:.6f}, expected {bounds.cosine}",
+        ),
+        (
+            measured.probability <= bounds.probability,
+            f"|Δprobability| {measured.probability:.1e}, allowed {bounds.probability:g}",
+        ),
+    )
+    return "; ".join(text for good, text in checks if not good)
+
+
+def spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Rank correlation of two score lists (F,), ties by average rank; 1.0 for a single score."""
+    if len(a) < 2:
+        return 1.0
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
+    ranks_a, ranks_b = ranks_a - ranks_a.mean(), ranks_b - ranks_b.mean()
+    scale = float(np.sqrt((ranks_a**2).sum() * (ranks_b**2).sum()))
+    return float((ranks_a * ranks_b).sum() / scale) if scale else 1.0
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    upper = counts.cumsum()
+    ranks: NDArray[np.float64] = ((upper - counts + 1 + upper) / 2)[inverse]
+    return ranks

@@ -1,0 +1,1 @@
+"""What Triton is pointed at: configs, the small Python models, provenance, placing it all."""

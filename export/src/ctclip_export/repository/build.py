@@ -1,0 +1,256 @@
+"""From a loaded checkpoint to a complete, checked repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ctclip_client.contract import (
+    CHECK,
+    CLASSFINE,
+    CLASSFINE_ENSEMBLES,
+    CLASSFINE_MODELS,
+    ENSEMBLES,
+    FINDINGS,
+    MAX_TOKENS,
+    MODELS,
+    PREPROCESS,
+    RELEVANCE,
+    SCORE,
+    TEXT_ENCODER,
+    TOKENIZER,
+    VISION,
+    Dimensions,
+    Finding,
+    Geometry,
+    Model,
+)
+from ctclip_client.progress import Stages
+from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.graphs import (
+    classfine_graph,
+    findings_graph,
+    preprocess_graph,
+    relevance_graph,
+    score_graph,
+    trace_text,
+    trace_vision,
+)
+from ctclip_export.hashing import sha256
+from ctclip_export.parity.compare import Agreement, largest
+from ctclip_export.parity.graphs import (
+    check_classfine,
+    check_preprocess,
+    check_relevance,
+    check_scores,
+    check_text,
+    check_vision,
+)
+from ctclip_export.parity.readings import Reference
+from ctclip_export.parity.typed import check_typed_text, check_typed_vision, typed_twin
+from ctclip_export.repository.configs import (
+    VERSION,
+    ensemble_config,
+    model_config,
+    variant_configs,
+)
+from ctclip_export.repository.placement import check_target, staged
+from ctclip_export.repository.provenance import Origin, release_record, write_provenance
+from ctclip_export.repository.python_models import copy_sources
+from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
+
+ODD_TEXTS = ("", "A 5 mm nodule in the right lower lobe; no effusion!", "effusion " * 600)
+"""Checked beside the prompts: nothing, punctuation and digits, and more than fits."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a finished export consists of."""
+
+    repository: Path
+    release: Mapping[str, object]
+    agreements: Sequence[Agreement]
+
+
+def export_repository(
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    geometry: Geometry,
+    prompts: Sequence[Finding],
+    out: Path,
+    *,
+    precision: str = "fp32",
+    stages: Stages | None = None,
+) -> Export:
+    """Build every graph, prove it equal to the reference, and place the repository.
+
+    precision: of both encoders' trunks; all other graphs are float32. Nothing appears in `out`
+    before everything has passed.
+    Raises: ParityError, InvalidInput for a target that cannot be used.
+    """
+    check_target(out)
+    with staged(out) as staging:
+        builder = _Builder(
+            checkpoint, text_model, geometry, tuple(prompts), staging, precision=precision
+        )
+        agreements = builder.build_graphs(stages or Stages())
+        release = builder.describe(agreements)
+    return Export(out, release, agreements)
+
+
+class _Builder:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        text_model: TextModel,
+        geometry: Geometry,
+        prompts: tuple[Finding, ...],
+        staging: Path,
+        *,
+        precision: str,
+    ) -> None:
+        self.precision = precision
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model
+        self.text_model = text_model
+        self.geometry = geometry
+        self.prompts = prompts
+        self.staging = staging
+        vision = self.model.config.vision
+        self.dimensions = Dimensions(
+            geometry.volume_shape, vision.token_shape, vision.embedding_size, len(prompts)
+        )
+
+    def build_graphs(self, stages: Stages) -> list[Agreement]:
+        """Write and check all ONNX files; the scores come last, since they need embeddings."""
+        temperature = float(self.model.temperature)
+        with stages.stage("Preprocessing: write and check the graph"):
+            path = self._save(PREPROCESS, preprocess_graph(self.geometry))
+            found = check_preprocess(path, self.geometry)
+        agreements, bank = self._build_text(stages)
+        found += agreements
+        agreements, image = self._build_vision(stages)
+        found += agreements
+        embedding = image["IMAGE_EMBEDDING"]
+        with stages.stage("Scores: write and check the graphs"):
+            score = self._save(SCORE, score_graph(temperature, bank.shape[1]))
+            findings = self._save(FINDINGS, findings_graph(temperature, bank))
+            found += check_scores(score, findings, self.model, embedding, bank)
+            path = self._save(RELEVANCE, self._relevance_graph(bank))
+            found += check_relevance(path, self.model, image, bank)
+            if self.checkpoint.classifier is not None:
+                head = self.checkpoint.classifier.linear
+                graph = classfine_graph(head.weight.numpy(), head.bias.numpy())
+                path = self._save(CLASSFINE, graph)
+                found += check_classfine(path, self.checkpoint.classifier, embedding)
+        return largest(found)
+
+    def _build_vision(self, stages: Stages) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
+        """Trace and check; returns the agreements and the graph's outputs for a phantom."""
+        model, precision = self.model.vision, self.precision
+        with stages.stage("Vision encoder: trace"):
+            twin = model if precision == "fp32" else typed_twin(model, precision, VISION.name)
+            path = self._save(VISION, trace_vision(twin, precision))
+        with stages.stage("Vision encoder: compare with the reference"):
+            if precision == "fp32":
+                return check_vision(path, model, self.geometry)
+            ids, mask = (torch.from_numpy(a) for a in self._tokenize(self._sentences()))
+            reference = Reference(self.model, self.model.text(ids, mask))
+            return check_typed_vision(path, reference, twin, self.geometry, precision)
+
+    def _build_text(self, stages: Stages) -> tuple[list[Agreement], NDArray[np.float32]]:
+        """Trace and check; returns the agreements and the bank's embeddings (2F, E)."""
+        model, precision = self.model.text, self.precision
+        with stages.stage("Text encoder: trace"):
+            twin = model if precision == "fp32" else typed_twin(model, precision, TEXT_ENCODER.name)
+            path = self._save(TEXT_ENCODER, trace_text(twin, precision))
+        with stages.stage("Text encoder: compare with the reference"):
+            # Odd texts apart: the longest text decides what all of its batch costs.
+            prompts, odd = self._tokenize(self._sentences()), self._tokenize(ODD_TEXTS)
+            if precision == "fp32":
+                found, bank = check_text(path, self.model, *prompts)
+                return found + check_text(path, self.model, *odd)[0], bank
+            found, bank = check_typed_text(path, model, twin, prompts, precision)
+            return found + check_typed_text(path, model, twin, odd, precision)[0], bank
+
+    def describe(self, agreements: Sequence[Agreement]) -> dict[str, object]:
+        """Write Python models, configs and provenance; return the release's record."""
+        for model in (CHECK, TOKENIZER):
+            copy_sources(model.name, self._version(model))
+        vocabulary = self._version(TOKENIZER) / "vocab.txt"
+        vocabulary.write_bytes(self.text_model.vocabulary_bytes)
+        models, ensembles = MODELS, ENSEMBLES
+        if self.checkpoint.classifier is not None:
+            models, ensembles = MODELS + CLASSFINE_MODELS, ENSEMBLES + CLASSFINE_ENSEMBLES
+        files = {
+            model.name: self._version(model) / ("model.py" if model is CHECK else "model.onnx")
+            for model in models
+        } | {TOKENIZER.name: vocabulary}
+        origin = Origin(
+            checkpoint_name=self.checkpoint.path.name,
+            checkpoint_sha256=self.checkpoint.sha256,
+            variant=self.checkpoint.variant,
+            classfine_sha256=self.checkpoint.classfine_sha256,
+            classes=self.checkpoint.classifier is not None,
+            random_weights=self.checkpoint.random_weights,
+            vocabulary_sha256=self.text_model.vocabulary_sha256,
+            geometry=self.geometry,
+            token_shape=self.dimensions.token_shape,
+            precision=self.precision,
+            prompts=self.prompts,
+        )
+        release = release_record(origin, {name: sha256(file) for name, file in files.items()})
+        for model in models:
+            parity = [asdict(found) for found in agreements if found.model == model.name]
+            write_provenance(self._version(model), release, origin, files[model.name], parity)
+            self._write_config(model.name, model_config(model, self.dimensions))
+            for name, text in variant_configs(model, self.dimensions).items():
+                path = self.staging / model.name / "configs" / f"{name}.pbtxt"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        for ensemble in ensembles:
+            self._write_config(ensemble.name, ensemble_config(ensemble, self.dimensions))
+        return release
+
+    @torch.no_grad()
+    def _relevance_graph(self, bank: NDArray[np.float32]) -> onnx.ModelProto:
+        weights = self.model.relevance_weights(torch.from_numpy(bank)).numpy()
+        codebook = self.model.vision.codebook.numpy()
+        return relevance_graph(weights, codebook, self.dimensions.token_shape)
+
+    def _save(self, model: Model, proto: onnx.ModelProto) -> Path:
+        path = self._version(model) / "model.onnx"
+        onnx.save(proto, path)
+        onnx.checker.check_model(path, full_check=True)
+        return path
+
+    def _version(self, model: Model) -> Path:
+        folder = self.staging / model.name / str(VERSION)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _write_config(self, name: str, text: str) -> None:
+        folder = self.staging / name
+        (folder / str(VERSION)).mkdir(parents=True, exist_ok=True)
+        # Keeps the version folder in git, where the weights are not. Triton needs it to exist.
+        (folder / str(VERSION) / ".gitkeep").touch()
+        (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+
+    def _sentences(self) -> list[str]:
+        """Present, absent, present, absent, …"""
+        return [text for prompt in self.prompts for text in (prompt.present, prompt.absent)]
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and mask (N, L), by the very code that the tokenizer's model runs."""
+        tokenizer = bert_tokenizer(self.text_model.vocabulary_bytes.decode("utf-8"), MAX_TOKENS)
+        encodings = tokenizer.encode_batch(list(texts))
+        ids = np.array([encoding.ids for encoding in encodings], np.int64)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+        return ids, mask
