@@ -1,0 +1,17 @@
+"""The embedded Triton and the drop-in backends that let it serve the production repository."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctclip_server.embedded import EmbeddedTriton
+
+__all__ = ["EmbeddedTriton"]
+
+
+def __getattr__(name: str) -> object:
+    """Load what starts servers only when asked: every Python stub imports this package too."""
+    if name == "EmbeddedTriton":
+        from ctclip_server.embedded import EmbeddedTriton
+
+        return EmbeddedTriton
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,115 @@
+"""What `ctclip promote` and `ctclip rollback` share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ctclip_client.cli import EXIT_OK
+from ctclip_client.errors import InvalidInput, Unreadable
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both commands."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the model repository that the server serves",
+    )
+    parser.add_argument(
+        "--url", required=True, metavar="HOST:PORT", help="the server's gRPC service"
+    )
+    parser.add_argument("--to", type=int, metavar="VERSION", help="a version of the repository")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="for loading a model, and for the last requests of the old version",
+    )
+    parser.add_argument(
+        "--headers",
+        type=Path,
+        metavar="FILE",
+        help="gRPC headers, one 'name: value' a line, where model control is restricted",
+    )
+    parser.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="connect by TLS; PEM of who signed the server's"
+    )
+
+
+def switch(args: argparse.Namespace, *, back: bool) -> int:
+    """Make another release serve.
+
+    Raises:
+        CTClipError: it may not serve, or could not; the one that served still does.
+    """
+    from ctclip_client.progress import Stages
+    from ctclip_server.releases.checks import check_release
+    from ctclip_server.releases.control import Control
+    from ctclip_server.releases.members import read_members
+    from ctclip_server.releases.staging import take_in
+    from ctclip_server.releases.switch import Switch, choose_target, served_versions
+
+    members = read_members(args.repository)
+    candidate = getattr(args, "from", None)
+    control = Control(
+        args.url,
+        load_timeout_s=args.timeout_s,
+        headers={} if args.headers is None else read_headers(args.headers),
+        root_certificates=args.tls_ca,
+    )
+    with control, Stages() as stages:
+        served = served_versions(control, members)
+        asked = args.to
+        if candidate is not None:
+            with stages.stage(f"Check and copy {candidate}"):
+                asked = take_in(members, read_members(candidate))
+        version = choose_target(members, served, back=back, asked=asked)
+        with stages.stage(f"Check version {version}"):
+            release = check_release(members, version)
+        if served != {version}:
+            _say(
+                f"{release} takes the place of version {', '.join(map(str, sorted(served)))}. Both "
+                "are loaded for a while: the server needs twice the memory of its models."
+            )
+        left = Switch(control, members, release, stages.stage).run(served, args.timeout_s)
+    if left:
+        _say(
+            f"warning: after {args.timeout_s:g} s there are still requests of the old version in "
+            f"{', '.join(sorted(left))}; its memory is free when they end."
+        )
+    print(f"{args.url} serves {release}" + (" as before" if served == {version} else ""))
+    return EXIT_OK
+
+
+def read_headers(path: Path) -> dict[str, str]:
+    """Read 'name: value' lines. Values may be secrets: no message shows them.
+
+    Raises:
+        Unreadable: the file cannot be read.
+        InvalidInput: a line is something else.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(f"--headers: cannot read {path} as text.") from error
+    headers = {}
+    for number, line in enumerate(lines, start=1):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not line.strip():
+            continue
+        if not colon or not name.isascii() or " " in name or not value.isascii():
+            raise InvalidInput(
+                f"--headers: line {number} of {path} is no 'name: value'.",
+                "For instance triton-grpc-protocol-admin-key: SECRET",
+            )
+        headers[name.lower()] = value
+    return headers
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

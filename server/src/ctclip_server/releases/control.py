@@ -1,0 +1,178 @@
+"""A running Triton, told to load and asked what it serves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ctclip_client.errors import (
+    CTClipError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    Unavailable,
+)
+from ctclip_server.diagnosis import one_line
+
+POLL_S = 0.1
+_ASK_TIMEOUT_S = 10.0
+
+
+class Control:
+    """Model control of one server, over gRPC.
+
+    Errors are the client library's: Unavailable, DeadlineExceeded, ServerError, …
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        load_timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        root_certificates: Path | None = None,
+    ) -> None:
+        """Describe the server; nothing is sent yet.
+
+        Args:
+            url: host:port of its gRPC service.
+            load_timeout_s: seconds that the loading of one model may take.
+            headers: gRPC headers, for a server that restricts model control.
+            root_certificates: PEM file; makes the connection a TLS one.
+        """
+        from tritonclient import grpc
+
+        self.url = url
+        self._load_timeout_s = load_timeout_s
+        self._briefly: dict[str, Any] = {
+            "headers": dict(headers or {}),
+            "client_timeout": _ASK_TIMEOUT_S,
+        }
+        self._client = grpc.InferenceServerClient(
+            url,
+            ssl=root_certificates is not None,
+            root_certificates=None if root_certificates is None else str(root_certificates),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def config(self, model: str) -> Any:
+        """The config that a loaded model runs with, as Triton's ModelConfig message.
+
+        Raises:
+            NotReady: it is not loaded.
+        """
+        get = self._client.get_model_config
+        return self._ask(model, lambda: get(model, **self._briefly)).config
+
+    def states(self) -> dict[str, dict[int, str]]:
+        """Model -> version -> `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`."""
+        get = self._client.get_model_repository_index
+        index = self._ask("", lambda: get(**self._briefly))
+        found: dict[str, dict[int, str]] = {}
+        for entry in index.models:
+            versions = found.setdefault(entry.name, {})
+            if entry.version:
+                versions[int(entry.version)] = entry.state
+        return found
+
+    def load(self, model: str) -> None:
+        """Load a model, or load it again, as its config on disk says; return when that is done.
+
+        Raises:
+            ServerError: it does not load; what was loaded before still is.
+        """
+        load = self._client.load_model
+        patiently = {**self._briefly, "client_timeout": self._load_timeout_s}
+        self._ask(model, lambda: load(model, **patiently))
+
+    def provenance(self, model: str, version: int) -> dict[str, Any]:
+        """What `model`, which hands scan metadata on, says about the release it belongs to."""
+        import numpy as np
+        from tritonclient import grpc
+
+        spacing = grpc.InferInput("SPACING", [3], "FP64")
+        spacing.set_data_from_numpy(np.ones(3))
+        rescale = grpc.InferInput("RESCALE", [2], "FP32")
+        rescale.set_data_from_numpy(np.array([1, 0], np.float32))
+        infer = self._client.infer
+        inputs = [spacing, rescale]
+        answer = self._ask(model, lambda: infer(model, inputs, str(version), **self._briefly))
+        return dict(json.loads(answer.as_numpy("PROVENANCE")[0]))
+
+    def wait_until_unloaded(
+        self, models: tuple[str, ...], keep: int, timeout_s: float
+    ) -> dict[str, list[int]]:
+        """Wait until no other version than `keep` is left; return those that still are.
+
+        A version that is being unloaded finishes its requests first.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            states = self.states()
+            left = {
+                model: versions
+                for model in models
+                if (
+                    versions := [
+                        version
+                        for version, state in states.get(model, {}).items()
+                        if version != keep and state != "UNAVAILABLE"
+                    ]
+                )
+            }
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(POLL_S)
+
+    def _ask(self, model: str, call: Callable[[], Any]) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return call()
+        except InferenceServerException as error:
+            raise self._translated(model, error) from error
+
+    def _translated(self, model: str, error: Any) -> CTClipError:
+        """By status code, never by text."""
+        status = str(error.status() or "").rpartition(".")[2]
+        said = one_line(str(error.message() or "no reason given"))
+        what = f"{self.url}: {model}: {said}" if model else f"{self.url}: {said}"
+        if status == "UNAVAILABLE":
+            if not self._is_live():
+                return Unavailable(
+                    f"{self.url}: no Triton answers there ({said}).",
+                    "Give the host:port of its gRPC service, usually 8001.",
+                )
+            return NotReady(what, "Is the model loaded, and model control allowed?")
+        if status == "NOT_FOUND":
+            return NotReady(what, "Serve the whole repository.")
+        if status == "DEADLINE_EXCEEDED":
+            return DeadlineExceeded(
+                f"{what} (no answer in time)", "Allow more with --timeout-s; it may still load."
+            )
+        if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            return InvalidInput(what, "Give the headers that it asks for: --headers FILE.")
+        return ServerError(what, "Look into the server's log.")
+
+    def _is_live(self) -> bool:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return bool(self._client.is_server_live(client_timeout=_ASK_TIMEOUT_S))
+        except InferenceServerException:
+            return False

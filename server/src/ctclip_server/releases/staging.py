@@ -1,0 +1,107 @@
+"""Take a release from the repository it was exported to into the one that is served."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ctclip_client.errors import InvalidInput
+from ctclip_server.releases.checks import check_release, release_name
+from ctclip_server.releases.members import Members
+from ctclip_server.releases.versions import replace, stated_versions, with_versions
+from ctclip_server.repository import read_config
+
+
+def take_in(members: Members, candidate: Members) -> int:
+    """Place the candidate's release beside those of `members`; return its version there.
+
+    What is served does not change: configs keep naming the versions that they name. A release that
+    is there already is not placed twice.
+
+    Raises:
+        ReleaseRefusedError: the candidate may not serve.
+        InvalidInput: its tensors are others, or the repository cannot be written.
+    """
+    pinned = candidate.pinned()
+    if len(pinned) != 1:
+        raise InvalidInput(
+            f"--from: the ensembles of {candidate.repository} pin versions {sorted(pinned)}, "
+            "expected one.",
+            "Name a repository that ctclip export made.",
+        )
+    source = min(pinned)
+    release = check_release(candidate, source)
+    _check_same_tensors(members, candidate)
+    for version in members.complete_versions():
+        if release_name(members, version) == release.name:
+            return version
+    _name_served_versions(members)
+    # Above every folder there is: leftovers of an interrupted copy, too.
+    version = 1 + max(max(members.versions(name), default=0) for name in members.all)
+    _copy(members, candidate, source, version)
+    return version
+
+
+def _check_same_tensors(members: Members, candidate: Members) -> None:
+    """One config serves both versions, so it has to fit both."""
+    if set(members.all) != set(candidate.all):
+        odd = sorted(set(members.all) ^ set(candidate.all))
+        raise InvalidInput(
+            f"--from: '{odd[0]}' is in one of the two repositories only.",
+            "Both need the same models (ClassFine in both or in neither). Serve the new one from "
+            "a repository of its own.",
+        )
+    for name in members.all:
+        ours, theirs = read_config(members.config(name)), read_config(candidate.config(name))
+        for field in ("max_batch_size", "input", "output"):
+            if getattr(ours, field) != getattr(theirs, field):
+                raise InvalidInput(
+                    f"--from: '{name}' has another {field} there: {_one_line(theirs, field)}, "
+                    f"here {_one_line(ours, field)}.",
+                    "Another geometry or number of findings needs a repository and a server of "
+                    "its own.",
+                )
+
+
+def _one_line(config: Any, field: str) -> str:
+    value = getattr(config, field)
+    if isinstance(value, int):
+        return str(value)
+    return "; ".join(f"{tensor.name} {list(tensor.dims)}" for tensor in value)
+
+
+def _name_served_versions(members: Members) -> None:
+    """Without a version policy Triton would take the newest folder at its next start."""
+    for name in members.all:
+        for path in members.config_files(name):
+            if stated_versions(read_config(path)) is None:
+                replace(path, with_versions(path, members.pinned()))
+
+
+def _copy(members: Members, candidate: Members, source: int, version: int) -> None:
+    placed: list[Path] = []
+    try:
+        # Steps last: an interrupted copy leaves no step folder that belongs to no release.
+        for name in (*members.ensembles, *members.steps):
+            folder = members.repository / name
+            work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
+            try:
+                original = candidate.repository / name / str(source)
+                shutil.copytree(
+                    original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
+                )
+                placed.append((work / "new").rename(folder / str(version)))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except BaseException as error:
+        for path in placed:
+            shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InvalidInput(
+                f"repository: cannot copy the release into {members.repository}: "
+                f"{error.strerror or error}.",
+                "Make room for it, and run this where the repository may be written.",
+            ) from error
+        raise

@@ -1,0 +1,143 @@
+"""What can be said about a model repository before Triton sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_server.installation import BACKENDS
+
+_DEFAULT_FILES = {
+    "onnxruntime": "model.onnx",
+    "openvino": "model.xml",
+    "python": "model.py",
+}
+_EXPORT = "Make its files first: ctclip export --checkpoint F --text-model DIR --out"
+
+
+def check_repository(
+    repository: Path, config_name: str | None = None, models: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """Check that every model has a readable config and the files it names; return the models.
+
+    A missing model.py would leave Triton waiting for its stub forever, and a fresh checkout has
+    configs but no weights: both are better said before the start.
+
+    Args:
+        repository: a Triton model repository.
+        config_name: the variant that will be served.
+        models: the models that will be loaded; None is all of them.
+
+    Raises:
+        Unreadable: a folder, a config or a file is missing or damaged.
+        InvalidInput: no model has a variant of that name, or there is no model to load.
+    """
+    if not repository.is_dir():
+        raise Unreadable(f"repository: {repository} is not a folder.", f"{_EXPORT} {repository}")
+    folders = sorted(path for path in repository.iterdir() if path.is_dir())
+    configs = {path.name: _config_path(path, config_name) for path in folders}
+    if not any(path.is_file() for path in configs.values()):
+        raise Unreadable(
+            f"repository: no folder in {repository} has a config.pbtxt.",
+            f"{_EXPORT} {repository}",
+        )
+    if config_name is not None:
+        _check_variant(repository, folders, config_name)
+    loaded = tuple(configs) if models is None else tuple(models)
+    for name in loaded:
+        if name not in configs:
+            raise InvalidInput(
+                f"models to load: {repository} has no '{name}'.", f"It has {', '.join(configs)}."
+            )
+        _check_model(repository / name, configs[name])
+    return loaded
+
+
+def served_backends() -> tuple[str, ...]:
+    """Backends of the embedded Triton: the wheel's own and the drop-ins."""
+    return ("python", *(path.parent.name for path in sorted(BACKENDS.glob("*/model.py"))))
+
+
+def read_config(path: Path) -> Any:
+    """Parse a config.pbtxt into Triton's own ModelConfig message.
+
+    Raises:
+        Unreadable: it is missing or not a model configuration.
+    """
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(
+            path.read_text("utf-8"), model_config_pb2.ModelConfig(), allow_unknown_field=True
+        )
+    except OSError as error:
+        raise Unreadable(
+            f"'{_model_of(path)}' has no readable {path.name}: {error.strerror}.",
+            "Every folder at the top of a repository is a model: remove it if it is none.",
+        ) from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise Unreadable(f"{path}: {error}", "It is no Triton model configuration.") from error
+
+
+def _config_path(folder: Path, config_name: str | None) -> Path:
+    variant = folder / "configs" / f"{config_name}.pbtxt"
+    return variant if config_name and variant.is_file() else folder / "config.pbtxt"
+
+
+def _model_of(config: Path) -> str:
+    folder = config.parent
+    return folder.parent.name if folder.name == "configs" else folder.name
+
+
+def _check_variant(repository: Path, folders: list[Path], config_name: str) -> None:
+    variants = {path.stem for folder in folders for path in folder.glob("configs/*.pbtxt")}
+    if config_name not in variants:
+        known = ", ".join(sorted(variants)) or "none"
+        raise InvalidInput(
+            f"config name: no model of {repository} has configs/{config_name}.pbtxt.",
+            f"Variants that it has: {known}.",
+        )
+
+
+def _check_model(folder: Path, config_path: Path) -> None:
+    config = read_config(config_path)
+    versions = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    served = _served_versions(config.version_policy, versions)
+    if not served:
+        raise Unreadable(
+            f"'{folder.name}' has no version folder to serve.", f"{_EXPORT} {folder.parent}"
+        )
+    if config.platform == "ensemble":
+        return
+    backend = _backend(config)
+    if backend not in served_backends():
+        raise InvalidInput(
+            f"'{folder.name}' wants the backend {backend or '(none stated)'}; the embedded Triton "
+            f"has {', '.join(served_backends())}.",
+            "Choose another variant with --config-name, or serve it with the official container.",
+        )
+    name = config.default_model_filename or _DEFAULT_FILES[backend]
+    for version in served:
+        if not (folder / str(version) / name).exists():
+            raise Unreadable(
+                f"'{folder.name}' version {version} has no {name}.", f"{_EXPORT} {folder.parent}"
+            )
+
+
+def _backend(config: Any) -> str:
+    platforms = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+    return str(config.backend or platforms.get(config.platform, config.platform))
+
+
+def _served_versions(policy: Any, versions: list[int]) -> list[int]:
+    """Versions that Triton will load; its default policy is the latest one."""
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return versions
+    if kind == "specific":
+        return sorted(policy.specific.versions)
+    count = policy.latest.num_versions if kind == "latest" else 1
+    return versions[-count:]
