@@ -1,0 +1,84 @@
+"""`ctclip parity`: compare every way of computing the answer with the reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+SUMMARY = "Climb the parity ladder: reference, ONNX, Triton, client; exit code 1 if a rung fails."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKPOINT",
+        help="the checkpoint of the export; without it the ladder starts at its ONNX graphs",
+    )  # fmt: skip
+    parser.add_argument("--text-model", type=Path, metavar="DIR", help="goes with --against")
+    parser.add_argument(
+        "--scans", type=Path, metavar="DIR",
+        help="NIfTI files to compare on; without it a public chest CT and ten variations of it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=Path, metavar="CSV",
+        help="a row a scan (first column: its file name), a column a finding: adds AUROC",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Climb, print, and say by the exit code whether it may serve."""
+    from rich.console import Console
+
+    from ctclip_bench.ladder.climb import climb, read_job
+    from ctclip_bench.ladder.labels import compare_auroc, read_labels
+    from ctclip_bench.ladder.report import as_json, as_page, ladder_table, reasons
+    from ctclip_bench.ladder.scans import sample_and_variations, scans_in
+    from ctclip_bench.sample_data import CHEST_CT, fetch
+    from ctclip_client.errors import InvalidInput
+    from ctclip_client.progress import Stages
+
+    if (args.against is None) != (args.text_model is None):
+        raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
+    if args.labels and not args.scans:
+        raise InvalidInput("--labels needs --scans.", "Name the folder of the labelled scans.")
+    if args.report and not args.report.absolute().parent.is_dir():
+        raise InvalidInput(
+            f"--report: no folder {args.report.absolute().parent}.", "Make it first."
+        )
+    if args.scans:
+        scans = scans_in(args.scans)
+    else:
+        scans = sample_and_variations(fetch(CHEST_CT, Path("build/demo/data")))
+    job, release = read_job(args.repository, scans, args.against, args.text_model)
+    labels = None
+    if args.labels:
+        labels = read_labels(args.labels, [scan.name for scan in scans], release["findings"])
+    with Stages() as stages:
+        result = climb(job, release, stages)
+    areas = []
+    if labels is not None and result.probabilities is not None:
+        areas = compare_auroc(release["findings"], labels, *result.probabilities)
+    if args.report:
+        part = args.report.with_name(f".{args.report.name}.{os.getpid()}")
+        part.write_text(as_page(result, areas), encoding="utf-8")
+        part.replace(args.report)
+    if args.json:
+        json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(ladder_table(result))
+        for area in areas:
+            print(
+                f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
+                f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f})"
+            )
+        for reason in reasons(result):
+            print(reason)
+    return 0 if result.passed else 1

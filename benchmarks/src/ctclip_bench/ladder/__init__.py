@@ -1,0 +1,1 @@
+"""The parity ladder: reference, typed twin, ONNX, engine, Triton and client, compared."""

@@ -1,0 +1,63 @@
+"""The scans a ladder runs on: files, or a real CT and seeded variations of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from ctclip_bench.variations import vary
+from ctclip_client import InvalidInput, Volume, read_volume
+
+VARIATIONS = 10
+_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan: a file, or its variation of a seed."""
+
+    path: Path
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.seed is None else f"{self.path.name} variation {self.seed}"
+
+    def volume(self) -> Volume:
+        """The voxels, as the client reads them."""
+        volume = read_volume(self.path)
+        return volume if self.seed is None else vary(volume, self.seed)
+
+    def as_file(self, folder: Path) -> Path:
+        """A CT file of this scan: the file itself, or the variation written as NIfTI."""
+        if self.seed is None:
+            return self.path
+        volume = self.volume()
+        z, x, y = volume.spacing_mm
+        stored = volume.voxels.transpose(1, 2, 0)  # (z, x, y) -> (x, y, z), L-P-S
+        image = nibabel.Nifti1Image(stored, np.diag([-x, -y, z, 1.0]))
+        image.header.set_xyzt_units("mm")
+        path = folder / "variation.nii"
+        nibabel.save(image, path)
+        with path.open("r+b") as file:  # nibabel scales on its own terms; these are the scan's
+            file.seek(112)
+            file.write(np.array(volume.rescale, "<f4").tobytes())
+        return path
+
+
+def scans_in(folder: Path) -> list[Scan]:
+    """Every NIfTI file of a folder, sorted by name. Raises: InvalidInput."""
+    if not folder.is_dir():
+        raise InvalidInput(f"--scans: {folder} is not a folder.", "Name a folder of NIfTI files.")
+    found = [Scan(p) for p in sorted(folder.iterdir()) if p.name.lower().endswith(_SUFFIXES)]
+    if not found:
+        raise InvalidInput(f"--scans: no .nii or .nii.gz file in {folder}.")
+    return found
+
+
+def sample_and_variations(sample: Path, count: int = VARIATIONS) -> list[Scan]:
+    """The sample CT and variations of other seeds than the demo's codebook was fitted to."""
+    return [Scan(sample), *(Scan(sample, seed) for seed in range(1, count + 1))]
