@@ -1,0 +1,336 @@
+"""The ladder must pass what is sound and fail everything else, by name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from ctclip_bench.ladder.labels import auroc, compare_auroc, read_labels
+from ctclip_bench.ladder.process import run_rung
+from ctclip_bench.ladder.rungs import Answer, Job
+from ctclip_bench.ladder.scans import Scan
+from ctclip_client.cli import main
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.errors import InvalidInput
+from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
+from ctclip_export.phantom import chest_phantom
+from ctclip_export.repository.build import export_repository
+
+from ..conftest import Golden
+
+ERROR = 1e-3
+LOOSE = Bounds(codes=0.5, cosine=0.9, probability=0.1)
+
+
+def reading(**changes: NDArray[np.generic]) -> Reading:
+    codes = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
+    base = Reading(
+        codes=codes,
+        image_embedding=np.eye(8, dtype=np.float32)[0],
+        logits=np.zeros((3, 2), np.float32),
+        probabilities=np.array([0.2, 0.5, 0.9], np.float32),
+        margins=np.linspace(1e-4, 0.1, 24, dtype=np.float32).reshape(codes.shape),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def flipped(index: tuple[int, int, int]) -> NDArray[np.int32]:
+    codes = reading().codes
+    assert codes is not None
+    codes = codes.copy()
+    codes[index] += 100
+    return codes
+
+
+def test_the_same_passes() -> None:
+    verdict = judge("rung", [reading()], [reading()], BOUNDS["fp32"], 0.0)
+    assert (verdict.verdict, verdict.codes_agree, verdict.cosine) == ("PASS", 1.0, 1.0)
+
+
+def test_a_flip_is_forgiven_only_where_the_reference_hesitated() -> None:
+    tie, sure = reading(codes=flipped((0, 0, 0))), reading(codes=flipped((1, 2, 3)))
+    assert judge("rung", [tie], [reading()], LOOSE, ERROR).verdict == "PASS"
+    assert judge("rung", [tie], [reading()], LOOSE, 1e-6).verdict == "FAIL"
+    verdict = judge("rung", [sure], [reading()], LOOSE, ERROR)
+    assert verdict.verdict == "FAIL"
+    assert "reference's margin is 1.0e-01" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_embedding": np.eye(8, dtype=np.float32)[1]}, "cosine 0.000000"),
+        ({"probabilities": np.array([0.2, 0.5, 0.7], np.float32)}, "|Δprobability| 2.0e-01"),
+        ({"probabilities": np.array([0.2, np.nan, 0.9], np.float32)}, "NaN or infinite"),
+        ({"logits": np.full((3, 2), np.inf, np.float32)}, "logits: NaN or infinite"),
+        ({"logits": np.zeros((2, 2), np.float32)}, "logits: shape (2, 2), expected (3, 2)"),
+        ({"codes": np.zeros((2, 3, 4), np.int64)}, "codes: int64, expected int32"),
+        ({"codes": np.zeros((2, 3, 4), np.int32)}, "codes agree"),
+        ({"image_embedding": np.zeros(8, np.float32)}, "cosine nan"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_every_other_difference_fails(changes: dict[str, NDArray[np.generic]], reason: str) -> None:
+    verdict = judge("rung", [reading(), reading(**changes)], [reading()] * 2, LOOSE, 1.0)
+    assert verdict.verdict == "FAIL"
+    assert reason in verdict.reason
+
+
+@pytest.mark.parametrize(("answers", "scans"), [(0, 0), (0, 1), (1, 2)])
+def test_nothing_and_too_little_fail(answers: int, scans: int) -> None:
+    verdict = judge("rung", [reading()] * answers, [reading()] * scans, LOOSE, ERROR)
+    assert verdict.verdict == "FAIL"
+
+
+def test_spearman() -> None:
+    a = np.array([0.1, 0.4, 0.2, 0.9], np.float32)
+    assert spearman(a, a) == pytest.approx(1.0)
+    assert spearman(a, -a) == pytest.approx(-1.0)
+    # 1 − 6·Σd²/(n(n²−1)) with ranks 1 3 2 4 against 1 2 3 4
+    assert spearman(a, np.array([1, 2, 3, 4], np.float32)) == pytest.approx(1 - 6 * 2 / 60)
+
+
+# --- processes: what must never look like a pass ---
+
+
+def _kill_itself(job: Job, emit: Callable[[Answer], None]) -> None:
+    emit({"codes": np.zeros(3)})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _too_little(job: Job, emit: Callable[[Answer], None]) -> None:
+    emit({"codes": np.zeros(3)})
+
+
+def _raises(job: Job, emit: Callable[[Answer], None]) -> None:
+    raise ZeroDivisionError("by design")
+
+
+def _exits(job: Job, emit: Callable[[Answer], None]) -> None:
+    os._exit(7)
+
+
+def _good(job: Job, emit: Callable[[Answer], None]) -> None:
+    for scan in job.scans:
+        emit({"codes": np.full(2, scan.seed)})
+
+
+@pytest.fixture
+def two_scans(golden: Golden, repository: Path) -> Job:
+    scans = (Scan(Path("a"), 1), Scan(Path("a"), 2))
+    return Job(repository, "1", golden.geometry, "fp32", PUBLISHED_FINDINGS, scans, None, None)
+
+
+@pytest.mark.parametrize(
+    ("rung", "failure"),
+    [
+        (_kill_itself, "killed by SIGKILL"),
+        (_too_little, "1 answers for 2 scans"),
+        (_raises, "ZeroDivisionError: by design"),
+        (_exits, "exit code 7"),
+    ],
+)
+def test_rungs_that_die_have_failed(
+    rung: Callable[[Job, Callable[[Answer], None]], None],
+    failure: str,
+    two_scans: Job,
+    tmp_path: Path,
+) -> None:
+    outcome = run_rung(rung, two_scans, tmp_path / "rung")
+    assert failure in outcome.failure
+    assert outcome.answers == ()
+
+
+def test_answers_come_in_order(two_scans: Job, tmp_path: Path) -> None:
+    outcome = run_rung(_good, two_scans, tmp_path / "rung")
+    assert outcome.failure == ""
+    assert [answer["codes"].tolist() for answer in outcome.answers] == [[1, 1], [2, 2]]
+
+
+# --- the whole ladder on the golden model ---
+
+
+@pytest.fixture(scope="module")
+def scans(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    for seed in range(2):
+        scan = chest_phantom(golden.geometry, seed)
+        z, x, y = scan.spacing_mm
+        hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
+        image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, folder / f"scan{seed}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def half(
+    golden: Golden,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("half") / "repository"
+    export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out, precision="fp16"
+    )
+    return out
+
+
+def climb(
+    repository: Path, golden: Golden, scans: Path, *more: str, reference: bool = True
+) -> list[str]:
+    against = ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
+    flags = ["parity", "--repository", str(repository), "--scans", str(scans), "--json", *more]
+    return flags + against if reference else flags
+
+
+def test_a_sound_fp16_repository_passes(
+    half: Path, golden: Golden, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    labels = tmp_path / "labels.csv"
+    columns = ",".join(entry.finding for entry in PUBLISHED_FINDINGS)
+    ones, zeros = (",".join([digit] * len(PUBLISHED_FINDINGS)) for digit in "10")
+    labels.write_text(f"VolumeName,{columns}\nscan0.nii.gz,{ones}\nscan1.nii.gz,{zeros}\n")
+    more = ("--report", str(page), "--labels", str(labels))
+    assert main(climb(half, golden, scans, *more)) == 0
+    result = json.loads(capsys.readouterr().out)
+    verdicts = {rung["rung"]: rung["verdict"] for rung in result["rungs"]}
+    assert verdicts == {
+        "PyTorch fp16": "PASS",
+        "ONNX fp16, ONNX Runtime": "PASS",
+        "TensorRT engine": "NOT RUN",
+        "served by Triton": "PASS",
+        "client, from a CT file": "PASS",
+    }
+    assert result["passed"] is True
+    assert len(result["auroc"]) == len(PUBLISHED_FINDINGS)
+    assert {area["positives"] for area in result["auroc"]} == {1}
+    text = page.read_text()
+    assert "PASSED" in text
+    assert "scan1.nii.gz" in text
+
+
+def test_a_swapped_weight_fails_on_every_rung_above(
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoiled = Path(shutil.copytree(repository, tmp_path / "repository"))
+    path = spoiled / "ctclip_vision" / "1" / "model.onnx"
+    proto = onnx.load(path)
+    weight = next(
+        i for i in proto.graph.initializer if i.name == "temporal.blocks.1.token_conv.conv.bias"
+    )
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), weight.name))
+    onnx.save(proto, path)
+    assert main(climb(spoiled, golden, scans)) == 1
+    result = json.loads(capsys.readouterr().out)
+    verdicts = {rung["rung"]: rung["verdict"] for rung in result["rungs"]}
+    assert verdicts.pop("TensorRT engine") == "NOT RUN"
+    assert set(verdicts.values()) == {"FAIL"}
+    assert len(verdicts) == 3
+
+
+def test_without_a_checkpoint_the_graphs_are_the_baseline(
+    repository: Path, golden: Golden, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(climb(repository, golden, scans, reference=False)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["baseline"] == "ONNX fp32, ONNX Runtime"
+    assert [rung["verdict"] for rung in result["rungs"]] == ["NOT RUN", "PASS", "PASS"]
+
+
+def test_another_checkpoint_is_refused(
+    repository: Path, golden: Golden, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = climb(repository, golden, scans, reference=False)
+    other = ["--against", str(golden.folder / "ct_lipro.pt")]
+    assert main([*flags, *other, "--text-model", str(golden.text_model)]) == 2
+    assert "is not the checkpoint this repository was exported from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--scans", "/nowhere"], "is not a folder"),
+        (["--against", "x.pt"], "go together"),
+        (["--labels", "/nowhere.csv"], "nowhere.csv"),
+        (["--report", "/nowhere/x.html"], "no folder"),
+        (["--repository", "/nowhere"], "cannot be read"),
+    ],
+)
+def test_usage(
+    more: list[str],
+    message: str,
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*climb(repository, golden, scans, reference=False), *more]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+
+
+# --- labels ---
+
+
+def test_auroc_is_the_share_of_ordered_pairs() -> None:
+    seed = 4
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 2, 40).astype(np.int8)
+    scores = random.integers(0, 9, 40).astype(np.float32)  # with ties
+    pairs = itertools.product(scores[truth == 1], scores[truth == 0])
+    share = np.mean([1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs])
+    assert auroc(truth, scores) == pytest.approx(share)
+    assert np.isnan(auroc(np.ones(5, np.int8), np.zeros(5, np.float32)))
+
+
+def test_the_interval_holds_a_real_difference() -> None:
+    seed = 9
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 2, (200, 1)).astype(np.int8)
+    good = (truth + random.normal(0, 0.5, truth.shape)).astype(np.float32)
+    noise = random.normal(0, 1, truth.shape).astype(np.float32)
+    (same,) = compare_auroc(["x"], truth, good, good)
+    assert (same.difference_low, same.difference_high) == (0.0, 0.0)
+    (worse,) = compare_auroc(["x"], truth, good, noise)
+    assert worse.difference_high < 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,A\na.nii,1\n", "no column 'B'"),
+        ("name,A,B\nb.nii,1,0\n", "no row for 'a.nii'"),
+        ("name,A,B\na.nii,1,2\n", "other values than 0 and 1"),
+        ("name,A,B\na.nii,1,\n", "expected 0 or 1"),
+        ("", "no column 'A'"),
+    ],
+)
+def test_labels_that_cannot_be_right(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=message):
+        read_labels(path, ["a.nii"], ["A", "B"])

@@ -1,0 +1,95 @@
+"""A real Triton whose one model answers wrongly, slowly or not at all, as the request asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctclip_client import Volume
+from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
+from ctclip_server.embedded import EmbeddedTriton
+
+WHIMS = (
+    "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
+    "invalid", "internal", "unavailable", "unsupported",
+)  # fmt: skip
+TLS_FOLDER = Path(__file__).parent / "tls"
+_DTYPES = {"INT16": "INT16", "FP32": "FP32", "FP64": "FP64", "BYTES": "STRING"}
+
+
+@pytest.fixture(scope="session")
+def whimsical(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    """`ctclip_pathologies` as `whimsical_model.py`; `ctclip_zero_shot` is there but not loaded."""
+    folder = tmp_path_factory.mktemp("whimsical") / "repository"
+    for ensemble in (PATHOLOGIES, ZERO_SHOT):
+        _write_model(folder, ensemble)
+    with EmbeddedTriton(folder, model_control="explicit", load_models=[PATHOLOGIES.name]) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    """The whimsical server behind TLS, whose shared memory is for who knows the word.
+
+    The key in tls/ protects nothing but this test; it was made for it and is valid for a century.
+    """
+    folder = tmp_path_factory.mktemp("guarded") / "repository"
+    _write_model(folder, PATHOLOGIES)
+    with EmbeddedTriton(
+        folder,
+        extra_arguments=[
+            "--grpc-use-ssl=1",
+            f"--grpc-server-cert={TLS_FOLDER / 'server.pem'}",
+            f"--grpc-server-key={TLS_FOLDER / 'server.key'}",
+            "--grpc-restricted-protocol=shared-memory:word=sesame",
+        ],
+    ) as triton:
+        yield triton
+
+
+@pytest.fixture
+def whim() -> Callable[[str], Volume]:
+    """Make a volume that asks the whimsical server for one behaviour."""
+
+    def make(name: str) -> Volume:
+        voxels = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+        return Volume.from_array(voxels, (WHIMS.index(name) + 1, 1, 1), (2, -5))
+
+    return make
+
+
+def _write_model(folder: Path, ensemble: Ensemble) -> None:
+    version = folder / ensemble.name / "1"
+    version.mkdir(parents=True)
+    model = (Path(__file__).parent / "whimsical_model.py").read_text()
+    (version / "model.py").write_text(model)
+    (version.parent / "config.pbtxt").write_text(_config(ensemble))
+
+
+def _config(ensemble: Ensemble) -> str:
+    def tensors(kind: str) -> str:
+        entries = []
+        for tensor in getattr(ensemble, f"{kind}s"):
+            dims = ", ".join(map(str, tensor.shape({})))
+            entries.append(
+                f'{{ name: "{tensor.name}", data_type: TYPE_{_DTYPES[tensor.dtype]}, '
+                f"dims: [{dims}] }}"
+            )
+        return f"{kind} [ {', '.join(entries)} ]"
+
+    whims = json.dumps(json.dumps(WHIMS))
+    return "\n".join(
+        (
+            f'name: "{ensemble.name}"',
+            'backend: "python"',
+            "max_batch_size: 0",
+            tensors("input"),
+            tensors("output"),
+            "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+            f'parameters {{ key: "whims" value {{ string_value: {whims} }} }}',
+        )
+    )

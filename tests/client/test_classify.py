@@ -1,0 +1,119 @@
+"""A repository with a ClassFine head, and one in the middle of a promotion, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton
+
+from ctclip_client import AsyncClient, Classification, Client, Scores, Unavailable, Volume
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
+from ctclip_export.phantom import chest_phantom
+from ctclip_export.repository.build import export_repository
+from ctclip_server.embedded import EmbeddedTriton
+
+from ..conftest import Golden
+
+NAMES = tuple(entry.finding for entry in PUBLISHED_FINDINGS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
+    return load_checkpoint(golden.folder / "ct_lipro.pt", text_model, golden.geometry)
+
+
+@pytest.fixture(scope="module")
+def server(
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    golden: Golden,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[EmbeddedTriton]:
+    """Its ensembles belong to one release; asked directly, `ctclip_check` is already the next one,
+    as it is while a promotion is under way."""
+    folder = tmp_path_factory.mktemp("classfine") / "model_repository"
+    export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, folder)
+    check = folder / "ctclip_check"
+    shutil.copytree(check / "1", check / "2")
+    record = json.loads((check / "1" / "provenance.json").read_text())
+    record["release"]["release"] = "the next one"
+    (check / "2" / "provenance.json").write_text(json.dumps(record))
+    with (check / "config.pbtxt").open("a") as config:
+        config.write("\nversion_policy { all {} }\n")
+    with EmbeddedTriton(folder) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="module")
+def volume(golden: Golden) -> Volume:
+    return chest_phantom(golden.geometry, seed=5)
+
+
+def test_golden_probabilities_through_the_server(golden: Golden, server: EmbeddedTriton) -> None:
+    """Upstream's own numbers, from upstream's own embeddings."""
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        voxels = triton.InferInput("VOXELS", [3, 1, *golden.case["volume_shape"]], "FP32")
+        voxels.set_data_from_numpy(golden.expected["b3_volume"])
+        embeddings = client.infer("ctclip_vision", [voxels]).as_numpy("IMAGE_EMBEDDING")
+        for array in (embeddings, embeddings[1:2]):
+            embedding = triton.InferInput("IMAGE_EMBEDDING", list(array.shape), "FP32")
+            embedding.set_data_from_numpy(np.ascontiguousarray(array))
+            got = client.infer("ctclip_classfine", [embedding]).as_numpy("PROBABILITIES")
+            expected = golden.expected["b3_lipro_probabilities"]
+            np.testing.assert_allclose(
+                got, expected if len(array) == 3 else expected[1:2], rtol=0, atol=1e-4
+            )
+
+
+def test_classify_is_the_head_on_the_scans_own_embedding(
+    server: EmbeddedTriton, checkpoint: Checkpoint, volume: Volume
+) -> None:
+    with Client(server.grpc_url) as client:
+        client.check_ready("ctclip_classify")
+        got = client.classify(volume)
+        embedding = client.encode_image(volume)
+    assert type(got) is Classification
+    assert not isinstance(got, Scores)
+    assert not hasattr(got, "logits")
+    assert got.findings == got.provenance.classes == NAMES
+    assert got.probabilities.shape == (18,)
+    assert got.probabilities.dtype == np.float32
+    assert got.transport.kind == "shared_memory"
+    assert set(got.timings_ms) == {"pack", "infer", "total"}
+    np.testing.assert_allclose(got.image_embedding, embedding, rtol=0, atol=1e-5)
+    assert checkpoint.classifier is not None
+    with torch.no_grad():
+        expected = checkpoint.classifier(torch.from_numpy(embedding[None]))[0].numpy()
+    np.testing.assert_allclose(got.probabilities, expected, rtol=0, atol=1e-5)
+    entry = got.to_json()["findings"][9]  # type: ignore[index]
+    assert entry == {
+        "finding": "Lung nodule",
+        "probability": float(got.probabilities[9]),
+        "logit_present": None,
+        "logit_absent": None,
+    }
+
+    async def go() -> Classification:
+        async with AsyncClient(server.grpc_url) as client:
+            await client.check_ready("ctclip_classify")
+            return await client.classify(volume)
+
+    np.testing.assert_allclose(
+        asyncio.run(go()).probabilities, got.probabilities, rtol=0, atol=1e-5
+    )
+
+
+def test_two_releases_are_not_mixed(server: EmbeddedTriton, volume: Volume) -> None:
+    pairs = [(entry.present, entry.absent) for entry in PUBLISHED_FINDINGS] * 2
+    with Client(server.grpc_url) as client:
+        assert len(client.zero_shot(volume, pairs[:32]).findings) == 32  # one call, one release
+        with pytest.raises(Unavailable, match="to the next one between the calls") as caught:
+            client.zero_shot(volume, pairs)
+    assert "promotion" in caught.value.remedy

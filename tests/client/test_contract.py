@@ -1,0 +1,81 @@
+"""The contract is data; these tests hold it to itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctclip_client import contract
+from ctclip_client.contract import Ensemble, Model, Tensor
+
+ENSEMBLES = (*contract.ENSEMBLES, *contract.CLASSFINE_ENSEMBLES)
+MODELS = (*contract.MODELS, *contract.CLASSFINE_MODELS)
+
+
+def agree(made: Tensor, wanted: Tensor) -> bool:
+    """Same type and axes, where a free axis meets anything."""
+    return (
+        made.dtype == wanted.dtype
+        and len(made.dims) == len(wanted.dims)
+        and all(
+            isinstance(a, str) or isinstance(b, str) or a == b
+            for a, b in zip(made.dims, wanted.dims, strict=True)
+        )
+    )
+
+
+def batched(model: Model, tensor: Tensor) -> Tensor:
+    """The tensor as a request holds it."""
+    dims = ("batch", *tensor.dims) if model.max_batch_size else tensor.dims
+    return Tensor(tensor.name, tensor.dtype, dims)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda e: e.name)
+def test_every_tensor_of_an_ensemble_resolves(ensemble: Ensemble) -> None:
+    made = {tensor.name: tensor for tensor in ensemble.inputs}
+    for step in ensemble.steps:
+        for tensor in step.model.inputs:
+            name = step.inputs.get(tensor.name, tensor.name)
+            assert name in made, f"{step.model.name} wants {name}, which nothing makes before it"
+            assert agree(made[name], batched(step.model, tensor)), f"{step.model.name}: {name}"
+        assert set(step.inputs) <= {tensor.name for tensor in step.model.inputs}
+        assert set(step.outputs) <= {tensor.name for tensor in step.model.outputs}
+        for tensor in step.model.outputs:
+            name = step.outputs.get(tensor.name, tensor.name)
+            assert name not in made, f"{step.model.name} makes {name} a second time"
+            made[name] = batched(step.model, tensor)
+    for tensor in ensemble.outputs:
+        assert agree(made[tensor.name], tensor), tensor.name
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda e: e.name)
+def test_metadata_is_checked_before_anything_sees_it(ensemble: Ensemble) -> None:
+    if contract.VOLUME not in ensemble.inputs:
+        return
+    assert ensemble.steps[0].model is contract.CHECK
+    for step in ensemble.steps[1:]:
+        for tensor in step.model.inputs:
+            if tensor in (contract.SPACING, contract.RESCALE):
+                assert step.inputs[tensor.name].startswith("CHECKED_")
+
+
+def test_names_are_unique_and_free_of_surprises() -> None:
+    names = [entry.name for entry in (*MODELS, *ENSEMBLES)]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("ctclip_") and name.islower() for name in names)
+    assert {step.model.name for ensemble in ENSEMBLES for step in ensemble.steps} <= set(names)
+
+
+def test_published_sizes() -> None:
+    sizes = contract.PUBLISHED_DIMENSIONS.sizes()
+    assert contract.VOXELS.shape(sizes) == (1, 240, 480, 480)
+    assert contract.CODES.shape(sizes) == (24, 24, 24)
+    assert contract.VOLUME.shape(sizes) == (-1, -1, -1)
+    assert contract.PATHOLOGIES.outputs[0].shape(sizes) == (1, 18, 2)
+
+
+def test_published_findings_are_ct_rates() -> None:
+    names = [entry.finding for entry in contract.PUBLISHED_FINDINGS]
+    assert len(names) == len(set(names)) == 18
+    first = contract.PUBLISHED_FINDINGS[0]
+    assert first.present == "Medical material is present."
+    assert first.absent == "Medical material is not present."

@@ -1,0 +1,304 @@
+"""Every way a call can fail, on real servers, and what is left behind: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient import grpc as triton_grpc
+
+from ctclip_client import (
+    AsyncClient,
+    Client,
+    CTClipError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    ServiceError,
+    Tls,
+    Unavailable,
+    Unreadable,
+    Volume,
+)
+from ctclip_client._endpoint import Endpoint
+from ctclip_client._shared_memory import Region
+from ctclip_client._steps import Session
+from ctclip_server.embedded import EmbeddedTriton
+
+from .conftest import TLS_FOLDER
+
+Whim = Callable[[str], Volume]
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+def session() -> Session:
+    return Session(Endpoint.parse("localhost:8001"), 1.0, shared_memory=False)
+
+
+def regions() -> set[str]:
+    """Names that this process has left in shared memory."""
+    return {path.name for path in SHARED_MEMORY.glob(f"ctclip-client-{os.getpid()}-*")}
+
+
+def registered(server: EmbeddedTriton) -> list[str]:
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        return list(client.get_system_shared_memory_status().regions)
+
+
+@contextmanager
+def occupied(server: EmbeddedTriton, whim: Whim) -> Iterator[None]:
+    """Keep the server's one instance busy, so that the next request waits in its queue."""
+    with Client(server.grpc_url) as client:
+        thread = threading.Thread(target=client.pathologies, args=(whim("slow"),))
+        thread.start()
+        time.sleep(0.3)
+        try:
+            yield
+        finally:
+            thread.join()
+
+
+@pytest.fixture(params=[True, False], ids=["shared memory", "grpc"])
+def client(request: pytest.FixtureRequest, whimsical: EmbeddedTriton) -> Iterator[Client]:
+    with Client(whimsical.grpc_url, shared_memory=request.param) as client:
+        yield client
+    assert not regions()
+    assert not registered(whimsical)
+
+
+def test_voxels_and_metadata_arrive_where_they_belong(client: Client, whim: Whim) -> None:
+    scores = client.pathologies(whim("good"))
+    # volume[0, 0, -1], volume[-1, 0, 0]; slope, intercept
+    np.testing.assert_array_equal(scores.logits, [[3, 12], [2, -5]])
+    np.testing.assert_array_equal(scores.image_embedding, [sum(range(24)), 2, 3, 4])
+    assert scores.findings == ("One", "Two")
+    assert scores.provenance.random_weights
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("invalid", InvalidInput, "ctclip_pathologies refused the request: SPACING: said so"),
+        ("internal", ServerError, r"failed \(INTERNAL\): SPACING: said so"),
+        ("unavailable", Unavailable, "takes no request at the moment"),
+        ("unsupported", ServerError, r"failed \(UNIMPLEMENTED\)"),
+        ("nan", ServerError, "LOGITS: the answer holds NaN"),
+        ("range", ServerError, "PROBABILITIES: the answer leaves the range"),
+        ("shape", ServerError, r"PROBABILITIES: got FP32 \[1, 1\], expected FP32 \[1, 2\]"),
+        ("dtype", ServerError, r"LOGITS: got FP64 \[1, 2, 2\]"),
+        ("version", ServerError, "speaks version 2 of the contract"),
+        ("count", ServerError, "PROVENANCE names 1 findings, the answer scores 2"),
+        ("incomplete", ServerError, "PROVENANCE: .*checkpoint"),
+        ("garbage", ServerError, "PROVENANCE: "),
+    ],
+)
+def test_each_failure_has_its_class(
+    name: str, kind: type[CTClipError], message: str, client: Client, whim: Whim
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        client.pathologies(whim(name))
+    assert type(caught.value) is kind
+    assert caught.value.remedy
+    assert not regions()
+    assert client.pathologies(whim("good")).findings == ("One", "Two")
+
+
+def test_a_model_that_is_not_there(client: Client, whimsical: EmbeddedTriton, whim: Whim) -> None:
+    with pytest.raises(NotReady, match=f"{whimsical.grpc_url}: .*ctclip_zero_shot is unknown"):
+        client.zero_shot(whim("good"), [("a", "b")])  # in the repository, not loaded
+    with pytest.raises(NotReady, match="ctclip_text_embedding is unknown"):
+        client.encode_text(["a"])  # not in the repository
+
+
+def test_nobody_there(whim: Whim) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for shared in ("auto", False):
+        with (
+            Client(address, shared_memory=shared) as client,  # type: ignore[arg-type]
+            pytest.raises(Unavailable, match=f"{address}: no Triton answers") as caught,
+        ):
+            client.pathologies(whim("good"))
+        assert "ctclip serve" in caught.value.remedy
+    with Client(address, shared_memory=True) as client, pytest.raises(Unavailable):
+        client.pathologies(whim("good"))
+    assert not regions()
+
+
+def test_another_service_than_grpc(whimsical: EmbeddedTriton, whim: Whim) -> None:
+    with Client(whimsical.http_url) as client, pytest.raises(Unavailable, match="no Triton"):
+        client.pathologies(whim("good"))
+    assert not regions()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "grpc"])
+def test_a_deadline_in_the_queue(shared: bool, whimsical: EmbeddedTriton, whim: Whim) -> None:
+    """The server may read the voxels after this side has given up; they are kept for it."""
+    with (
+        occupied(whimsical, whim),
+        Client(whimsical.grpc_url, 0.2, shared_memory=shared) as client,
+    ):
+        with pytest.raises(DeadlineExceeded, match=r"no answer .* within 0.2 s"):
+            client.pathologies(whim("slow"))
+        assert not regions()
+    assert not registered(whimsical)  # close waited until the server let go
+    with Client(whimsical.grpc_url) as client:
+        assert client.pathologies(whim("good")).findings == ("One", "Two")
+
+
+def test_regions_given_up_are_released_by_the_next_call(
+    whimsical: EmbeddedTriton, whim: Whim
+) -> None:
+    with Client(whimsical.grpc_url, 1.0) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.pathologies(whim("slow"))
+        with Client(whimsical.grpc_url) as other:
+            other.pathologies(whim("good"))  # answered once the slow one is over
+        client.pathologies(whim("good"))
+        assert not registered(whimsical)
+
+
+def test_a_cancelled_task_leaves_nothing(whimsical: EmbeddedTriton, whim: Whim) -> None:
+    async def go() -> None:
+        async with AsyncClient(whimsical.grpc_url, shared_memory=True) as client:
+            task = asyncio.create_task(client.pathologies(whim("slow")))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not regions()
+            assert (await client.pathologies(whim("good"))).findings == ("One", "Two")
+
+    asyncio.run(go())
+    assert not registered(whimsical)
+
+
+def test_an_interrupt_leaves_nothing(
+    whimsical: EmbeddedTriton, whim: Whim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with Client(whimsical.grpc_url, shared_memory=True) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Region, "write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.pathologies(whim("good"))
+        assert not regions()
+        assert not registered(whimsical)
+        assert client.pathologies(whim("good")).transport.kind == "shared_memory"
+
+
+def test_no_room_in_shared_memory(
+    whimsical: EmbeddedTriton, whim: Whim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with Client(whimsical.grpc_url) as client:
+        assert client.pathologies(whim("good")).transport.kind == "grpc"
+    with (
+        Client(whimsical.grpc_url, shared_memory=True) as client,
+        pytest.raises(ServiceError, match="No space left"),
+    ):
+        client.pathologies(whim("good"))
+    assert not regions()
+
+
+def test_a_closed_client_says_so(whimsical: EmbeddedTriton, whim: Whim) -> None:
+    client = Client(whimsical.grpc_url)
+    client.pathologies(whim("good"))
+    client.close()
+    client.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        client.pathologies(whim("good"))
+
+    async def go() -> None:
+        client = AsyncClient(whimsical.grpc_url)
+        await client.close()
+        await client.close()
+        with pytest.raises(InvalidInput, match="closed"):
+            await client.encode_text(["a"])
+
+    asyncio.run(go())
+
+
+def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, whim: Whim) -> None:
+    tls = Tls(root_certificates=TLS_FOLDER / "server.pem")
+    with Client(guarded.grpc_url, tls=tls) as client:
+        for _ in range(2):
+            assert client.pathologies(whim("good")).transport.kind == "grpc"
+    with (
+        Client(guarded.grpc_url, tls=tls, shared_memory=True) as client,
+        pytest.raises(ServiceError, match="shared memory was not accepted"),
+    ):
+        client.pathologies(whim("good"))
+    word = {"triton-grpc-protocol-word": "sesame"}
+    with Client(guarded.grpc_url, tls=tls, headers=word) as client:
+        assert client.pathologies(whim("good")).transport.kind == "shared_memory"
+        assert "sesame" not in repr(client) + repr(client._setup)
+
+    async def go() -> str:
+        async with AsyncClient(guarded.grpc_url, tls=tls, headers=word) as client:
+            return (await client.pathologies(whim("good"))).transport.kind
+
+    assert asyncio.run(go()) == "shared_memory"
+    for other in (None, Tls()):  # no TLS; a certificate that nobody vouches for
+        with Client(guarded.grpc_url, tls=other) as client, pytest.raises(Unavailable):
+            client.pathologies(whim("good"))
+    assert not regions()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": "http://localhost:8001"}, "expected host:port"),
+        ({"url": "localhost"}, "expected host:port"),
+        ({"url": "localhost:0"}, "expected host:port"),
+        ({"url": "localhost:99999"}, "expected host:port"),
+        ({"url": ""}, "expected host:port"),
+        ({"url": None}, "expected host:port"),
+        ({"timeout_s": 0}, "timeout_s: got 0"),
+        ({"timeout_s": float("nan")}, "timeout_s: got nan"),
+        ({"timeout_s": "60"}, "timeout_s: got '60'"),
+        ({"shared_memory": "yes"}, "shared_memory: got 'yes'"),
+        ({"headers": {"a b": "c"}}, "'a b' is no name"),
+        ({"headers": {"grpc-timeout": "c"}}, "no name"),
+        ({"headers": {"key": "a\nb"}}, "the value of key"),
+        ({"headers": {"key": 1}}, "the value of key"),
+        ({"tls": Tls(private_key="key.pem")}, "belong together"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: Any, message: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidInput, match=message):
+            kind(**arguments)
+
+
+def test_a_missing_certificate() -> None:
+    with pytest.raises(Unreadable, match=r"tls: root_certificates: no\.pem: No such file"):
+        Client(tls=Tls(root_certificates="no.pem"))
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("localhost:1", True), ("LocalHost:1", True), ("127.0.0.1:1", True), ("127.9.9.9:1", True),
+        ("[::1]:1", True), ("10.0.0.1:1", False), ("[2001:db8::1]:1", False),
+        ("localhost.example.org:1", False),
+    ],
+)  # fmt: skip
+def test_what_is_this_machine(url: str, loopback: bool) -> None:
+    assert Endpoint.parse(url).loopback is loopback

@@ -1,0 +1,363 @@
+"""`ctclip predict` and `ctclip` itself, as somebody types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctclip_client import Client, read_volume
+from ctclip_client.cli import main
+from ctclip_client.commands.predictions import COLUMNS
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_export.phantom import chest_phantom
+from ctclip_server.embedded import EmbeddedTriton
+
+from ..conftest import Golden
+from .nifti_files import chest, save
+
+CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@contextmanager
+def running(*arguments: object) -> Iterator[Any]:
+    """The command in a process of its own, ended with the block."""
+    process = subprocess.Popen(
+        [*CTCLIP, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
+@pytest.fixture
+def ctclip(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        text = capfd.readouterr()
+        assert "Traceback" not in text.err
+        return Ran(code, text.out, text.err)
+
+    return run
+
+
+@pytest.fixture
+def scan(tmp_path: Path, golden: Golden) -> Path:
+    phantom = chest_phantom(golden.geometry)
+    return save(tmp_path / "scan [1].nii.gz", phantom.voxels, phantom.spacing_mm, "LAS")
+
+
+@pytest.fixture
+def predict(ctclip: Callable[..., Ran], server: EmbeddedTriton) -> Callable[..., Ran]:
+    # The phantom's stored values are HU + 1024.
+    options = ("--url", server.grpc_url, "--slope", 1, "--intercept", -1024)
+    return lambda *arguments: ctclip("predict", *arguments, *options)
+
+
+def test_a_table(predict: Callable[..., Ran], scan: Path) -> None:
+    ran = predict(scan)
+    assert ran.code == 0
+    assert ran.err == ""
+    lines = ran.out.replace("\n", " ")
+    for entry in PUBLISHED_FINDINGS:
+        assert entry.finding in ran.out
+    for part in ("scan [1].nii.gz", "orientation LAS", "Hounsfield units: given: slope 1",
+                 "not a diagnosis", "MB by shared memory", "checkpoint ctclip.pt"):  # fmt: skip
+        assert part in lines
+    assert "RANDOM WEIGHTS" not in ran.out
+
+
+def test_json_is_the_contracts(
+    predict: Callable[..., Ran], scan: Path, server: EmbeddedTriton
+) -> None:
+    ran = predict(scan, "--json")
+    assert ran.code == 0
+    content = json.loads(ran.out)
+    assert set(content) == {
+        "path", "findings", "provenance", "recipe", "timings_ms", "transport",
+    }  # fmt: skip
+    assert content["path"] == str(scan)
+    volume = read_volume(scan, rescale=(1, -1024))
+    assert content["recipe"] == json.loads(json.dumps(volume.recipe()))
+    assert set(content["timings_ms"]) == {"read", "pack", "infer", "total"}
+    assert content["transport"] == {"kind": "shared_memory", "bytes": volume.voxels.nbytes}
+    with Client(server.grpc_url) as client:
+        scores = client.pathologies(volume)
+    assert [entry["finding"] for entry in content["findings"]] == list(scores.findings)
+    for entry, probability, logits in zip(
+        content["findings"], scores.probabilities, scores.logits, strict=True
+    ):
+        assert set(entry) == {"finding", "probability", "logit_present", "logit_absent"}
+        assert entry["probability"] == pytest.approx(float(probability), abs=1e-5)
+        assert entry["logit_present"] == pytest.approx(float(logits[0]), abs=1e-3)
+        assert entry["logit_absent"] == pytest.approx(float(logits[1]), abs=1e-3)
+    with_embedding = json.loads(predict(scan, "--json", "--embedding").out)
+    np.testing.assert_allclose(
+        with_embedding["image_embedding"], scores.image_embedding, rtol=0, atol=1e-5
+    )
+
+
+def test_files_and_prompts(predict: Callable[..., Ran], scan: Path, tmp_path: Path) -> None:
+    bank = [{"finding": "Nodule; big", "present": "A nodule.", "absent": "No nodule."}]
+    (tmp_path / "bank.json").write_text(json.dumps(bank))
+    table, lines = tmp_path / "out.csv", tmp_path / "out.jsonl"
+    ran = predict(scan, scan, "--prompts", tmp_path / "bank.json", "--csv", table, "--jsonl", lines)
+    assert ran.code == 0
+    assert ran.out == ""
+    assert "2 scans: 2 scored, 0 failed" in ran.err
+    with table.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == COLUMNS
+    assert len(rows) == 2
+    row = dict(zip(header, rows[0], strict=True))
+    assert (row["path"], row["finding"]) == (str(scan), "Nodule; big")
+    objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [entry["path"] for entry in objects] == [str(scan)] * 2
+    assert float(row["probability"]) == pytest.approx(objects[0]["findings"][0]["probability"])
+    assert row["random_weights"] == "false"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bank.json", "out.csv", "out.jsonl", scan.name,
+    ]  # fmt: skip
+
+
+def test_as_stored(predict: Callable[..., Ran], scan: Path) -> None:
+    ran = predict(scan, "--json", "--as-stored", "--spacing", "2.5,0.7,0.8")
+    recipe = json.loads(ran.out)["recipe"]
+    assert recipe["orientation"] == "as stored"
+    assert recipe["spacing_mm"] == [2.5, 0.7, 0.8]
+
+
+def test_scans_that_fail_do_not_stop_the_others(
+    predict: Callable[..., Ran], scan: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.nii"
+    broken.write_bytes(scan.read_bytes()[:100])
+    table = tmp_path / "out.csv"
+    ran = predict(broken, scan, tmp_path / "absent.nii", "--json", "--csv", table)
+    assert ran.code == 3
+    assert json.loads(ran.out)["path"] == str(scan)
+    assert ran.err.count("error: ") == 2
+    assert f"error: {broken}: " in ran.err
+    assert "3 scans: 1 scored, 2 failed" in ran.err
+    before = table.read_text()
+    assert before.count(str(scan)) == 18
+    ran = predict(broken, "--csv", table)
+    assert (ran.code, ran.out) == (2, "")
+    assert table.read_text() == before  # a run without results replaces nothing
+
+
+def test_nobody_there(ctclip: Callable[..., Ran], tmp_path: Path) -> None:
+    path = save(tmp_path / "scan.nii", chest())
+    ran = ctclip("predict", path, path, "--url", "localhost:1")
+    assert (ran.code, ran.out) == (4, "")
+    assert f"error: {path}: localhost:1: no Triton answers there" in ran.err
+    assert "ctclip serve" in ran.err
+
+
+def test_random_weights_are_shown_everywhere(
+    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))  # z spacing 1: the good whim
+    table = ctclip("predict", path, "--url", whimsical.grpc_url)
+    assert table.code == 0
+    assert table.out.count("RANDOM WEIGHTS") == 2
+    for option in ("--json", "--csv"):
+        files = [tmp_path / "out.csv"] if option == "--csv" else []
+        ran = ctclip("predict", path, option, *files, "--url", whimsical.grpc_url)
+        assert "RANDOM WEIGHTS" in ran.err
+    ran = ctclip("predict", path, "--json", "--url", whimsical.grpc_url)
+    assert json.loads(ran.out)["provenance"]["checkpoint"]["random_weights"] is True
+    assert (tmp_path / "out.csv").read_text().count(",true\n") == 2
+
+
+def test_the_servers_refusal_and_the_deadline(
+    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+) -> None:
+    slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
+    ran = ctclip("predict", slow, "--timeout-s", 0.2, "--url", whimsical.grpc_url)
+    assert ran.code == 4
+    assert "no answer from ctclip_pathologies within 0.2 s" in ran.err
+    refused = save(tmp_path / "refused.nii", chest(), (11.0, 0.7, 0.8))
+    ran = ctclip("predict", refused, "--url", whimsical.grpc_url)
+    assert ran.code == 2
+    assert "SPACING: said so" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--slope", "1"], "--slope and --intercept belong together"),
+        (["--as-stored"], "--as-stored and --spacing belong together"),
+        (["--spacing", "1,1,1"], "--as-stored and --spacing belong together"),
+        (["--spacing", "1,1"], "expected three numbers z,x,y"),
+        (["--embedding"], "--embedding has no place"),
+        (["--csv", "absent/out.csv"], "absent/out.csv: cannot be written"),
+        (["--jsonl", "."], "a folder, expected the name of a file"),
+        (["--csv", "scan.nii"], "is one of the scans"),
+        (["--prompts", "absent.json"], "absent.json: No such file"),
+        (["--prompts", "scan.nii"], "scan.nii: not JSON"),
+        (["--url", "http://localhost:8001"], "expected host:port"),
+        (["--timeout-s", "-1"], "timeout_s: got -1"),
+        (["--timeout-s", "soon"], "invalid float value"),
+    ],
+)
+def test_usage_errors(
+    arguments: list[str],
+    message: str,
+    ctclip: Callable[..., Ran],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save(Path("scan.nii"), chest())
+    before = path.read_bytes()
+    ran = ctclip("predict", path, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "scan.nii"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "at least one finding"),
+        ("{}", "at least one finding"),
+        ('[{"finding": "a"}]', "entry 0 has"),
+        ('[{"finding": "a", "present": "", "absent": "b"}]', "entry 0: 'present' is ''"),
+        ('[{"finding": 1, "present": "a", "absent": "b"}]', "entry 0: 'finding' is 1"),
+        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "stands there twice"),
+    ],
+)
+def test_prompt_files_that_make_no_sense(
+    content: str, message: str, ctclip: Callable[..., Ran], tmp_path: Path
+) -> None:
+    (tmp_path / "bank.json").write_text(content)
+    ran = ctclip("predict", "scan.nii", "--prompts", tmp_path / "bank.json")
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_what_was_scored_survives_an_interrupt(whimsical: EmbeddedTriton, tmp_path: Path) -> None:
+    good = save(tmp_path / "good.nii", chest(), (1.0, 0.7, 0.8))
+    slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
+    table = tmp_path / "out.csv"
+    arguments = ["predict", good, *[slow] * 20, "--csv", table, "--json"]
+    with running(*arguments, "--url", whimsical.grpc_url) as process:
+        json.loads(process.stdout.readline())
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    assert not table.exists()
+    kept = (tmp_path / "out.csv.partial").read_text().splitlines()
+    assert kept[0] == ",".join(COLUMNS)
+    assert len(kept) >= 3
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_reader_that_goes_away(predict: Callable[..., Ran], whimsical: EmbeddedTriton,
+                                 tmp_path: Path) -> None:  # fmt: skip
+    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
+    arguments = ["predict", *[path] * 3, "--json", "--csv", tmp_path / "out.csv"]
+    with running(*arguments, "--url", whimsical.grpc_url) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 0
+    assert "error" not in err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+
+
+def test_names_that_are_no_text(
+    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.nii"))
+    path.rename(odd)
+    table = tmp_path / "out.csv"
+    ran = ctclip("predict", odd, "--json", "--csv", table, "--url", whimsical.grpc_url)
+    assert ran.code == 0
+    assert json.loads(ran.out)["path"] == str(odd)
+    assert os.fsencode(odd) in table.read_bytes()
+    assert ctclip("predict", odd, "--url", whimsical.grpc_url).code == 0
+    assert ctclip("predict", f"{odd}.gz", "--url", whimsical.grpc_url).code == 2
+
+
+def test_help_and_mistakes(ctclip: Callable[..., Ran]) -> None:
+    ran = ctclip("--help")
+    assert ran.code == 0
+    assert "predict" in ran.out
+    assert ctclip("--version").out.startswith("ctclip ")
+    assert ctclip("predict", "--help").code == 0
+    assert ctclip().code == 2
+    assert ctclip("predict").code == 2
+    ran = ctclip("predcit", "scan.nii")
+    assert ran.code == 2
+    assert "'predcit' is no command of ctclip" in ran.err
+    assert "Did you mean 'predict'?" in ran.err
+
+
+def test_commands_of_distributions_that_are_absent_or_broken(
+    ctclip: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import EntryPoint
+
+    group = "ctclip.commands"
+    points = [
+        EntryPoint("predict", "ctclip_client.commands.predict", group),
+        EntryPoint("broken", "no_such_distribution.command", group),
+    ]
+    monkeypatch.setattr("ctclip_client.cli.entry_points", lambda group: points)
+    ran = ctclip("serve")
+    assert ran.code == 2
+    assert "pip install ctclip-server" in ran.err
+    ran = ctclip("--help")
+    assert ran.code == 0
+    assert "predict" in ran.out
+    assert "'broken'" in ran.err
+    assert ctclip("predict", "--help").err == ""
+    assert ctclip("broken").code == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from ctclip_client.cli import main\n"
+        "try: main(['predict', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"numpy", "grpc", "nibabel", "torch", "onnx", "rich"}

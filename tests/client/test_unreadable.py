@@ -1,0 +1,135 @@
+"""Damaged and foreign files end in one sentence of cause and one of remedy, never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ctclip_client import Unreadable, Volume, read_volume
+
+from .nifti_files import chest, edit, save
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return save(tmp_path / "scan.nii", chest())
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    return save(tmp_path / "scan.nii.gz", chest())
+
+
+def zipped() -> bytes:
+    room = io.BytesIO()
+    with zipfile.ZipFile(room, "w") as archive:
+        archive.writestr("1.dcm", b"")
+    return room.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.nii", b"", "empty"),
+        ("text.nii", b"no scan" * 200, "not a CT file"),
+        ("text.nii.gz", b"no scan" * 200, "named .gz but not gzip"),
+        ("short.nii", b"\x5c\x01\0\0", "Analyze"),
+        ("packed.nii.gz", gzip.compress(b"no scan" * 200), "not a CT file"),
+        ("nothing.nii.gz", gzip.compress(b""), "not a CT file"),
+        ("1.dcm", b"\0" * 128 + b"DICM" + b"\0" * 100, "DICOM file, which is not supported yet"),
+        ("scan.nrrd", b"NRRD0005\n", "NRRD file, which is not supported yet"),
+        ("scan.mha", b"ObjectType = Image\n", "MetaImage file, which is not supported yet"),
+        ("scan.mhd", b"NDims = 3\n", "MetaImage file, which is not supported yet"),
+        ("scan.zip", zipped(), "archive, which is not supported yet"),
+        ("scan.hdr", b"\0" * 344 + b"ni1\0", "half of a NIfTI pair"),
+    ],
+)
+def test_other_files_are_called_by_name(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match=message) as caught:
+        read_volume(path)
+    assert str(path) in caught.value.cause
+    assert caught.value.remedy
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="No such file"):
+        read_volume(tmp_path / "absent.nii")
+    with pytest.raises(Unreadable, match="DICOM series are not supported yet"):
+        read_volume(tmp_path)
+    with pytest.raises(Unreadable):
+        read_volume(tmp_path / "scan.nii" / "inside")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": (3, 0, 7, 5, 1, 1, 1, 1)}, "damaged header: dim"),
+        ({"dim": (3, -6, 7, 5, 1, 1, 1, 1)}, "damaged header: dim"),
+        ({"dim": (0, 6, 7, 5, 1, 1, 1, 1)}, "damaged header: dim"),
+        ({"dim": (3, 32767, 32767, 32767, 1, 1, 1, 1)}, "cut short: the header promises"),
+        ({"datatype": 32}, "voxels of type complex64"),
+        ({"datatype": 128}, "voxels of type"),
+        ({"datatype": 1536}, "voxels of type|datatype 1536"),
+        ({"datatype": 77}, "datatype 77 is none"),
+        ({"vox_offset": 0}, "vox_offset is 0"),
+        ({"vox_offset": 1e30}, "cut short"),
+        ({"vox_offset": float("nan")}, "vox_offset is nan"),
+        ({"pixdim": (1, 0, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is 0"),
+        ({"pixdim": (1, -0.7, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is -0.7"),
+        ({"pixdim": (1, float("nan"), 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: got"),
+        ({"scl_slope": float("inf")}, "slope is inf"),
+        ({"scl_slope": 1, "scl_inter": float("nan")}, "intercept is nan"),
+        ({"qform_code": 1, "sform_code": 0, "quatern_b": 3}, "orientation is damaged"),
+    ],
+)
+def test_damaged_headers(fields: dict[str, object], message: str, plain: Path) -> None:
+    fields = {"sform_code": 1, "qform_code": 0, **fields}
+    with pytest.raises(Unreadable, match=message):
+        read_volume(edit(plain, **fields))
+
+
+def test_every_truncation_is_told(plain: Path, packed: Path) -> None:
+    for path in (plain, packed):
+        content = path.read_bytes()
+        for length in range(0, len(content), 7):
+            path.write_bytes(content[:length])
+            with pytest.raises(Unreadable):
+                read_volume(path)
+
+
+def test_a_flipped_bit_fails_the_checksum(packed: Path) -> None:
+    """Also in the last bytes, which nobody needs for the voxels."""
+    content = bytearray(packed.read_bytes())
+    for position in (len(content) // 2, len(content) - 6):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        packed.write_bytes(damaged)
+        with pytest.raises(Unreadable, match="damaged"):
+            read_volume(packed)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(damage=st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=6))
+def test_any_damage_to_the_header_is_read_or_refused(damage: dict[int, int], plain: Path) -> None:
+    original = save(plain, chest()).read_bytes()
+    content = bytearray(original)
+    for position, value in damage.items():
+        content[position] = value
+    plain.write_bytes(content)
+    outcome: Volume | None = None
+    with contextlib.suppress(Unreadable):
+        outcome = read_volume(plain)
+    assert outcome is None or 0 not in outcome.voxels.shape

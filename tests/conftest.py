@@ -1,0 +1,84 @@
+"""Fixtures of all rooms: golden data, one exported repository and one real server for the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
+from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
+from ctclip_export.repository.build import export_repository
+from ctclip_server.embedded import EmbeddedTriton
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A small CT-CLIP with upstream's own answers; see tests/data/golden/README.md."""
+
+    folder: Path
+    case: dict[str, Any]
+    expected: dict[str, NDArray[Any]]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "ctclip.pt"
+
+    @property
+    def text_model(self) -> Path:
+        return self.folder / "text_model"
+
+    @property
+    def geometry(self) -> Geometry:
+        depth, height, width = self.case["volume_shape"]
+        return Geometry((depth, height, width))
+
+    @property
+    def volume_shape_flag(self) -> str:
+        return "x".join(map(str, self.case["volume_shape"]))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    folder = DATA / "golden" / "small"
+    with np.load(folder / "expected.npz") as arrays:
+        expected = {name: arrays[name] for name in arrays.files}
+    return Golden(folder, json.loads((folder / "case.json").read_text()), expected)
+
+
+@pytest.fixture(scope="session")
+def text_model(golden: Golden) -> TextModel:
+    return read_text_model(golden.text_model)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
+    return load_checkpoint(golden.checkpoint, text_model, golden.geometry)
+
+
+@pytest.fixture(scope="session")
+def repository(
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    golden: Golden,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The golden checkpoint, exported. Read-only: copy it before changing anything."""
+    out = tmp_path_factory.mktemp("export") / "model_repository"
+    export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[EmbeddedTriton]:
+    """A real Triton that serves the golden checkpoint; started once for the whole run."""
+    with EmbeddedTriton(repository) as triton:
+        yield triton

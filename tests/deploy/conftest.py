@@ -1,0 +1,19 @@
+"""Fixtures of the deployment's tests."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from .support import serve_arguments
+
+
+@pytest.fixture(scope="session")
+def serve(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`serve(arguments, VARIABLE=value, …)`: its output is what tritonserver would be given."""
+    return functools.partial(serve_arguments, tmp_path_factory.mktemp("programs"))

@@ -1,0 +1,96 @@
+"""Compose files as Compose reads them, and programs that tests run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+IMAGE = ROOT / "deploy" / "image"
+VARIABLE = re.compile(r"\$\{([A-Z_]+)(?:(:-|:\?)([^}]*))?\}")
+
+
+def interpolated(value: Any, environment: Mapping[str, str]) -> Any:
+    """`${NAME:-default}` and `${NAME:?message}` replaced, as Compose does; nothing else is used."""
+    if isinstance(value, dict):
+        return {key: interpolated(item, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [interpolated(item, environment) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, kind, rest = match.groups()
+        if environment.get(name):
+            return environment[name]
+        if kind == ":?":
+            raise KeyError(rest)
+        return rest or ""
+
+    return VARIABLE.sub(replace, value)
+
+
+def read_services(
+    files: Sequence[str] = ("docker-compose.yml",), environment: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Services of Compose files by PyYAML: anchors resolved, variables replaced, files merged."""
+    merged: dict[str, dict[str, Any]] = {}
+    for file in files:
+        document = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+        for name, service in interpolated(document["services"], environment or {}).items():
+            known = merged.setdefault(name, {})
+            for key, value in service.items():
+                if isinstance(value, dict):
+                    known[key] = {**known.get(key, {}), **value}
+                elif key in {"volumes", "ports"}:
+                    known[key] = [*known.get(key, []), *value]
+                else:
+                    known[key] = value
+    return merged
+
+
+def compose_command() -> list[str]:
+    """Docker Compose of this machine, as plugin or as program of its own; empty if it has none."""
+    docker = shutil.which("docker")
+    if docker is not None:
+        plugin = subprocess.run([docker, "compose", "version"], capture_output=True, check=False)
+        if plugin.returncode == 0:
+            return [docker, "compose"]
+    program = shutil.which("docker-compose")
+    return [] if program is None else [program]
+
+
+def need(program: str) -> str:
+    """Path of a program that a test runs; fails, rather than skips, where it is missing."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.fail(f"This test runs {program}, which this machine lacks: install it.")
+    return path
+
+
+def serve_arguments(
+    programs: Path, arguments: Sequence[str], **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `serve` with a stand-in for tritonserver that prints the arguments it was given.
+
+    programs: an empty folder, or the one of an earlier call, for the stand-in.
+    """
+    stand_in = programs / "tritonserver"
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    return subprocess.run(
+        [str(IMAGE / "serve"), *arguments],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )

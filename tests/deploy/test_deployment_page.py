@@ -1,0 +1,42 @@
+"""docs/deployment.md: names of files, settings and options that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from .support import ROOT
+
+PAGE = ROOT / "docs" / "deployment.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert links
+    assert all((PAGE.parent / link).exists() for link in links)
+    files = re.findall(r"(?:^|[ `])((?:deploy|tests)/[\w./-]+\.\w+)", TEXT, re.MULTILINE)
+    assert files
+    assert all((ROOT / file).exists() for file in files)
+
+
+def test_settings_are_explained_in_the_example() -> None:
+    known = (ROOT / ".env.example").read_text(encoding="utf-8")
+    names = set(re.findall(r"CTCLIP_[A-Z_]+", TEXT))
+    assert names
+    assert all(f"#{name}=" in known for name in names)
+
+
+def test_options_of_triton_are_documented_ones() -> None:
+    flags = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
+    named = set(re.findall(r"`--([a-z-]+)", TEXT)) - {"wait"}
+    assert named
+    assert named <= set(flags["flags"])
+
+
+def test_the_queue_is_that_of_the_config() -> None:
+    config = (ROOT / "model_repository/ctclip_vision/config.pbtxt").read_text(encoding="utf-8")
+    (length,) = re.findall(r"max_queue_size: (\d+)", config)
+    (wait_us,) = re.findall(r"default_timeout_microseconds: (\d+)", config)
+    assert f"up to {length} such" in TEXT
+    assert f"after {int(wait_us) // 1_000_000} s, refused" in TEXT

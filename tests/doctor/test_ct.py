@@ -1,0 +1,100 @@
+"""A CT file: what would be sent, and nothing about the patient."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+
+from ctclip_client.contract import Geometry
+from ctclip_export.phantom import chest_phantom
+
+_CODES = slice(252, 256)  # qform_code and sform_code of a NIfTI-1 header
+
+
+def write(path, *, spacing=(0.9, 0.9, 2.5), codes="LPS", blank=False, **header):
+    """A chest on axes L, P, S (or turned), stored as int16 with slope 1 and intercept −1024."""
+    stored = chest_phantom(Geometry((160, 200, 200))).voxels.transpose(1, 2, 0)
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    image = nibabel.Nifti1Image(np.ascontiguousarray(stored), affine)
+    if codes != "LPS":
+        to = nibabel.orientations.axcodes2ornt(codes)
+        image = image.as_reoriented(
+            nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), to)
+        )
+        image = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    image.header.set_slope_inter(header.pop("slope", 1.0), header.pop("intercept", -1024.0))
+    for name, value in header.items():
+        image.header[name] = value
+    content = bytearray(image.to_bytes())
+    if blank:
+        content[_CODES] = bytes(4)  # nibabel would fill them in again
+    path.write_bytes(content)
+    return path
+
+
+def test_a_scan_is_described_as_it_would_be_sent(doctor, tmp_path):
+    outcome = doctor(write(tmp_path / "scan.nii", codes="LAS"))
+    assert (outcome.code, outcome.report["kind"]) == (0, "ct")
+    shape = outcome.check("read")["values"]["shape"]
+    assert outcome.check("grid")["values"]["spacing_mm"] == [2.5, 0.9, 0.9]
+    assert outcome.check("orientation")["values"]["orientation"] == "LAS"
+    hounsfield = outcome.check("hounsfield")["values"]
+    assert (hounsfield["slope"], hounsfield["intercept"]) == (1.0, -1024.0)
+    assert hounsfield["percentiles_hu"]["5"] < -900
+    assert 0 < hounsfield["fractions"]["soft_tissue"] < 1
+    transport = outcome.check("transport")["values"]
+    assert transport == {"bytes": 2 * int(np.prod(shape)), "fits_grpc_message": True}
+    extent = outcome.check("field of view")["values"]["extent_mm"]
+    assert extent == pytest.approx([n * e for n, e in zip(shape, (2.5, 0.9, 0.9), strict=True)])
+
+
+def test_nothing_of_the_header_is_printed(doctor, tmp_path):
+    scan = write(
+        tmp_path / "scan.nii",
+        descrip=b"DOE^JANE 19501231",
+        db_name=b"DOE^JANE",
+        aux_file=b"MRN-4711",
+        intent_name=b"DOE^JANE",
+    )
+    assert b"DOE^JANE" in scan.read_bytes()
+    for json in (True, False):
+        outcome = doctor(scan, json=json)
+        for secret in ("DOE", "JANE", "1950", "4711"):
+            assert secret not in outcome.out + outcome.err
+
+
+def test_thick_slices_and_short_scans_are_warned_of(doctor, tmp_path):
+    scan = write(tmp_path / "scan.nii", spacing=(0.9, 0.9, 7.0))
+    outcome = doctor(scan)
+    assert (outcome.code, outcome.verdict("grid")) == (0, "WARN")
+    scan = write(tmp_path / "short.nii", spacing=(0.9, 0.9, 0.5))
+    assert doctor(scan).verdict("field of view") == "WARN"
+
+
+def test_values_that_cannot_be_hounsfield_units_fail(doctor, tmp_path):
+    outcome = doctor(write(tmp_path / "scan.nii", slope=1.0, intercept=0.0))
+    assert (outcome.code, outcome.verdict("read")) == (1, "FAIL")
+    assert "Hounsfield" in outcome.check("read")["detail"]
+    assert outcome.verdict("hounsfield") == "NOT RUN"
+
+
+def test_a_file_cut_short_fails(doctor, tmp_path):
+    scan = write(tmp_path / "scan.nii")
+    scan.write_bytes(scan.read_bytes()[:-1000])
+    outcome = doctor(scan)
+    assert (outcome.code, outcome.report["counts"]["FAIL"]) == (1, 1)
+    assert "cut short" in outcome.check("read")["detail"]
+
+
+def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
+    scan = write(tmp_path / "scan.nii", blank=True)
+    assert doctor(scan).code == 1
+    outcome = doctor(scan, "--as-stored", "--spacing", "2.5,0.9,0.9", "--slope", 1, "--intercept",
+                     -1024)  # fmt: skip
+    assert (outcome.code, outcome.verdict("orientation")) == (0, "WARN")
+    assert outcome.check("orientation")["values"]["orientation"] == "as stored"
+    assert doctor(scan, "--as-stored").code == 2
+    assert doctor(scan, "--slope", 1).code == 2

@@ -1,0 +1,162 @@
+"""Running servers, all of them real: a whole one, one half loaded, one that mixes releases."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ctclip_client.contract import ENSEMBLES, MODELS
+from ctclip_export.graphs import findings_graph
+from ctclip_server.embedded import EmbeddedTriton
+
+TLS_FOLDER = Path(__file__).parents[1] / "client" / "tls"
+
+
+def test_a_whole_server_passes(doctor, server):
+    outcome = doctor(server.grpc_url)
+    assert (outcome.code, outcome.report["kind"]) == (0, "server")
+    titles = outcome.titles("PASS")
+    for model in (*MODELS, *ENSEMBLES):
+        assert {f"model {model.name}", f"config {model.name}"} <= titles
+        assert f"latency {model.name}/1" in titles
+    for ensemble in ENSEMBLES:
+        assert f"canary {ensemble.name}" in titles
+    assert titles >= {
+        "live", "ready", "version", "same image", "same scores", "relevance", "refusal",
+        "release", "contract", "provenance", "transport", "pins",
+    }  # fmt: skip
+    assert not outcome.titles("FAIL") | outcome.titles("NOT RUN") | outcome.titles("WARN")
+
+
+def test_answers_are_told_as_numbers(doctor, server, golden):
+    outcome = doctor(f"grpc://{server.grpc_url}")
+    shapes = outcome.check("canary", "ctclip_explain")["values"]["shapes"]
+    assert shapes["RELEVANCE"] == [1, 18, 4, 3, 5]
+    latency = outcome.check("latency", "ctclip_vision/1")["values"]
+    assert latency["requests"] >= 4
+    assert latency["total_ms"] >= latency["infer_ms"] > 0
+    provenance = outcome.check("provenance")["values"]
+    assert provenance["checkpoint"] == golden.checkpoint.name
+    assert provenance["random_weights"] is False
+    assert "RANDOM" not in outcome.out
+
+
+@pytest.fixture(scope="module")
+def half(repository):
+    """A server whose findings, text and relevance models were never loaded."""
+    models = ["ctclip_image_embedding"]
+    with EmbeddedTriton(repository, model_control="explicit", load_models=models) as triton:
+        yield triton
+
+
+def test_models_that_are_not_loaded_are_named(doctor, half):
+    outcome = doctor(half.grpc_url)
+    assert outcome.code == 1
+    failed = outcome.titles("FAIL")
+    assert {"model ctclip_pathologies", "model ctclip_text"} <= failed
+    assert outcome.verdict("model", "ctclip_vision") == "PASS"
+    assert outcome.verdict("canary", "ctclip_image_embedding") == "PASS"
+    assert outcome.verdict("canary", "ctclip_pathologies") == "NOT RUN"
+    assert outcome.verdict("same scores") == "NOT RUN"
+    assert not any(title.startswith("canary") for title in failed)
+
+
+@pytest.fixture(scope="module")
+def mixed(repository, checkpoint, tmp_path_factory):
+    """The bank of another export beside this one's text encoder, and a record of random weights."""
+    folder = shutil.copytree(repository, tmp_path_factory.mktemp("mixed") / "repository")
+    bank = np.random.default_rng(0).normal(size=(36, 32)).astype(np.float32)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    graph = findings_graph(float(checkpoint.model.temperature), bank)
+    onnx.save(graph, folder / "ctclip_findings/1/model.onnx")
+    record = folder / "ctclip_check/1/provenance.json"
+    content = json.loads(record.read_text())
+    content["release"]["checkpoint"]["random_weights"] = True
+    record.write_text(json.dumps(content))
+    with EmbeddedTriton(folder) as triton:
+        yield triton
+
+
+def test_a_bank_of_another_release_is_found_by_its_answers(doctor, mixed):
+    """All models are ready, every answer is finite and well shaped, and still they disagree."""
+    outcome = doctor(mixed.grpc_url)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"same scores", "relevance"})
+    assert outcome.check("same scores")["values"]["largest_change"] > 0.05
+
+
+def test_random_weights_are_shown(doctor, mixed):
+    assert doctor(mixed.grpc_url).verdict("provenance") == "WARN"
+    assert "RANDOM WEIGHTS" in doctor(mixed.grpc_url, json=False).out
+
+
+def test_a_server_without_our_models_fails(doctor, repository, tmp_path):
+    model = tmp_path / "repository/other_score"
+    shutil.copytree(repository / "ctclip_score", model)
+    config = model / "config.pbtxt"
+    config.write_text(config.read_text().replace("ctclip_score", model.name))
+    with EmbeddedTriton(model.parent) as triton:
+        outcome = doctor(triton.grpc_url)
+    assert outcome.code == 1
+    assert len(outcome.titles("FAIL")) == len(MODELS) + len(ENSEMBLES)
+    assert outcome.check("others")["values"]["models"] == [model.name]
+
+
+@pytest.fixture(scope="module")
+def guarded(repository):
+    """TLS, and the questions that tell about the inside behind a word."""
+    certificate = TLS_FOLDER / "server.pem"
+    options = [
+        "--grpc-use-ssl=true",
+        f"--grpc-server-cert={certificate}",
+        f"--grpc-server-key={TLS_FOLDER / 'server.key'}",
+        f"--grpc-root-cert={certificate}",
+        "--grpc-restricted-protocol=statistics,model-repository,model-config:word=sesame",
+    ]
+    with EmbeddedTriton(repository, extra_arguments=options) as triton:
+        yield triton
+
+
+def test_what_a_server_keeps_to_itself_is_not_run_and_no_fault(doctor, guarded):
+    certificates = ("--root-certificates", TLS_FOLDER / "server.pem")
+    outcome = doctor(guarded.grpc_url, *certificates)
+    assert (outcome.code, outcome.titles("FAIL")) == (0, set())
+    assert {"index", "latency", "pins"} <= outcome.titles("NOT RUN")
+    assert outcome.verdict("canary", "ctclip_explain") == "PASS"
+    word = ("--header", "triton-grpc-protocol-word=sesame")
+    outcome = doctor(guarded.grpc_url, *certificates, *word)
+    assert (outcome.code, outcome.titles("NOT RUN")) == (0, set())
+    assert "sesame" not in outcome.out + outcome.err
+
+
+def test_without_tls_nobody_answers(doctor, guarded):
+    assert doctor(guarded.grpc_url, "--timeout-s", "3").code == 4
+    outcome = doctor(guarded.grpc_url, "--root-certificates", "missing.pem")
+    assert outcome.code == 2
+    outcome = doctor(guarded.grpc_url, "--header", "sesame")
+    assert (outcome.code, "sesame" in outcome.err) == (2, False)
+
+
+def test_nobody_there_is_exit_4(doctor):
+    with socket.socket() as taken:  # bound and never listening, so that nobody else can answer
+        taken.bind(("127.0.0.1", 0))
+        outcome = doctor(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert (outcome.code, outcome.out) == (4, "")
+    assert "no Triton answers" in outcome.err
+
+
+def test_somebody_who_never_answers_is_exit_4(doctor):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        outcome = doctor(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout-s", "0.5")
+    assert (outcome.code, outcome.out) == (4, "")
+
+
+def test_the_http_port_is_exit_4(doctor, server):
+    assert doctor(server.http_url.removeprefix("http://"), "--timeout-s", "3").code == 4

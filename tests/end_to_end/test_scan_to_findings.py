@@ -1,0 +1,204 @@
+"""A CT file goes in, findings come out: file, client, Triton and every graph, against PyTorch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.typing import NDArray
+
+from ctclip_bench.served import reference_answer
+from ctclip_client import Client, InvalidInput, Volume, read_volume
+from ctclip_client.cli import main
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.phantom import chest_phantom
+from ctclip_server.embedded import EmbeddedTriton
+
+from ..conftest import Golden
+
+
+@pytest.fixture(scope="module")
+def phantom(golden: Golden) -> Volume:
+    return chest_phantom(golden.geometry, seed=3)
+
+
+def save_nifti(scan: Volume, codes: str, path: Path) -> Path:
+    """Write a volume as a file whose stored axes run towards `codes`, by nibabel alone."""
+    z, x, y = scan.spacing_mm
+    voxels = scan.voxels.transpose(1, 2, 0)  # (z, x, y) -> L-P-S order (x, y, z)
+    affine = np.diag([-x, -y, z, 1.0])  # towards L and P is towards minus in NIfTI's R-A-S
+    turn = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
+    stored = nibabel.orientations.apply_orientation(voxels, turn)
+    slope, intercept = scan.rescale
+    hu = (stored * slope + intercept).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(hu, affine @ inv_ornt_aff(turn, voxels.shape)), path)
+    return path
+
+
+@pytest.mark.parametrize("codes", ["LPS", "LAS", "RAS", "SLP"])
+def test_a_file_in_any_orientation_gives_what_pytorch_computes(
+    codes: str,
+    phantom: Volume,
+    golden: Golden,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    server: EmbeddedTriton,
+    tmp_path: Path,
+) -> None:
+    scan = read_volume(save_nifti(phantom, codes, tmp_path / "scan.nii.gz"))
+    with Client(server.grpc_url) as client:
+        served = client.pathologies(scan)
+    expected = reference_answer(
+        checkpoint, text_model, golden.geometry, phantom, PUBLISHED_FINDINGS
+    )
+    for got, reference in (
+        (served.image_embedding, expected.image_embedding),
+        (served.logits, expected.logits),
+        (served.probabilities, expected.probabilities),
+    ):
+        np.testing.assert_allclose(got, reference, rtol=0, atol=1e-4)
+
+
+def test_orientation_is_not_ignored(phantom: Volume, server: EmbeddedTriton) -> None:
+    """The test above could pass if nothing depended on orientation; it does."""
+    mirrored = Volume.from_array(
+        np.ascontiguousarray(phantom.voxels[:, ::-1]), phantom.spacing_mm, phantom.rescale
+    )
+    with Client(server.grpc_url) as client:
+        cosine = client.encode_image(phantom) @ client.encode_image(mirrored)
+    assert cosine < 0.999
+
+
+def test_golden_scores_through_the_server(golden: Golden, server: EmbeddedTriton) -> None:
+    """Upstream's own numbers: vision by the server's batch of three, then its score model."""
+    client = triton.InferenceServerClient(server.grpc_url)
+    try:
+        voxels = triton.InferInput("VOXELS", [3, 1, *golden.case["volume_shape"]], "FP32")
+        voxels.set_data_from_numpy(golden.expected["b3_volume"])
+        vision = client.infer("ctclip_vision", [voxels])
+        np.testing.assert_array_equal(vision.as_numpy("CODES"), golden.expected["b3_codes"])
+        np.testing.assert_allclose(
+            vision.as_numpy("IMAGE_EMBEDDING"), golden.expected["b3_image_latent"], atol=1e-5
+        )
+        embedding = triton.InferInput("IMAGE_EMBEDDING", [1, 32], "FP32")
+        embedding.set_data_from_numpy(golden.expected["b1_image_latent"])
+        findings = client.infer("ctclip_findings", [embedding])
+        np.testing.assert_allclose(
+            findings.as_numpy("LOGITS")[0], golden.expected["zero_shot_logits"], atol=1e-5
+        )
+    finally:
+        client.close()
+
+
+def test_free_prompts_are_the_bank_and_texts_are_upstreams(
+    phantom: Volume, golden: Golden, server: EmbeddedTriton
+) -> None:
+    pairs = [(entry.present, entry.absent) for entry in PUBLISHED_FINDINGS]
+    with Client(server.grpc_url) as client:
+        bank = client.pathologies(phantom)
+        free = client.zero_shot(phantom, pairs)
+        many = client.zero_shot(phantom, pairs * 3)  # more than the text encoder takes at once
+        texts = client.encode_text(golden.case["report_texts"])
+    np.testing.assert_allclose(free.logits, bank.logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(many.logits, np.tile(bank.logits, (3, 1)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(texts, golden.expected["report_text_latent"], rtol=0, atol=1e-5)
+
+
+def test_classic_bugs_are_not_there(
+    phantom: Volume, server: EmbeddedTriton, checkpoint: Checkpoint
+) -> None:
+    """More than one pair at once: each must be scored for itself, as if it were alone."""
+    pairs = [("Wall.", "No wall."), ("Nodule is present.", "Nodule is not present.")]
+    with Client(server.grpc_url) as client:
+        together = client.zero_shot(phantom, pairs)
+        alone = [client.zero_shot(phantom, [pair]) for pair in pairs]
+    expected = np.concatenate([scores.logits for scores in alone])
+    np.testing.assert_allclose(together.logits, expected, rtol=0, atol=1e-5)
+    scale = float(torch.exp(checkpoint.model.temperature))
+    assert np.abs(together.logits).max() <= scale * 1.0001
+
+
+def test_predict_prints_what_the_client_returns(
+    phantom: Volume, server: EmbeddedTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_nifti(phantom, "LAS", tmp_path / "scan.nii.gz")
+    assert main(["predict", str(path), "--url", server.grpc_url, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    printed = json.loads(line)
+    with Client(server.grpc_url) as client:
+        scores = client.pathologies(read_volume(path))
+    assert [entry["finding"] for entry in printed["findings"]] == list(scores.findings)
+    probabilities = [entry["probability"] for entry in printed["findings"]]
+    np.testing.assert_allclose(probabilities, scores.probabilities, rtol=0, atol=1e-6)
+    assert printed["recipe"]["orientation"] == "LAS"
+    assert printed["provenance"]["checkpoint"]["name"] == "ctclip.pt"
+
+
+BAD_METADATA = [
+    ((0.01, 1, 1), (1, 0), "SPACING: z is 0.01 mm"),
+    ((1, 20.0, 1), (1, 0), "SPACING: x is 20.0 mm"),
+    ((1, 1, np.nan), (1, 0), "SPACING: y is nan"),
+    ((1, 1, -1), (1, 0), "SPACING: y is -1.0"),
+    ((1, 1, 1), (0, 0), "RESCALE: slope is 0.0"),
+    ((1, 1, 1), (np.nan, 0), "RESCALE: slope is nan"),
+    ((1, 1, 1), (1, np.inf), "RESCALE: intercept is inf"),
+]
+
+
+@pytest.mark.parametrize(("spacing", "rescale", "message"), BAD_METADATA)
+def test_absurd_metadata_is_refused_and_the_next_answer_is_bit_the_same(
+    spacing: tuple[float, ...],
+    rescale: tuple[float, ...],
+    message: str,
+    phantom: Volume,
+    server: EmbeddedTriton,
+) -> None:
+    with Client(server.grpc_url) as client:
+        before = client.pathologies(phantom)
+        with pytest.raises(triton.InferenceServerException) as caught:
+            raw_pathologies(server.grpc_url, phantom.voxels, spacing, rescale)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+        assert message in str(caught.value)
+        after = client.pathologies(phantom)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    np.testing.assert_array_equal(after.image_embedding, before.image_embedding)
+
+
+@pytest.mark.parametrize("shape", [(0, 9, 9), (9, 0, 9), (9, 9, 0), (1, 9, 9)])
+def test_volumes_without_content_are_refused(
+    shape: tuple[int, ...], server: EmbeddedTriton
+) -> None:
+    with pytest.raises(triton.InferenceServerException, match="every axis needs at least 1 voxel"):
+        raw_pathologies(server.grpc_url, np.zeros(shape, np.int16), (0.4, 1, 1), (1, 0))
+
+
+def raw_pathologies(
+    url: str, voxels: NDArray[np.int16], spacing: object, rescale: object
+) -> triton.InferResult:
+    """What a careless caller sends: nothing is checked on this side."""
+    inputs = []
+    for name, array, dtype in (
+        ("VOLUME", np.ascontiguousarray(voxels), "INT16"),
+        ("SPACING", np.array(spacing, np.float64), "FP64"),
+        ("RESCALE", np.array(rescale, np.float32), "FP32"),
+    ):
+        tensor = triton.InferInput(name, list(array.shape), dtype)
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    client = triton.InferenceServerClient(url)
+    try:
+        return client.infer("ctclip_pathologies", inputs)
+    finally:
+        client.close()
+
+
+def test_the_client_refuses_before_it_sends(server: EmbeddedTriton) -> None:
+    with pytest.raises(InvalidInput, match="spacing_mm"):
+        Volume.from_array(np.zeros((2, 2, 2), np.int16), (1, 1, 30), (1, 0))

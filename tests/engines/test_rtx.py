@@ -1,0 +1,137 @@
+"""Every graph in every precision, parsed and compiled by NVIDIA's own library for SM80."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from ctclip_client.contract import CLASSFINE, FINDINGS, RELEVANCE, SCORE, TEXT_ENCODER, VISION
+from ctclip_client.progress import Stages
+from ctclip_export.engines.build import Engine, build_engines
+from ctclip_export.engines.layers import read_layers
+from ctclip_export.engines.target import RTX
+from ctclip_export.hashing import sha256
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PRECISIONS = list(DTYPES)
+LOW = ["fp16", "bf16"]
+Compiled = Callable[[str], list[Engine]]
+
+
+def islands(graph: onnx.GraphProto) -> set[str]:
+    """Products that have to stay float32: the code search, and the projections into joint space."""
+    makers = {output: node for node in graph.node for output in node.output}
+    found = {makers[node.input[0]].name for node in graph.node if node.op_type == "ArgMax"}
+    # Both encoders end in product -> length -> division.
+    lengths = [node for node in graph.node if node.op_type == "ReduceL2"]
+    last = makers[lengths[-1].input[0]]
+    return found | {last.name}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_graph_compiles(precision: str, compiled: Compiled) -> None:
+    engines = {engine.model: engine for engine in compiled(precision)}
+    assert set(engines) == {
+        model.name for model in (VISION, TEXT_ENCODER, SCORE, FINDINGS, RELEVANCE, CLASSFINE)
+    }
+    for engine in engines.values():
+        assert engine.changed == "there is no model.rtx"
+        assert engine.report is not None
+        assert engine.report.layers
+        assert engine.report.activation_bytes > 0
+        encoder = engine.model in (VISION.name, TEXT_ENCODER.name)
+        assert engine.record.precision == (precision if encoder else "fp32")
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize(("model", "blocks"), [(VISION, 4), (TEXT_ENCODER, 2)])
+def test_every_attention_block_fuses(
+    model: object, blocks: int, precision: str, compiled: Compiled
+) -> None:
+    (engine,) = (engine for engine in compiled(precision) if engine.model == model.name)
+    assert engine.report is not None
+    assert len(engine.report.attention) == blocks
+    assert [block.fused for block in engine.report.attention] == [True] * blocks
+    assert {block.dtype for block in engine.report.attention} == {DTYPES[precision]}
+
+
+def test_float32_attention_is_found_but_not_fused(compiled: Compiled) -> None:
+    """The report tells the two apart: the library has no float32 kernel for it."""
+    (vision,) = (engine for engine in compiled("fp32") if engine.model == VISION.name)
+    assert vision.report is not None
+    assert (len(vision.report.attention), vision.report.fused) == (4, 0)
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("model", [VISION, TEXT_ENCODER], ids=lambda model: model.name)
+def test_islands_stay_float32_in_the_engine(
+    model: object, precision: str, compiled: Compiled, exported: Callable[[str], Path]
+) -> None:
+    (engine,) = (engine for engine in compiled(precision) if engine.model == model.name)
+    graph = onnx.load(exported(precision) / model.name / "1" / "model.onnx").graph
+    assert engine.report is not None
+    products = engine.report.products
+    assert set(products["float32"]) == islands(graph)
+    assert set(products) == {"float32", DTYPES[precision]}
+    assert islands(graph) <= set(engine.report.float32_nodes)
+    if model is VISION:
+        (search,) = (node.name for node in graph.node if node.op_type == "ArgMax")
+        assert search in engine.report.float32_nodes
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_nothing_is_inserted_but_host_code(precision: str, compiled: Compiled) -> None:
+    """A reformat that the builder puts between two layers would be a copy of the whole grid."""
+    for engine in compiled(precision):
+        if engine.model in (VISION.name, TEXT_ENCODER.name):
+            assert engine.report is not None
+            kinds = {layer.kind for layer in engine.report.layers if not layer.nodes}
+            assert kinds <= {"shape_call"}
+
+
+def test_the_record_says_what_it_was_built_from(
+    compiled: Compiled, exported: Callable[[str], Path]
+) -> None:
+    engine = compiled("fp16")[0]
+    record = json.loads((engine.folder / "engine.json").read_text())
+    assert {
+        "onnx_sha256", "tensorrt_version", "gpu_name", "compute_capability", "profile",
+        "precision", "plan_sha256",
+    } <= set(record)  # fmt: skip
+    graph = exported("fp16") / VISION.name / "1" / "model.onnx"
+    assert record["onnx_sha256"] == sha256(graph)
+    assert record["plan_sha256"] == sha256(engine.folder / "model.rtx")
+    assert (record["gpu_name"], record["compute_capability"]) == ("", "8.0")
+    assert record["profile"]["VOXELS"] == [[1, 1, 40, 60, 100]] * 2 + [[4, 1, 40, 60, 100]]
+    layers = json.loads((engine.folder / "layers.json").read_text())
+    assert len(layers["layers"]) == record["layers"]["layers"]
+
+
+def test_a_matching_engine_is_kept(compiled: Compiled, exported: Callable[[str], Path]) -> None:
+    before = compiled("fp32")
+    times = [(engine.folder / "model.rtx").stat().st_mtime_ns for engine in before]
+    again = build_engines(exported("fp32"), RTX, out=before[0].folder.parent)
+    assert [engine.changed for engine in again] == [""] * len(before)
+    assert [(engine.folder / "model.rtx").stat().st_mtime_ns for engine in again] == times
+
+
+def test_another_architecture_is_another_engine(exported: Callable[[str], Path], tmp_path: Path):
+    for capability, reason in (
+        ("8.6", "there is no model.rtx"),
+        ("8.9", "it was built for another GPU architecture: 8.6, expected 8.9"),
+    ):
+        engines = build_engines(
+            exported("fp32"), RTX, compute_capability=capability, out=tmp_path, stages=Stages()
+        )
+        assert {engine.changed for engine in engines} == {reason}
+        assert {engine.record.compute_capability for engine in engines} == {capability}
+
+
+def test_a_log_without_layers_gives_no_report(exported: Callable[[str], Path]) -> None:
+    """Not an empty report, which would read as "nothing fused"."""
+    graph = exported("fp32") / VISION.name / "1" / "model.onnx"
+    assert read_layers(["Total Activation Memory: 5 bytes"], graph) is None

@@ -1,0 +1,249 @@
+"""Files people hold are read; everything else is refused by name, with nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ctclip_client.contract import Geometry
+from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_export.checkpoint import TextModel, load_checkpoint, read_text_model
+from ctclip_export.checkpoint.load import POSITION_IDS
+
+from ..conftest import Golden
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def state(golden: Golden) -> State:
+    return torch.load(golden.checkpoint, weights_only=True)
+
+
+@pytest.fixture
+def load(golden: Golden, text_model: TextModel, tmp_path: Path) -> Callable[[object], Tensor]:
+    """Save an object, load it as a checkpoint, return one embedding it computes."""
+
+    def load(content: object) -> Tensor:
+        path = tmp_path / "file.pt"
+        torch.save(content, path)
+        model = load_checkpoint(path, text_model, golden.geometry).model
+        with torch.no_grad():
+            return model.vision(torch.from_numpy(golden.expected["b1_volume"]))[0]
+
+    return load
+
+
+def test_layouts_people_hold(load: Callable[[object], Tensor], state: State) -> None:
+    plain = load(state)
+    assert POSITION_IDS in state
+    without = {name: tensor for name, tensor in state.items() if name != POSITION_IDS}
+    parallel = {f"module.{name}": tensor for name, tensor in state.items()}
+    for variant in (without, parallel):
+        torch.testing.assert_close(load(variant), plain, rtol=0, atol=0)
+
+
+def test_half_precision_files_are_widened(load: Callable[[object], Tensor], state: State) -> None:
+    widened = load({name: tensor.half().float() for name, tensor in state.items()})
+    torch.testing.assert_close(
+        load({name: tensor.half() for name, tensor in state.items()}), widened, rtol=0, atol=0
+    )
+
+
+def test_declared_random_weights(golden: Golden, text_model: TextModel, tmp_path: Path) -> None:
+    path = Path(shutil.copy(golden.checkpoint, tmp_path / "file.pt"))
+    assert not load_checkpoint(path, text_model, golden.geometry).random_weights
+    (tmp_path / "file.pt.RANDOM_WEIGHTS").touch()
+    assert load_checkpoint(path, text_model, golden.geometry).random_weights
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda s: s.pop("to_text_latent.weight"), r"missing: to_text_latent.weight", id="gone"
+        ),
+        pytest.param(
+            lambda s: s.pop("visual_transformer.vq._codebook.embed"),
+            r"'visual_transformer.vq._codebook.embed' is missing",
+            id="codebook gone",
+        ),
+        pytest.param(
+            lambda s: s.update(extra=torch.zeros(3)), r"unexpected: extra \(3,\)", id="unexpected"
+        ),
+        pytest.param(
+            lambda s: s.update({"to_text_latent.weight": torch.zeros(32, 47)}),
+            r"to_text_latent.weight is \(32, 47\), expected \(32, 48\)",
+            id="shape",
+        ),
+        pytest.param(
+            lambda s: s["to_text_latent.weight"][3, 3].fill_(torch.nan),
+            r"'to_text_latent.weight' holds 1 values that are NaN or infinite",
+            id="NaN",
+        ),
+        pytest.param(
+            lambda s: s.update({"to_text_latent.weight": torch.zeros(32, 48, dtype=torch.int64)}),
+            r"'to_text_latent.weight' is torch.int64",
+            id="integers",
+        ),
+        pytest.param(
+            lambda s: s.update({"to_visual_latent.weight": torch.zeros(1).expand(32, 2097152)}),
+            r"CT-CLIP v1",
+            id="v1",
+        ),
+        pytest.param(
+            lambda s: s.update({"to_visual_latent.weight": torch.zeros(32, 24 * 24 * 64)}),
+            r"trained for 576",
+            id="another geometry",
+        ),
+        pytest.param(
+            lambda s: s.update(epoch=3), r"'epoch' is a int, expected a tensor", id="training state"
+        ),
+        pytest.param(
+            lambda s: s.update({"temperature": torch.tensor(torch.inf)}), r"'temperature'", id="inf"
+        ),
+    ],
+)
+def test_damaged_states_are_refused(
+    change: Callable[[State], object],
+    message: str,
+    state: State,
+    load: Callable[[object], Tensor],
+) -> None:
+    change(state)
+    with pytest.raises(InvalidInput, match=message) as caught:
+        load(state)
+    assert caught.value.remedy
+
+
+def test_every_needed_tensor_is_checked_for_nan(
+    load: Callable[[object], Tensor], state: State
+) -> None:
+    name = "text_transformer.encoder.layer.1.output.dense.bias"
+    state[name] = state[name].clone()
+    state[name][-1] = torch.inf
+    with pytest.raises(InvalidInput, match=name):
+        load(state)
+
+
+class _Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_pickle_that_wants_to_run_code(
+    load: Callable[[object], Tensor], state: State, tmp_path: Path
+) -> None:
+    marker = tmp_path / "ran"
+    with pytest.raises(Unreadable, match=r"wants to run code.*mkdir"):
+        load({**state, "bomb": _Bomb(marker)})
+    assert not marker.exists()
+
+
+def _truncate(path: Path, golden: Golden) -> None:
+    path.write_bytes(golden.checkpoint.read_bytes()[:1_000_000])
+
+
+def _legacy(path: Path, golden: Golden) -> None:
+    path.write_bytes(pickle.dumps({"weights": [1.0]}))
+
+
+def _other_zip(path: Path, golden: Golden) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+def _hole(path: Path, golden: Golden) -> None:
+    """A good directory, but the pickle inside is overwritten."""
+    content = bytearray(golden.checkpoint.read_bytes())
+    start = content.index(b"data.pkl") + 64
+    content[start : start + 4000] = b"\x00" * 4000
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_truncate, "cut off"),
+        (_legacy, "not a PyTorch checkpoint"),
+        (_other_zip, "damaged or not a PyTorch checkpoint"),
+        (_hole, "damaged|wants to run code"),
+        (lambda path, golden: path.write_bytes(b""), "not a PyTorch checkpoint"),
+        (lambda path, golden: path.mkdir(), "a folder, not a file"),
+        (lambda path, golden: None, "no such file"),
+        (lambda path, golden: torch.save([1, 2], path), "holds a list"),
+        (lambda path, golden: torch.save({}, path), "holds a dict"),
+    ],
+)
+def test_files_that_are_no_checkpoint(
+    make: Callable[[Path, Golden], object],
+    message: str,
+    golden: Golden,
+    text_model: TextModel,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file.pt"
+    make(path, golden)
+    with pytest.raises(Unreadable, match=message) as caught:
+        load_checkpoint(path, text_model, golden.geometry)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 110), (41, 60, 100), (5, 60, 100)])
+def test_volume_shapes_that_do_not_fit(
+    shape: tuple[int, int, int], golden: Golden, text_model: TextModel
+) -> None:
+    with pytest.raises(InvalidInput, match="--volume-shape"):
+        load_checkpoint(golden.checkpoint, text_model, Geometry(shape))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("vocab.txt", lambda text: text + "extra\n", "133 tokens, but config.json says.* 132"),
+        ("vocab.txt", lambda text: text.replace("[CLS]", "[XXX]"), r"no \[CLS\]"),
+        ("vocab.txt", lambda text: text.replace("\nnodule\n", "\nwall\n"), "'wall' stands in it"),
+        ("config.json", lambda text: text[:40], "not JSON"),
+        ("config.json", lambda text: "[]", "expected a JSON object"),
+        ("config.json", lambda text: text.replace('"gelu"', '"gelu_new"'), "hidden_act"),
+        ("config.json", lambda text: text.replace("48", "-48"), "hidden_size is -48"),
+        ("config.json", lambda text: text.replace('_heads": 4', '_heads": 5'), "multiple"),
+        ("config.json", lambda text: text.replace("1e-12", "3"), "layer_norm_eps"),
+        ("tokenizer_config.json", lambda text: text.replace("true", "false"), "do_lower_case"),
+    ],
+)
+def test_text_models_that_cannot_be_right(
+    file: str, change: Callable[[str], str], message: str, golden: Golden, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(golden.text_model, tmp_path / "text_model"))
+    text = (folder / file).read_text()
+    assert change(text) != text
+    (folder / file).write_text(change(text))
+    with pytest.raises(InvalidInput, match=message):
+        read_text_model(folder)
+
+
+def test_a_text_model_of_other_sizes_is_named(golden: Golden, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden.text_model, tmp_path / "text_model"))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(
+        config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    )
+    with pytest.raises(InvalidInput, match=r"missing: text_transformer.encoder.layer.2"):
+        load_checkpoint(golden.checkpoint, read_text_model(folder), golden.geometry)
+
+
+def test_missing_text_model_files(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match=r"config\.json"):
+        read_text_model(tmp_path)

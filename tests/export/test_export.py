@@ -1,0 +1,364 @@
+"""`ctclip export` as a person runs it: what it writes, and that failures leave everything alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ctclip_client.cli import main
+from ctclip_client.contract import (
+    ENSEMBLES,
+    MODELS,
+    PUBLISHED_DIMENSIONS,
+    PUBLISHED_FINDINGS,
+    Geometry,
+)
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
+from ctclip_export.graphs.versions import IR_VERSION, OPSET
+from ctclip_export.parity.compare import ParityError
+from ctclip_export.parity.graphs import check_preprocess, check_scores, check_text, check_vision
+from ctclip_export.repository import build
+from ctclip_export.repository.configs import ensemble_config, model_config, variant_configs
+from ctclip_export.repository.placement import staged
+from ctclip_export.repository.python_models import copy_sources
+
+from ..conftest import Golden
+
+ROOT = Path(__file__).parents[2]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def arguments(golden: Golden, tmp_path: Path) -> Callable[..., list[str]]:
+    def arguments(**changes: object) -> list[str]:
+        values: dict[str, object] = {
+            "checkpoint": golden.checkpoint,
+            "text-model": golden.text_model,
+            "volume-shape": golden.volume_shape_flag,
+            "out": tmp_path / "out",
+        }
+        values |= {name.replace("_", "-"): value for name, value in changes.items()}
+        flags = [(f"--{name}", str(value)) for name, value in values.items()]
+        return ["export", *(part for flag in flags for part in flag)]
+
+    return arguments
+
+
+def test_what_an_export_writes(repository: Path, golden: Golden) -> None:
+    names = {model.name for model in MODELS} | {ensemble.name for ensemble in ENSEMBLES}
+    assert {path.name for path in repository.iterdir()} == names
+    releases = set()
+    for model in MODELS:
+        folder = repository / model.name / "1"
+        record = json.loads((folder / "provenance.json").read_text())
+        file = folder / record["file"]
+        assert record["file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert record["tools"]["torch"] == torch.__version__
+        releases.add(json.dumps(record["release"], sort_keys=True))
+        if model.backend == "onnxruntime":
+            assert {entry["model"] for entry in record["parity"]} == {model.name}
+            proto = onnx.load(file)
+            assert (proto.ir_version, proto.opset_import[0].version) == (IR_VERSION, OPSET)
+            assert [value.name for value in proto.graph.input] == [t.name for t in model.inputs]
+            assert [value.name for value in proto.graph.output] == [t.name for t in model.outputs]
+    assert len(releases) == 1
+    release = json.loads(releases.pop())
+    checkpoint = hashlib.sha256(golden.checkpoint.read_bytes()).hexdigest()
+    assert release["checkpoint"]["sha256"] == checkpoint
+    assert release["findings"] == golden.case["pathologies"]
+    assert release["geometry"]["volume_shape"] == golden.case["volume_shape"]
+    assert str(golden.folder) not in json.dumps(release)
+
+
+def test_configs_in_git_are_what_the_exporter_writes(tmp_path: Path) -> None:
+    published = ROOT / "model_repository"
+    for model in MODELS:
+        config = (published / model.name / "config.pbtxt").read_text()
+        assert config == model_config(model, PUBLISHED_DIMENSIONS), model.name
+        variants = {
+            path.stem: path.read_text() for path in (published / model.name).glob("configs/*.pbtxt")
+        }
+        assert variants == variant_configs(model, PUBLISHED_DIMENSIONS), model.name
+        assert (published / model.name / "1" / ".gitkeep").is_file()
+        copy_sources(model.name, tmp_path)
+        for source in tmp_path.iterdir():
+            assert source.read_text() == (published / model.name / "1" / source.name).read_text()
+            source.unlink()
+    for ensemble in ENSEMBLES:
+        config = (published / ensemble.name / "config.pbtxt").read_text()
+        assert config == ensemble_config(ensemble, PUBLISHED_DIMENSIONS), ensemble.name
+        assert (published / ensemble.name / "1" / ".gitkeep").is_file()
+
+
+def test_exports_of_the_same_things_are_the_same_release(
+    repository: Path,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    golden: Golden,
+    tmp_path: Path,
+) -> None:
+    again = build.export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "again"
+    )
+    record = repository / "ctclip_check" / "1" / "provenance.json"
+    assert json.loads(record.read_text())["release"] == again.release
+    fewer = build.export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS[:3], tmp_path / "fewer"
+    )
+    assert fewer.release["release"] != again.release["release"]
+
+
+def test_export_on_the_command_line(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = [{"finding": "Stone", "present": "A stone.", "absent": "No stone."}]
+    (tmp_path / "bank.json").write_text(json.dumps(bank))
+    assert main(arguments(prompts=tmp_path / "bank.json")) == 0
+    printed = capsys.readouterr()
+    assert "ctclip_vision" in printed.out
+    assert "ctclip serve --repository" in printed.out
+    record = json.loads((tmp_path / "out/ctclip_check/1/provenance.json").read_text())
+    assert record["release"]["prompts"] == bank
+    assert "dims: [-1, 1, 2]" in (tmp_path / "out/ctclip_findings/config.pbtxt").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.json", "out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": "/nowhere/CT-CLIP_v2.pt"}, "no such file"),
+        ({"text_model": "/nowhere"}, "config.json: No such file"),
+        ({"volume_shape": "240x480x480"}, "--volume-shape"),
+        ({"prompts": "/nowhere.json"}, "/nowhere.json"),
+        ({"out": __file__}, "is a file"),
+        ({"out": Path(__file__).parent}, "not a model"),
+        ({"out": "/proc/out"}, "cannot write"),
+    ],
+)
+def test_refusals(
+    changes: dict[str, object],
+    message: str,
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(arguments(**changes)) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", [("volume_shape", "40x60"), ("target_spacing", "1,0,1")])
+def test_flags_that_mean_nothing(
+    flag: tuple[str, str], arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(**dict([flag])))
+    assert caught.value.code == 2
+    assert flag[1] in capsys.readouterr().err
+
+
+def test_a_failed_check_leaves_the_old_repository_untouched(
+    repository: Path,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    golden: Golden,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = Path(shutil.copytree(repository, tmp_path / "out"))
+    before = snapshot(out)
+    trace = build.trace_text
+
+    def faulty(model: object, precision: str) -> onnx.ModelProto:
+        proto = trace(model, precision)  # type: ignore[arg-type]
+        weight = next(i for i in proto.graph.initializer if i.name == "projection.weight")
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values[0] *= 1.01
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return proto
+
+    monkeypatch.setattr(build, "trace_text", faulty)
+    with pytest.raises(ParityError, match="ctclip_text: TEXT_EMBEDDING"):
+        build.export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
+    assert snapshot(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_an_interrupt_while_placing_restores_everything(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(repository, tmp_path / "out"))
+    (out / "somebody_elses_model").mkdir()
+    (out / "somebody_elses_model" / "config.pbtxt").write_text("")
+    before = snapshot(out)
+    rename, calls = Path.rename, 0
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _replace_all(out)
+    assert calls > 8
+    assert snapshot(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def _replace_all(out: Path) -> None:
+    with staged(out) as staging:
+        for model in out.iterdir():
+            (staging / model.name).mkdir()
+            (staging / model.name / "config.pbtxt").write_text("new")
+
+
+def test_replacing_keeps_other_peoples_models(repository: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(repository, tmp_path / "out"))
+    (out / "somebody_elses_model").mkdir()
+    (out / "somebody_elses_model" / "config.pbtxt").write_text("theirs")
+    with staged(out) as staging:
+        (staging / "ctclip_text").mkdir()
+        (staging / "ctclip_text" / "config.pbtxt").write_text("new")
+    assert (out / "somebody_elses_model" / "config.pbtxt").read_text() == "theirs"
+    assert snapshot(out / "ctclip_text") == snapshot_of("config.pbtxt", "new")
+    assert (out / "ctclip_vision" / "1" / "model.onnx").is_file()
+
+
+def snapshot_of(name: str, content: str) -> dict[str, str]:
+    return {name: hashlib.sha256(content.encode()).hexdigest()}
+
+
+def test_a_terminated_export_leaves_nothing(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    command = [str(Path(sys.executable).with_name("ctclip")), *arguments()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Preprocessing"):
+                break
+        assert list(tmp_path.glob(".out.staging-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faults_in_any_graph_are_found(
+    repository: Path, checkpoint: Checkpoint, golden: Golden, tmp_path: Path
+) -> None:
+    """A ladder that passes everything would be worse than none: plant a fault in each graph."""
+    model = checkpoint.model
+    image = golden.expected["b1_image_latent"]
+    texts = golden.expected["prompt_text_latent"]
+    ids = golden.expected["prompt_input_ids"].astype(np.int64)
+    files = {m.name: repository / m.name / "1" / "model.onnx" for m in MODELS}
+
+    def spoiled(name: str, initializer: str, factor: float) -> Path:
+        proto = onnx.load(files[name])
+        weight = next(i for i in proto.graph.initializer if i.name == initializer)
+        values = onnx.numpy_helper.to_array(weight).copy()
+        scaled = (values * factor).astype(values.dtype)
+        weight.CopyFrom(onnx.numpy_helper.from_array(scaled, weight.name))
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(proto, path)
+        return path
+
+    checks: list[tuple[str, Callable[[], object]]] = [
+        (
+            "ctclip_preprocess: VOXELS",
+            lambda: check_preprocess(spoiled("ctclip_preprocess", "half", 1.1), golden.geometry),
+        ),
+        (
+            "ctclip_vision: .* codes differ",
+            lambda: check_vision(
+                spoiled("ctclip_vision", "token_norm.weight", -1), model.vision, golden.geometry
+            ),
+        ),
+        (
+            "ctclip_vision: IMAGE_NORM",
+            lambda: check_vision(
+                spoiled("ctclip_vision", "projection.weight", 1.01), model.vision, golden.geometry
+            ),
+        ),
+        (
+            "ctclip_text: TEXT_EMBEDDING",
+            lambda: check_text(
+                spoiled("ctclip_text", "embeddings.norm.weight", 1.05),
+                model,
+                ids,
+                (ids != 0).astype(np.int64),
+            ),
+        ),
+        (
+            "ctclip_score: LOGITS",
+            lambda: check_scores(
+                spoiled("ctclip_score", "scale", 1.001),
+                files["ctclip_findings"],
+                model,
+                image,
+                texts,
+            ),
+        ),
+        (
+            "ctclip_findings: LOGITS",
+            lambda: check_scores(
+                files["ctclip_score"],
+                spoiled("ctclip_findings", "scale", 1.001),
+                model,
+                image,
+                texts,
+            ),
+        ),
+    ]
+    for message, check in checks:
+        with pytest.raises(ParityError, match=message):
+            check()
+
+
+def test_a_vocabulary_that_was_swapped_is_refused_at_load(repository: Path, tmp_path: Path) -> None:
+    from ctclip_server.embedded import EmbeddedTriton
+
+    out = Path(shutil.copytree(repository, tmp_path / "repository"))
+    vocabulary = out / "ctclip_tokenizer" / "1" / "vocab.txt"
+    lines = vocabulary.read_text().split("\n")
+    lines[60], lines[61] = lines[61], lines[60]
+    vocabulary.write_text("\n".join(lines))
+    with pytest.raises(CTClipError, match=r"ctclip_tokenizer.*vocab\.txt has SHA-256"):
+        EmbeddedTriton(out).start()
+
+
+def test_a_geometry_of_its_own(text_model: TextModel, golden: Golden) -> None:
+    """Height and width are not in the checkpoint; a wrong split of the same area is not noticed by
+    shapes, so the flag decides: 60 x 100 and 100 x 60 both fit, and differ.
+    """
+    turned = load_checkpoint(golden.checkpoint, text_model, Geometry((40, 100, 60)))
+    assert turned.model.config.vision.token_shape == (4, 5, 3)
+    with pytest.raises(InvalidInput):
+        load_checkpoint(golden.checkpoint, text_model, Geometry((40, 100, 100)))
+    assert os.fspath(turned.path) == os.fspath(golden.checkpoint)

@@ -1,0 +1,334 @@
+"""Tiny ONNX models, and one real server for all tests that only ask questions."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tritonclient import grpc
+from tritonclient.utils import np_to_triton_dtype
+
+from ctclip_server import EmbeddedTriton
+
+FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
+CONFIG_DTYPES = {
+    TensorProto.FLOAT: "TYPE_FP32",
+    TensorProto.DOUBLE: "TYPE_FP64",
+    TensorProto.FLOAT16: "TYPE_FP16",
+    TensorProto.INT16: "TYPE_INT16",
+    TensorProto.INT32: "TYPE_INT32",
+    TensorProto.INT64: "TYPE_INT64",
+    TensorProto.BOOL: "TYPE_BOOL",
+    TensorProto.STRING: "TYPE_STRING",
+    TensorProto.BFLOAT16: "TYPE_BF16",
+}
+Info = tuple[str, int, Sequence[int | str]]
+
+
+@dataclass
+class TinyModel:
+    """A graph of a few nodes with its config; `config_*` make the config differ from the graph."""
+
+    name: str
+    nodes: Sequence[onnx.NodeProto]
+    inputs: Sequence[Info]
+    outputs: Sequence[Info]
+    max_batch_size: int = 0
+    initializers: Sequence[onnx.TensorProto] = ()
+    config_inputs: Sequence[Info] | None = None
+    config_outputs: Sequence[Info] | None = None
+    extra: str = ""
+    opset: int = 20
+    ir_version: int = 10
+    file: str = "model.onnx"
+    backend: str = "onnxruntime"
+
+    def graph(self) -> bytes:
+        graph = helper.make_graph(
+            list(self.nodes),
+            self.name,
+            [helper.make_tensor_value_info(*info) for info in self.inputs],
+            [helper.make_tensor_value_info(*info) for info in self.outputs],
+            list(self.initializers),
+        )
+        opsets = [helper.make_opsetid("", self.opset)]
+        model = helper.make_model(graph, ir_version=self.ir_version, opset_imports=opsets)
+        return model.SerializeToString()
+
+    def config(self) -> str:
+        batched = self.max_batch_size > 0
+        lines = [
+            f'name: "{self.name}"',
+            f'backend: "{self.backend}"',
+            f"max_batch_size: {self.max_batch_size}",
+            "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+        ]
+        for kind, graph, stated in (
+            ("input", self.inputs, self.config_inputs),
+            ("output", self.outputs, self.config_outputs),
+        ):
+            for name, dtype, shape in graph if stated is None else stated:
+                axes = shape[1:] if batched and stated is None else shape
+                dims = ", ".join(str(axis) if isinstance(axis, int) else "-1" for axis in axes)
+                lines.append(
+                    f'{kind} [ {{ name: "{name}", data_type: {CONFIG_DTYPES[dtype]}, '
+                    f"dims: [ {dims} ] }} ]"
+                )
+        return "\n".join([*lines, self.extra, ""])
+
+    def write(self, repository: Path) -> Path:
+        folder = repository / self.name / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self.file).write_bytes(self.graph())
+        (repository / self.name / "config.pbtxt").write_text(self.config())
+        return folder / self.file
+
+
+def add_constant(name: str, constant: float, **options: object) -> TinyModel:
+    """Y = X + constant for X FP32 [batch, 2]."""
+    return TinyModel(
+        name,
+        [helper.make_node("Add", ["X", "C"], ["Y"])],
+        [("X", FLOAT, ("batch", 2))],
+        [("Y", FLOAT, ("batch", 2))],
+        max_batch_size=4,
+        initializers=[helper.make_tensor("C", FLOAT, (), [constant])],
+        **options,
+    )
+
+
+def identity(name: str, dtype: int, shape: Sequence[int | str], **options: object) -> TinyModel:
+    """Y = X."""
+    node = helper.make_node("Identity", ["X"], ["Y"])
+    return TinyModel(name, [node], [("X", dtype, shape)], [("Y", dtype, shape)], **options)
+
+
+def gather(name: str, **options: object) -> TinyModel:
+    """Y = table[X], a table of 8 rows: an index of 8 or more fails inside ONNX Runtime."""
+    table = np.linspace(0, 1, 8 * 3, dtype=np.float32).reshape(8, 3)
+    return TinyModel(
+        name,
+        [helper.make_node("Gather", ["TABLE", "X"], ["Y"])],
+        [("X", TensorProto.INT64, ("batch", "n"))],
+        [("Y", FLOAT, ("batch", "n", 3))],
+        max_batch_size=8,
+        initializers=[onnx.numpy_helper.from_array(table, "TABLE")],
+        **options,
+    )
+
+
+class Caller:
+    """A Triton client that takes and gives arrays."""
+
+    def __init__(self, url: str) -> None:
+        self.client = grpc.InferenceServerClient(url)
+
+    def inputs(self, **arrays: np.ndarray) -> list[grpc.InferInput]:
+        tensors = []
+        for name, array in arrays.items():
+            tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        return tensors
+
+    def __call__(self, model: str, output: str = "Y", **arrays: np.ndarray) -> np.ndarray:
+        result = self.client.infer(model, self.inputs(**arrays))
+        return result.as_numpy(output)
+
+    def together(self, model: str, arrays: Sequence[np.ndarray]) -> list[object]:
+        """Send all at once (input X, output Y); an answer is an array or the exception."""
+        answers: dict[int, object] = {}
+
+        def keep(index: int) -> Callable[..., None]:
+            def callback(result: grpc.InferResult, error: Exception | None) -> None:
+                answers[index] = error if error is not None else result.as_numpy("Y")
+
+            return callback
+
+        for index, array in enumerate(arrays):
+            self.client.async_infer(model, self.inputs(X=array), callback=keep(index))
+        deadline = time.monotonic() + 60
+        while len(answers) < len(arrays) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return [answers[index] for index in range(len(arrays))]
+
+    def executions(self, model: str) -> tuple[int, int]:
+        """(inferences asked for, executions made) so far."""
+        stats = self.client.get_inference_statistics(model).model_stats[0]
+        return stats.inference_count, stats.execution_count
+
+
+@pytest.fixture(scope="session")
+def caller() -> Iterator[Callable[[EmbeddedTriton], Caller]]:
+    made: list[Caller] = []
+
+    def make(server: EmbeddedTriton) -> Caller:
+        made.append(Caller(server.grpc_url))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.client.close()
+
+
+BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
+
+
+@pytest.fixture(scope="session")
+def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The blank is on purpose: Triton starts its stubs through a shell without quotes.
+    repository = tmp_path_factory.mktemp("model repository") / "zoo @ models"
+    scalar = TinyModel(
+        "scalar",
+        [helper.make_node("ReduceSum", ["X"], ["Y"], keepdims=0)],
+        [("X", FLOAT, ("n",))],
+        [("Y", FLOAT, ())],
+        config_outputs=[("Y", FLOAT, (1,))],
+    )
+    mixed = TinyModel(
+        "mixed",
+        [
+            helper.make_node("Identity", ["VOLUME"], ["VOLUME_OUT"]),
+            helper.make_node("Identity", ["SPACING"], ["SPACING_OUT"]),
+            helper.make_node("Identity", ["HALF"], ["HALF_OUT"]),
+            helper.make_node("Not", ["FLAG"], ["FLAG_OUT"]),
+        ],
+        [
+            ("VOLUME", TensorProto.INT16, ("z", "x", "y")),
+            ("SPACING", TensorProto.DOUBLE, (3,)),
+            ("HALF", TensorProto.FLOAT16, (2, 2)),
+            ("FLAG", TensorProto.BOOL, (1,)),
+        ],
+        [
+            ("VOLUME_OUT", TensorProto.INT16, ("z", "x", "y")),
+            ("SPACING_OUT", TensorProto.DOUBLE, (3,)),
+            ("HALF_OUT", TensorProto.FLOAT16, (2, 2)),
+            ("FLAG_OUT", TensorProto.BOOL, (1,)),
+        ],
+        extra='parameters [ { key: "intra_op_thread_count", value: { string_value: "1" } },'
+        '{ key: "enable_mem_pattern", value: { string_value: "0" } },'
+        '{ key: "share_session_between_instances", value: { string_value: "true" } } ]\n'
+        "optimization { graph { level: -1 } }",
+    )
+    renamed = add_constant(
+        "renamed", 5.0, file="weights.onnx", extra='default_model_filename: "weights.onnx"'
+    )
+    for model in (
+        identity("text", STRING, ("n",)),
+        mixed,
+        scalar,
+        renamed,
+        gather("table", extra=BATCHING),
+    ):
+        model.write(repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def zoo(zoo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    log = tmp_path_factory.mktemp("log") / "triton@here.log"
+    with EmbeddedTriton(zoo_repository, startup_timeout_s=120, log=log) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ask(zoo: EmbeddedTriton, caller: Callable[[EmbeddedTriton], Caller]) -> Caller:
+    return caller(zoo)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a server of one identity leaves on the machine while it lives."""
+
+    def of(self, process_id: int) -> str:
+        """The identity of the server with that process id: part of every name it uses."""
+        arguments = Path(f"/proc/{process_id}/cmdline").read_bytes().decode().split("\0")
+        return next(part for part in arguments if part.startswith("--id=")).removeprefix("--id=")
+
+    def left(self, identity: str) -> list[str]:
+        found = [str(path) for path in Path("/dev/shm").glob(f"{identity}*")]  # noqa: S108
+        found += [str(path) for path in Path(tempfile.gettempdir()).glob(f"{identity}*")]
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = path.read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            if identity in command:
+                found.append(command.replace("\0", " "))
+        return found
+
+    def wait_until_gone(self, identity: str, timeout_s: float = 60.0) -> list[str]:
+        deadline = time.monotonic() + timeout_s
+        while (left := self.left(identity)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+
+@pytest.fixture(scope="session")
+def traces() -> Traces:
+    return Traces()
+
+
+@pytest.fixture(scope="session")
+def fetch() -> Callable[[str, str], str]:
+    """GET from host:port, past any proxy; the answer has to be good."""
+
+    def get(url: str, path: str) -> str:
+        connection = http.client.HTTPConnection(url, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            return answer.read().decode("utf-8")
+        finally:
+            connection.close()
+
+    return get
+
+
+# Only this room's command: the test shall not depend on what else is installed.
+_SERVE = """
+import sys
+from importlib.metadata import EntryPoint
+from ctclip_client import cli
+cli.entry_points = lambda group: [EntryPoint("serve", "ctclip_server.commands.serve", group)]
+sys.exit(cli.main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `ctclip serve` with free ports, in a process of its own."""
+    with contextlib.ExitStack() as started:
+
+        def start(*arguments: object) -> subprocess.Popen[str]:
+            ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE, *ports, *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONWARNINGS": "error"},
+            )
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Callable[..., TinyModel]]:
+    return {"add": add_constant, "identity": identity, "gather": gather, "model": TinyModel}

@@ -1,0 +1,151 @@
+"""Requests without pause from several threads, and what a server's processes are, for releases."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctclip_client import Client, Volume
+from ctclip_client.errors import CTClipError
+
+PROMPTS = [("Nodule is present.", "Nodule is not present."), ("A stone.", "No stone.")]
+KINDS = ("pathologies", "zero_shot", "image")
+
+
+def ask(client: Client, kind: str, volume: Volume) -> tuple[str, bytes]:
+    """(the release's name, the whole answer as bytes)"""
+    if kind == "image":
+        # Without the client's help: the embedding and the release that the same answer names.
+        scores = client.zero_shot(volume, PROMPTS[:1])
+        return scores.provenance.release, scores.image_embedding.tobytes()
+    scores = (
+        client.pathologies(volume) if kind == "pathologies" else client.zero_shot(volume, PROMPTS)
+    )
+    parts = (scores.logits, scores.probabilities, scores.image_embedding)
+    return scores.provenance.release, b"".join(
+        np.ascontiguousarray(part).tobytes() for part in parts
+    )
+
+
+def known_answers(url: str, volume: Volume) -> dict[tuple[str, str], bytes]:
+    """(kind, release) -> answer, of a server with one release."""
+    with Client(url) as client:
+        answers = {kind: ask(client, kind, volume) for kind in KINDS}
+    return {(kind, release): answer for kind, (release, answer) in answers.items()}
+
+
+@dataclass
+class Load:
+    """Threads that ask without pause; what came back, and when it was asked for."""
+
+    url: str
+    volume: Volume
+    threads: int = 3
+    answers: list[tuple[float, str, str, bytes]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _running: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Load:
+        self._running = [
+            threading.Thread(target=self._ask, args=(KINDS[number % len(KINDS)],))
+            for number in range(self.threads)
+        ]
+        for thread in self._running:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    def more(self, count: int) -> None:
+        """Wait for that many further answers."""
+        enough = len(self.answers) + count
+        deadline = time.monotonic() + 120
+        while len(self.answers) < enough and not self.failures:
+            assert time.monotonic() < deadline, f"{len(self.answers)} of {enough} answers"
+            time.sleep(0.01)
+
+    def releases(self, since: float = 0.0) -> Counter[str]:
+        return Counter(release for asked, _, release, _ in list(self.answers) if asked > since)
+
+    def check(self, known: dict[tuple[str, str], bytes]) -> None:
+        """No request failed, and each answer is, bit for bit, that of the release it names."""
+        assert self.failures == []
+        for _, kind, release, answer in self.answers:
+            assert answer == known[kind, release], f"{kind}: not an answer of {release}"
+
+    def _ask(self, kind: str) -> None:
+        with Client(self.url, timeout_s=60) as client:
+            while not self._stop.is_set():
+                asked = time.monotonic()
+                try:
+                    release, answer = ask(client, kind, self.volume)
+                except CTClipError as error:
+                    self.failures.append(f"{kind}: {error}")
+                else:
+                    self.answers.append((asked, kind, release, answer))
+
+
+class Stubs(threading.Thread):
+    """Counts, while it runs, the processes that serve each model of a Triton."""
+
+    def __init__(self, process_id: int) -> None:
+        super().__init__()
+        self.most: Counter[str] = Counter()
+        self._process_id = process_id
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_asked.is_set():
+            self.most |= self.now()
+            time.sleep(0.02)
+
+    def now(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"PPid:\t{self._process_id}\n" not in (path / "status").read_text():
+                    continue
+                command = (path / "cmdline").read_text()
+            except OSError:
+                continue
+            if match := re.search(r"/repository/(\w+)/\d+/", command):
+                found[match[1]] += 1
+        return found
+
+    def __enter__(self) -> Stubs:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_asked.set()
+        self.join()
+
+
+def copied(repository: Path, to: Path) -> Path:
+    return Path(shutil.copytree(repository, to))
+
+
+def configs(repository: Path) -> dict[str, str]:
+    """Every config of a repository, by its place."""
+    return {
+        str(path.relative_to(repository)): path.read_text()
+        for path in sorted(repository.rglob("*.pbtxt"))
+    }
+
+
+def edit_record(repository: Path, model: str, version: int = 1, **changes: Any) -> None:
+    path = repository / model / str(version) / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,123 @@
+"""The drop-in onnxruntime backend inside the real server: its answers and its errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+
+def test_every_data_type_comes_back_bit_for_bit(ask):
+    rng = np.random.default_rng(0)
+    sent = {
+        "VOLUME": rng.integers(-1024, 3071, (3, 4, 5), dtype=np.int16),
+        "SPACING": rng.uniform(0.5, 5.0, 3),
+        "HALF": rng.normal(size=(2, 2)).astype(np.float16),
+        "FLAG": np.array([True]),
+    }
+    result = ask.client.infer("mixed", ask.inputs(**sent))
+    for name in ("VOLUME", "SPACING", "HALF"):
+        got = result.as_numpy(f"{name}_OUT")
+        assert got.dtype == sent[name].dtype
+        np.testing.assert_array_equal(got, sent[name])
+    np.testing.assert_array_equal(result.as_numpy("FLAG_OUT"), [False])
+
+
+def test_text_of_any_language_and_length_comes_back(ask):
+    sent = np.array(["", "Nodule is present.", "肺結節 – ≤ 6 mm", "x" * 5000], dtype=np.object_)
+    got = ask("text", X=sent)
+    assert [item.decode("utf-8") for item in got] == list(sent)
+
+
+def test_text_that_is_not_utf8_is_the_callers_error(ask):
+    with pytest.raises(InferenceServerException, match="not UTF-8") as error:
+        ask("text", X=np.array([b"\xff\xfe"], dtype=np.object_))
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_scalar_output_takes_the_shape_of_the_config(ask):
+    got = ask("scalar", X=np.array([1, 2, 3.5], np.float32))
+    assert got.shape == (1,)
+    assert got[0] == 6.5
+
+
+def test_the_default_model_filename_of_the_config_is_executed(ask):
+    got = ask("renamed", X=np.zeros((2, 2), np.float32))
+    np.testing.assert_array_equal(got, np.full((2, 2), 5.0, np.float32))
+
+
+def test_only_the_outputs_asked_for_are_sent(ask):
+    from tritonclient import grpc
+
+    sent = {
+        "VOLUME": np.zeros((1, 1, 1), np.int16),
+        "SPACING": np.ones(3),
+        "HALF": np.zeros((2, 2), np.float16),
+        "FLAG": np.array([True]),
+    }
+    wanted = [grpc.InferRequestedOutput("SPACING_OUT")]
+    result = ask.client.infer("mixed", ask.inputs(**sent), outputs=wanted)
+    assert result.as_numpy("VOLUME_OUT") is None
+    np.testing.assert_array_equal(result.as_numpy("SPACING_OUT"), np.ones(3))
+
+
+def test_requests_joined_by_the_dynamic_batcher_equal_single_ones(ask):
+    rng = np.random.default_rng(1)
+    batches = [rng.integers(0, 8, (size, 3)) for size in (1, 2, 1, 3)]
+    alone = [ask("table", X=batch) for batch in batches]
+    inferences, executions = ask.executions("table")
+    joined = ask.together("table", batches)
+    inferences_after, executions_after = ask.executions("table")
+    # 1 + 2 + 1 + 3 items; fewer executions than requests shows that some were joined.
+    assert inferences_after - inferences == 7
+    assert executions_after - executions < len(batches)
+    for one, other in zip(alone, joined, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_one_bad_request_of_a_batch_fails_alone(ask):
+    good = np.array([[1, 2, 3]])
+    bad = np.array([[1, 2, 8]])
+    expected = ask("table", X=good)
+    _, executions = ask.executions("table")
+    answers = ask.together("table", [good, bad, good])
+    assert ask.executions("table")[1] - executions < 3
+    np.testing.assert_array_equal(answers[0], expected)
+    np.testing.assert_array_equal(answers[2], expected)
+    error = answers[1]
+    assert isinstance(error, InferenceServerException)
+    assert error.status() == "StatusCode.INTERNAL"
+    assert error.message().startswith("onnx runtime error 2: ")
+    assert "indices" in error.message()
+    assert "\n" not in error.message()
+
+
+def test_a_good_request_after_a_bad_one_gets_the_same_bits(ask):
+    good = np.array([[7, 0, 5]])
+    before = ask("table", X=good)
+    with pytest.raises(InferenceServerException):
+        ask("table", X=np.array([[0, 0, 99]]))
+    np.testing.assert_array_equal(ask("table", X=good), before)
+
+
+@pytest.mark.parametrize(
+    ("model", "array"),
+    [
+        ("renamed", np.zeros((1, 3), np.float32)),  # a fixed axis
+        ("renamed", np.zeros((5, 2), np.float32)),  # more than max_batch_size
+        ("renamed", np.zeros((1, 2), np.float64)),  # another type
+        ("renamed", np.zeros((0, 2), np.float32)),  # nothing at all
+        ("renamed", np.zeros((1, 2, 1), np.float32)),  # another rank
+    ],
+    ids=["axis", "batch", "type", "empty", "rank"],
+)
+def test_a_request_against_the_config_is_the_callers_error(ask, model, array):
+    with pytest.raises(InferenceServerException) as error:
+        ask(model, X=array)
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_settings_without_effect_are_logged(zoo):
+    log = zoo.log.read_text()
+    assert "'mixed' ignores share_session_between_instances" in log
+    assert "ignores intra_op_thread_count" not in log

@@ -1,0 +1,257 @@
+"""Starting and stopping the real Triton: what it leaves behind and what it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ctclip_client.errors import DeadlineExceeded, InvalidInput, ServerError, Unavailable
+from ctclip_server import EmbeddedTriton, embedded
+from ctclip_server.keeper import remove_shared_memory
+from ctclip_server.ports import resolve
+
+
+@pytest.fixture
+def repository(tmp_path, tiny):
+    tiny["add"]("add", 1.0).write(tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        yield held.getsockname()[1]
+
+
+def test_its_three_services_answer_and_nothing_is_left(repository, caller, traces, fetch, capfd):
+    with EmbeddedTriton(repository, startup_timeout_s=120) as server:
+        identity = traces.of(server.process_id)
+        assert traces.left(identity)
+        for url, path in ((server.http_url, "/v2/health/ready"), (server.metrics_url, "/metrics")):
+            assert fetch(url, path) is not None
+        got = caller(server)("add", X=np.zeros((1, 2), np.float32))
+        np.testing.assert_array_equal(got, np.ones((1, 2), np.float32))
+        assert server.is_running()
+    assert not server.is_running()
+    assert server.process_id is None
+    assert traces.left(identity) == []
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err == ""
+
+
+def test_another_file_gives_other_answers(repository, caller, tiny, tmp_path):
+    """The drop-in executes the file that lies there: explicit control loads a swapped one."""
+    with EmbeddedTriton(repository, startup_timeout_s=120, model_control="explicit") as server:
+        ask = caller(server)
+        zeros = np.zeros((1, 2), np.float32)
+        np.testing.assert_array_equal(ask("add", X=zeros), zeros + 1)
+        tiny["add"]("add", 41.0).write(repository)
+        ask.client.load_model("add")
+        np.testing.assert_array_equal(ask("add", X=zeros), zeros + 41)
+
+
+def test_a_named_config_is_used_and_an_unknown_name_is_refused(repository, caller, tiny):
+    variant = tiny["add"]("add", 1.0, file="other.onnx").config()
+    configs = repository / "add" / "configs"
+    configs.mkdir()
+    (configs / "other.pbtxt").write_text(variant + 'default_model_filename: "other.onnx"\n')
+    (repository / "add" / "1" / "other.onnx").write_bytes(tiny["add"]("add", 7.0).graph())
+    with pytest.raises(InvalidInput, match=r"no model of .* has configs/othr\.pbtxt"):
+        EmbeddedTriton(repository, config_name="othr").start()
+    with EmbeddedTriton(repository, config_name="other", startup_timeout_s=120) as server:
+        got = caller(server)("add", X=np.zeros((1, 2), np.float32))
+        np.testing.assert_array_equal(got, np.full((1, 2), 7.0, np.float32))
+
+
+@pytest.mark.parametrize("name", ["grpc_port", "http_port", "metrics_port"])
+def test_a_taken_port_is_named(repository, taken_port, name):
+    with pytest.raises(Unavailable, match=f"Port {taken_port} is taken") as error:
+        EmbeddedTriton(repository, **{name: taken_port}).start()
+    assert "0 takes a free one" in error.value.remedy
+
+
+@pytest.mark.parametrize("service", [0, 1, 2], ids=["grpc", "http", "metrics"])
+def test_a_port_lost_before_triton_bound_it_is_replaced(
+    repository, taken_port, monkeypatch, service
+):
+    choose = embedded.choose_ports
+    chosen = []
+
+    def lose_the_first(address, asked):
+        ports = list(choose(address, asked))
+        if not chosen:
+            ports[service] = taken_port
+        chosen.append(tuple(ports))
+        return tuple(ports)
+
+    monkeypatch.setattr(embedded, "choose_ports", lose_the_first)
+    with EmbeddedTriton(repository, startup_timeout_s=120) as server:
+        urls = (server.grpc_url, server.http_url, server.metrics_url)
+        assert [int(url.split(":")[1]) for url in urls] == list(chosen[1])
+    assert len(chosen) == 2
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_refused(repository, port):
+    with pytest.raises(InvalidInput, match=f"grpc port: got {port}"):
+        EmbeddedTriton(repository, grpc_port=port).start()
+
+
+def test_the_same_port_twice_is_refused(repository):
+    with pytest.raises(InvalidInput, match="three different"):
+        EmbeddedTriton(repository, grpc_port=8001, http_port=8001).start()
+
+
+def test_an_address_of_another_machine_is_refused(repository):
+    with pytest.raises(InvalidInput, match=r"cannot listen on 192\.0\.2\.1"):
+        EmbeddedTriton(repository, host="192.0.2.1").start()
+
+
+def test_a_log_that_cannot_be_written_is_refused(repository, tmp_path):
+    with pytest.raises(InvalidInput, match="log: cannot write"):
+        EmbeddedTriton(repository, log=tmp_path / "nowhere" / "log").start()
+
+
+def test_a_host_that_is_none_is_refused(repository):
+    with pytest.raises(InvalidInput, match="host"):
+        EmbeddedTriton(repository, host="no.such.host.invalid").start()
+
+
+def test_a_host_beyond_loopback_is_warned_about(capfd):
+    assert resolve("0.0.0.0") == "0.0.0.0"  # noqa: S104
+    warning = capfd.readouterr().err
+    assert "WARNING" in warning
+    assert "known vulnerabilities" in warning
+    assert resolve("localhost") == "127.0.0.1"
+    assert capfd.readouterr().err == ""
+
+
+def test_an_ensemble_of_missing_models_is_named(repository):
+    (repository / "both" / "1").mkdir(parents=True)
+    tensors = '{ name: "X", data_type: TYPE_FP32, dims: [ 2 ] }'
+    (repository / "both" / "config.pbtxt").write_text(
+        f'platform: "ensemble"\ninput [ {tensors} ]\noutput [ {tensors.replace("X", "Y")} ]\n'
+        'ensemble_scheduling { step [ { model_name: "ghost", model_version: -1, '
+        'input_map { key: "X", value: "X" }, output_map { key: "Y", value: "Y" } } ] }\n'
+    )
+    with pytest.raises(InvalidInput, match=r"'both' does not load: .* ghost"):
+        EmbeddedTriton(repository, startup_timeout_s=120).start()
+
+
+def _never_ready(repository):
+    """Add a model that loads for longer than any machine, however slow, gets time for."""
+    folder = repository / "slow" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(
+        "import time\n\n\nclass TritonPythonModel:\n"
+        "    def initialize(self, args):\n        time.sleep(600)\n"
+    )
+    (repository / "slow" / "config.pbtxt").write_text(
+        'name: "slow"\nbackend: "python"\nmax_batch_size: 0\n'
+        'input [{ name: "X", data_type: TYPE_FP32, dims: [1] }]\n'
+        'output [{ name: "Y", data_type: TYPE_FP32, dims: [1] }]\n'
+        "instance_group [{ count: 1, kind: KIND_CPU }]\n"
+    )
+
+
+def test_too_little_time_is_said_and_leaves_nothing(repository, traces, monkeypatch):
+    seen = []
+    read = EmbeddedTriton._read_reports
+
+    def note(self, timeout_s):
+        read(self, timeout_s)
+        if self.process_id is not None and not seen:
+            seen.append(traces.of(self.process_id))
+
+    monkeypatch.setattr(EmbeddedTriton, "_read_reports", note)
+    _never_ready(repository)
+    server = EmbeddedTriton(repository, startup_timeout_s=5)
+    with pytest.raises(DeadlineExceeded, match=r"within 5 s"):
+        server.start()
+    assert seen
+    assert traces.left(seen[0]) == []
+
+
+def test_triton_dying_later_is_told_with_the_reason(repository, traces):
+    with EmbeddedTriton(repository, startup_timeout_s=120) as server:
+        identity = traces.of(server.process_id)
+        os.kill(server.process_id, signal.SIGKILL)
+        with pytest.raises(ServerError, match="signal 9, SIGKILL"):
+            server.wait()
+        assert not server.is_running()
+    assert traces.left(identity) == []
+
+
+def test_a_killed_parent_takes_triton_with_it(repository, traces):
+    script = (
+        "import sys, time\n"
+        "from ctclip_server import EmbeddedTriton\n"
+        "with EmbeddedTriton(sys.argv[1]) as server:\n"
+        "    print(server.process_id, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(repository)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        identity = traces.of(int(parent.stdout.readline()))
+        assert traces.left(identity)
+        parent.kill()
+    assert traces.wait_until_gone(identity) == []
+
+
+def test_outside_a_virtual_environment_the_stub_sees_what_the_caller_sees(repository):
+    """A Python without packages of its own, which finds them by PYTHONPATH."""
+    script = (
+        "import sys\n"
+        "from ctclip_server import EmbeddedTriton\n"
+        "assert sys.prefix == sys.base_prefix\n"
+        "with EmbeddedTriton(sys.argv[1]) as server:\n"
+        "    print(server.grpc_url)\n"
+    )
+    folders = [path for path in sys.path if path.endswith(("site-packages", "/src"))]
+    result = subprocess.run(
+        [sys._base_executable, "-c", script, str(repository)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.stdout.startswith("127.0.0.1:")
+
+
+def test_a_killed_keeper_takes_triton_with_it(repository, traces):
+    """Not the folder, which only the keeper knows; but no process stays."""
+    server = EmbeddedTriton(repository, startup_timeout_s=120)
+    server.start()
+    identity = traces.of(server.process_id)
+    folder = server._root
+    server._keeper.kill()
+    with pytest.raises(ServerError):
+        server.wait()
+    server.stop()
+    shutil.rmtree(folder)
+    left = traces.wait_until_gone(identity, timeout_s=20)
+    remove_shared_memory(f"{identity}-")
+    assert [trace for trace in left if "/dev/shm/" not in trace] == []  # noqa: S108
+
+
+def test_a_server_starts_again_after_a_stop(repository, traces):
+    server = EmbeddedTriton(repository, startup_timeout_s=120)
+    server.start()
+    with pytest.raises(InvalidInput, match="started already"):
+        server.start()
+    server.stop()
+    server.stop()
+    with server:
+        assert server.is_running()

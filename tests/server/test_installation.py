@@ -1,0 +1,66 @@
+"""Machines and environments that cannot run the embedded Triton are told so."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+import pytest
+
+from ctclip_client.errors import Unavailable
+from ctclip_server import installation
+
+
+def test_this_machine_has_all_files():
+    found = installation.find_installation()
+    for path in (found.binary, found.libraries, found.stub, found.libpython, found.interpreter):
+        assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "remedy"),
+    [
+        ("/usr", "apt-get install libpython3."),
+        ("/home/someone/.pyenv/versions/3.11.7", "--enable-shared pyenv install --force 3."),
+        ("/opt/python", "built with --enable-shared"),
+    ],
+)
+def test_without_a_shared_libpython_the_remedy_fits_the_python(monkeypatch, prefix, remedy):
+    monkeypatch.setattr(installation, "libpython_folders", lambda: ["/nonexistent"])
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    with pytest.raises(Unavailable, match=r"needs libpython3\.\d+\.so\.1\.0") as error:
+        installation.find_installation()
+    assert remedy in error.value.remedy
+
+
+def test_debians_library_counts_for_debians_python_only(monkeypatch):
+    monkeypatch.setattr(
+        installation.sysconfig,
+        "get_config_var",
+        {"LIBDIR": "/usr/lib", "MULTIARCH": "x86_64-linux-gnu"}.get,
+    )
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert "/usr/lib/x86_64-linux-gnu" in installation.libpython_folders()
+    monkeypatch.setattr(sys, "base_prefix", "/opt/python")
+    assert "/usr/lib/x86_64-linux-gnu" not in installation.libpython_folders()
+
+
+@pytest.mark.parametrize(("version", "said"), [((2, 31), "has 2.31"), (None, "musl")])
+def test_an_old_c_library_is_named(monkeypatch, version, said):
+    monkeypatch.setattr(installation, "glibc_version", lambda: version)
+    with pytest.raises(Unavailable, match=said):
+        installation.find_installation()
+
+
+def test_numpy_2_is_refused(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda _name: "2.1.0")
+    with pytest.raises(Unavailable, match=r"NumPy 2\.1\.0") as error:
+        installation.find_installation()
+    assert "numpy<2" in error.value.remedy
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setattr(installation, "find_spec", lambda _name: None)
+    with pytest.raises(Unavailable, match="nvidia-pytriton") as error:
+        installation.find_installation()
+    assert "pip install" in error.value.remedy

@@ -1,0 +1,345 @@
+"""`ctclip promote` and `rollback` on a real server that answers without pause."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tritonclient import grpc
+
+from ctclip_client import Volume
+from ctclip_client.cli import main
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_export.checkpoint import TextModel, load_checkpoint
+from ctclip_export.phantom import chest_phantom
+from ctclip_export.repository.build import export_repository
+from ctclip_server import EmbeddedTriton
+
+from ..conftest import Golden
+from .releases import Load, Stubs, configs, copied, edit_record, known_answers
+
+Known = dict[tuple[str, str], bytes]
+
+
+@pytest.fixture(scope="module")
+def second(golden: Golden, text_model: TextModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden checkpoint with other weights behind the image and another temperature."""
+    folder = tmp_path_factory.mktemp("second")
+    state = torch.load(golden.checkpoint, map_location="cpu", weights_only=True)
+    weight = state["to_visual_latent.weight"]
+    state["to_visual_latent.weight"] = weight * torch.linspace(0.5, 1.5, weight.shape[1])
+    state["temperature"] = state["temperature"] + 0.7
+    torch.save(state, folder / "other.pt")
+    checkpoint = load_checkpoint(folder / "other.pt", text_model, golden.geometry)
+    out = folder / "model_repository"
+    export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def volume(golden: Golden) -> Volume:
+    scan = chest_phantom(golden.geometry)
+    return Volume.from_array(scan.voxels, scan.spacing_mm, scan.rescale)
+
+
+@pytest.fixture(scope="module")
+def names(repository: Path, second: Path) -> tuple[str, str]:
+    """The names of the two releases."""
+    first_name, second_name = (
+        json.loads((folder / "ctclip_check/1/provenance.json").read_text())["release"]["release"]
+        for folder in (repository, second)
+    )
+    assert first_name != second_name
+    return first_name, second_name
+
+
+@pytest.fixture(scope="module")
+def known(server: EmbeddedTriton, second: Path, volume: Volume) -> Known:
+    """What each release answers, from a server that has nothing else."""
+    with EmbeddedTriton(second) as other:
+        answers = known_answers(server.grpc_url, volume) | known_answers(other.grpc_url, volume)
+    assert len(answers) == 6
+    assert len(set(answers.values())) == 6
+    return answers
+
+
+@pytest.fixture
+def live(repository: Path, tmp_path: Path) -> Path:
+    return copied(repository, tmp_path / "live")
+
+
+@pytest.fixture
+def triton(live: Path) -> Iterator[EmbeddedTriton]:
+    with EmbeddedTriton(live, model_control="explicit") as server:
+        yield server
+
+
+def _switch(command: str, live: Path, triton: EmbeddedTriton, *more: object) -> int:
+    return main([command, "--repository", str(live), "--url", triton.grpc_url, *map(str, more)])
+
+
+def _loaded(triton: EmbeddedTriton) -> dict[str, set[str]]:
+    """Model -> versions that are ready."""
+    client = grpc.InferenceServerClient(triton.grpc_url)
+    loaded: dict[str, set[str]] = {}
+    for entry in client.get_model_repository_index().models:
+        if entry.state == "READY":
+            loaded.setdefault(entry.name, set()).add(entry.version)
+    client.close()
+    return loaded
+
+
+class _Readiness(threading.Thread):
+    """Asks, as a health check does, whether an ensemble is ready."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        self.answers: list[int] = []
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_asked.is_set():
+            connection = http.client.HTTPConnection(self.url, timeout=10)
+            connection.request("GET", "/v2/models/ctclip_pathologies/ready")
+            self.answers.append(connection.getresponse().status)
+            connection.close()
+            time.sleep(0.01)
+
+    def __enter__(self) -> _Readiness:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_asked.set()
+        self.join()
+
+
+def test_no_request_fails_and_no_answer_mixes_releases(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    volume: Volume,
+    known: Known,
+    names: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old, new = names
+    before = configs(live)
+    assert triton.process_id is not None
+    with (
+        Load(triton.grpc_url, volume) as load,
+        Stubs(triton.process_id) as stubs,
+        _Readiness(triton.http_url) as readiness,
+    ):
+        load.more(50)
+        assert set(load.releases()) == {old}
+        assert _switch("promote", live, triton, "--from", second) == 0
+        promoted = time.monotonic()
+        load.more(50)
+        assert set(load.releases(since=promoted)) == {new}
+        assert set.union(*_loaded(triton).values()) == {"2"}
+        assert _switch("rollback", live, triton) == 0
+        rolled_back = time.monotonic()
+        load.more(50)
+        assert set(load.releases(since=rolled_back)) == {old}
+        assert configs(live) == before
+        assert _switch("promote", live, triton) == 0
+        load.more(50)
+    load.check(known)
+    assert len(load.answers) >= 200
+    assert set(readiness.answers) == {200}
+    # Twice the memory, as the command says. (Python models write their byte code into the version
+    # folder when they start, and Triton takes the new date for a new file.)
+    python_models = {"ctclip_check", "ctclip_tokenizer"}
+    assert {stubs.most[name] for name in set(stubs.most) - python_models} == {2}
+    said = capsys.readouterr()
+    assert f"serves version 2 (release {new})" in said.out
+    assert f"serves version 1 (release {old})" in said.out
+    assert "twice the memory" in said.err
+
+
+def _stated(live: Path) -> set[str]:
+    """All versions that any config names: in version policies and as pins."""
+    found = re.findall(
+        r"versions: \[([^\]]*)\]|model_version: (\d+)", "".join(configs(live).values())
+    )
+    return {listed or pin for listed, pin in found}
+
+
+def test_a_release_that_does_not_load_changes_nothing(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    tmp_path: Path,
+    volume: Volume,
+    known: Known,
+    names: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    broken = copied(second, tmp_path / "broken")
+    graph = broken / "ctclip_relevance/1/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    edit_record(broken, "ctclip_relevance", file_sha256=digest)
+    before = configs(live)
+    with Load(triton.grpc_url, volume) as load:
+        load.more(10)
+        assert _switch("promote", live, triton, "--from", broken) == 4
+        load.more(10)
+    load.check(known)
+    assert set(load.releases()) == {names[0]}
+    assert configs(live) == before
+    assert set.union(*_loaded(triton).values()) == {"1"}
+    said = capsys.readouterr().err
+    assert "ctclip_relevance" in said
+    assert "it is truncated" in said
+    assert "Nothing has changed: version 1 still serves." in said
+    assert "Traceback" not in said
+
+
+def test_a_command_that_was_killed_is_completed_by_the_next(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    volume: Volume,
+    known: Known,
+    names: tuple[str, str],
+) -> None:
+    arguments = ["promote", "--repository", str(live), "--url", triton.grpc_url]
+    command = [sys.executable, "-m", "ctclip_client", *arguments, "--from", str(second)]
+    with (
+        Load(triton.grpc_url, volume, threads=1) as load,
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,
+    ):
+        vision = live / "ctclip_vision/config.pbtxt"
+        deadline = time.monotonic() + 60
+        while "[1, 2]" not in vision.read_text() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert "[1, 2]" in vision.read_text()
+        # Meanwhile a replica starts from the same folder.
+        with EmbeddedTriton(live) as replica, Load(replica.grpc_url, volume) as other:
+            other.more(3)
+        assert set(other.releases()) == {names[0]}
+        assert _switch("promote", live, triton) == 0
+        completed = time.monotonic()
+        load.more(5)
+        assert set(load.releases(since=completed)) == {names[1]}
+    load.check(known)
+    other.check(known)
+
+
+def test_configs_agree_after_every_single_write(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    volume: Volume,
+    known: Known,
+    names: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a crash anywhere leaves a repository that starts, and never a mixed answer."""
+    from ctclip_server.releases import switch
+    from ctclip_server.releases.members import pins, read_members
+    from ctclip_server.releases.versions import stated_versions
+    from ctclip_server.repository import read_config
+
+    replace, writes = switch.replace, 0
+
+    def checked(path: Path, text: str) -> None:
+        nonlocal writes
+        replace(path, text)
+        writes += 1
+        members = read_members(live)
+        for name in members.ensembles:
+            config = read_config(members.config(name))
+            (pinned,) = pins(config)
+            for step in config.ensemble_scheduling.step:
+                served = stated_versions(read_config(members.config(step.model_name)))
+                assert pinned in (served or ())
+
+    monkeypatch.setattr(switch, "replace", checked)
+    assert _switch("promote", live, triton, "--from", second) == 0
+    assert writes > 20
+    assert _stated(live) == {"2"}
+    triton.stop()
+    with EmbeddedTriton(live) as again, Load(again.grpc_url, volume) as load:
+        load.more(3)
+    assert set(load.releases()) == {names[1]}
+    load.check(known)
+
+
+def test_a_variant_is_switched_as_the_default_is(
+    live: Path, second: Path, volume: Volume, names: tuple[str, str]
+) -> None:
+    """The server runs with configs/openvino.pbtxt; all other configs follow it."""
+    with EmbeddedTriton(live, config_name="openvino", model_control="explicit") as triton:
+        assert triton.process_id is not None
+        with Stubs(triton.process_id) as stubs, Load(triton.grpc_url, volume, threads=1) as load:
+            assert _switch("promote", live, triton, "--from", second) == 0
+            promoted = time.monotonic()
+            load.more(3)
+        assert load.failures == []
+        assert set(load.releases(since=promoted)) == {names[1]}
+        assert stubs.most["ctclip_vision"] == 2
+        assert set.union(*_loaded(triton).values()) == {"2"}
+    assert _stated(live) == {"2"}
+
+
+def test_promoting_what_serves_says_so(
+    live: Path, triton: EmbeddedTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = configs(live)
+    assert _switch("promote", live, triton) == 0
+    assert "serves version 1" in (said := capsys.readouterr()).out
+    assert "as before" in said.out
+    assert configs(live) == before
+
+
+def test_there_is_nothing_before_the_first_release(
+    live: Path, triton: EmbeddedTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _switch("rollback", live, triton) == 2
+    assert "there is none before it" in capsys.readouterr().err
+
+
+def test_a_server_without_model_control_is_left_alone(
+    live: Path,
+    server: EmbeddedTriton,
+    second: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = configs(live)
+    assert _switch("promote", live, server, "--from", second) == 4
+    assert "ctclip serve --model-control explicit" in capsys.readouterr().err
+    assert configs(live) == before
+
+
+def test_nobody_at_the_address_is_said(live: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["promote", "--repository", str(live), "--url", "127.0.0.1:9"]) == 4
+    assert "no Triton answers there" in capsys.readouterr().err
+
+
+def test_serve_can_allow_model_control(
+    serve: Callable[..., subprocess.Popen[str]], live: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = serve("--repository", live, "--model-control", "explicit")
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[1].removeprefix("grpc=")
+    assert main(["promote", "--repository", str(live), "--url", url]) == 0
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0

@@ -1,0 +1,100 @@
+"""`ctclip serve` as a process of its own: its line, its signals, its exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+READY = re.compile(
+    r"ready grpc=127\.0\.0\.1:(\d+) http=127\.0\.0\.1:(\d+) metrics=127\.0\.0\.1:(\d+)\n"
+)
+
+
+@pytest.fixture
+def repository(tmp_path, tiny):
+    tiny["add"]("add", 1.0).write(tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def _triton_of(fetch, port: str) -> int:
+    """Triton's process id: the grandchild of the command, by way of its keeper."""
+    identity = re.search(r"ctclip-[0-9a-f]+", fetch(f"127.0.0.1:{port}", "/v2"))[0]
+    out = subprocess.run(
+        ["pgrep", "-f", f"tritonserver --id={identity} "],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(out.stdout.split()[0])
+
+
+@pytest.mark.parametrize(
+    "ending", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_one_line_when_ready_and_a_clean_end_by_signal(repository, serve, traces, fetch, ending):
+    number, code = ending
+    process = serve("--repository", repository)
+    line = process.stdout.readline()
+    match = READY.fullmatch(line)
+    assert match
+    identity = traces.of(_triton_of(fetch, match[2]))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out == ""
+    assert "Traceback" not in err
+    assert traces.left(identity) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_during_the_start_ends_it_cleanly(repository, serve, number):
+    process = serve("--repository", repository)
+    assert "starting Triton" in process.stderr.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (0 if number == signal.SIGTERM else 130)
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_triton_dying_later_ends_it_with_4(repository, serve, fetch, tmp_path):
+    log = tmp_path / "triton.log"
+    process = serve("--repository", repository, "--log", log)
+    match = READY.fullmatch(process.stdout.readline())
+    os.kill(_triton_of(fetch, match[2]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "error: Triton ended (signal 9, SIGKILL)" in err
+    assert str(log) in err
+    assert "Started GRPCInferenceService" in log.read_text()
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "no weights"])
+def test_a_repository_that_was_never_exported_exits_with_2(repository, serve, case):
+    if case == "missing":
+        repository = repository / "nowhere"
+    elif case == "empty":
+        (repository / "add" / "config.pbtxt").unlink()
+    else:
+        (repository / "add" / "1" / "model.onnx").rename(repository / "add" / "1" / ".gitkeep")
+    process = serve("--repository", repository)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert "ctclip export" in err
+    assert "Traceback" not in err
+
+
+def test_a_repository_that_does_not_load_exits_with_2_and_the_reason(repository, serve, tiny):
+    config = repository / "add" / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: [ 2 ]", "dims: [ 3 ]"))
+    process = serve("--repository", repository)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert "error: 'add' does not load: model 'add', tensor 'X'" in err
+    assert len(err.splitlines()) < 6
