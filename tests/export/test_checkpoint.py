@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from ctclip_client.contract import Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.checkpoint import TextModel, load_checkpoint, read_text_model
 from ctclip_export.checkpoint.load import POSITION_IDS
+from ctclip_export.checkpoint.names import slots, vision_config
+from ctclip_export.model import ModelConfig, VisionConfig
 
 from ..conftest import Golden
 
@@ -110,6 +113,33 @@ def test_declared_random_weights(golden: Golden, text_model: TextModel, tmp_path
         pytest.param(
             lambda s: s.update({"temperature": torch.tensor(torch.inf)}), r"'temperature'", id="inf"
         ),
+        pytest.param(
+            lambda s: s.update(temperature=torch.tensor(200.0)),
+            "'temperature' is 200, expected the logarithm",
+            id="infinite logits",
+        ),
+        pytest.param(
+            lambda s: s.update(
+                {"to_text_latent.weight": torch.full((32, 48), 1e300, dtype=torch.float64)}
+            ),
+            r"'to_text_latent.weight' holds 1536 values that are NaN or infinite",
+            id="beyond float32",
+        ),
+        pytest.param(
+            lambda s: s.update({"to_text_latent.weight": torch.zeros(32, 48).to_sparse()}),
+            r"'to_text_latent.weight' is torch.sparse_coo",
+            id="sparse",
+        ),
+        pytest.param(
+            lambda s: s.update({"to_text_latent.weight": torch.empty(32, 48, device="meta")}),
+            r"'to_text_latent.weight' is .* on device 'meta'",
+            id="no values",
+        ),
+        pytest.param(
+            lambda s: [s.pop(name) for name in list(s) if "temporal_transformer.layers" in name],
+            "no tensor of 'visual_transformer.enc_temporal_transformer.layers'",
+            id="no temporal layer",
+        ),
     ],
 )
 def test_damaged_states_are_refused(
@@ -132,6 +162,17 @@ def test_every_needed_tensor_is_checked_for_nan(
     state[name][-1] = torch.inf
     with pytest.raises(InvalidInput, match=name):
         load(state)
+
+
+def test_a_published_checkpoint_that_lost_its_last_layer() -> None:
+    state = {
+        name: torch.empty(slot.shape, device="meta") for name, slot in slots(ModelConfig()).items()
+    }
+    assert vision_config(state, (240, 480, 480)) == VisionConfig()
+    lost = ".enc_spatial_transformer.layers.3."
+    rest = {name: tensor for name, tensor in state.items() if lost not in name}
+    assert len(rest) < len(state)
+    assert vision_config(rest, (240, 480, 480)) == VisionConfig()  # so they are named as missing
 
 
 class _Bomb:
@@ -159,6 +200,17 @@ def _legacy(path: Path, golden: Golden) -> None:
     path.write_bytes(pickle.dumps({"weights": [1.0]}))
 
 
+def _before_zip(path: Path, golden: Golden) -> None:
+    state = torch.load(golden.checkpoint, weights_only=True)
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def _script(path: Path, golden: Golden) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
 def _other_zip(path: Path, golden: Golden) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -177,6 +229,8 @@ def _hole(path: Path, golden: Golden) -> None:
     [
         (_truncate, "cut off"),
         (_legacy, "not a PyTorch checkpoint"),
+        (_before_zip, "format of PyTorch before 1.6"),
+        (_script, r"TorchScript archives passed to ``torch.load``\)"),
         (_other_zip, "damaged or not a PyTorch checkpoint"),
         (_hole, "damaged|wants to run code"),
         (lambda path, golden: path.write_bytes(b""), "not a PyTorch checkpoint"),
@@ -218,6 +272,8 @@ def test_volume_shapes_that_do_not_fit(
         ("config.json", lambda text: "[]", "expected a JSON object"),
         ("config.json", lambda text: text.replace('"gelu"', '"gelu_new"'), "hidden_act"),
         ("config.json", lambda text: text.replace("48", "-48"), "hidden_size is -48"),
+        ("config.json", lambda text: text.replace("512", "128"), "embeddings is 128, .* least 512"),
+        ("config.json", lambda text: "[" * 100_000, "not JSON"),
         ("config.json", lambda text: text.replace('_heads": 4', '_heads": 5'), "multiple"),
         ("config.json", lambda text: text.replace("1e-12", "3"), "layer_norm_eps"),
         ("tokenizer_config.json", lambda text: text.replace("true", "false"), "do_lower_case"),

@@ -28,6 +28,10 @@ POSITION_IDS = "text_transformer.embeddings.position_ids"
 
 _V1_TOKEN_COUNT_MARKER = 2_097_152
 _LISTED = 8
+_OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+"""What files of torch.save began with before they were zip archives (torch.serialization)."""
+_LARGEST_TEMPERATURE = 88.0
+"""exp() of more leaves float32."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +110,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise Unreadable(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}.", remedy
         )
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start == b"PK\x03\x04":
-            raise Unreadable(
-                f"{path}: the file is cut off: its directory, which stands at the end, is missing.",
-                "Download it again and compare its size with the source's.",
-            )
-        raise Unreadable(f"{path}: not a PyTorch checkpoint.", remedy)
+    _check_archive(path, remedy)
     try:
         with warnings.catch_warnings():  # torch's advice on odd pickles is not for our user
             warnings.simplefilter("ignore", UserWarning)
@@ -137,7 +133,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         TypeError,
         AttributeError,
     ) as error:  # torch's unpickler trusts the stream to be well formed
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Its first sentence says what is wrong; later ones advise to load it without protection.
+        reason = re.split(r"\.? *\n|\.\s", str(error))[0] or type(error).__name__
         raise Unreadable(
             f"{path}: damaged or not a PyTorch checkpoint ({reason}).",
             "Download it again and compare its size with the source's.",
@@ -153,6 +150,28 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 "Save the state dict alone: torch.save(checkpoint['state_dict'], FILE).",
             )
     return content
+
+
+def _check_archive(path: Path, remedy: str) -> None:
+    """Refuse what is no zip archive, which is how torch.save writes since 2020."""
+    try:
+        if zipfile.is_zipfile(path):
+            return
+        with path.open("rb") as file:
+            start = file.read(len(_OLD_FORMAT))
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror or error}.", remedy) from error
+    if start.startswith(b"PK\x03\x04"):
+        raise Unreadable(
+            f"{path}: the file is cut off: its directory, which stands at the end, is missing.",
+            "Download it again and compare its size with the source's.",
+        )
+    if start == _OLD_FORMAT:
+        raise Unreadable(
+            f"{path}: saved in the format of PyTorch before 1.6, which cannot be memory-mapped.",
+            "Save it again: torch.save(torch.load(OLD, weights_only=True), NEW).",
+        )
+    raise Unreadable(f"{path}: not a PyTorch checkpoint.", remedy)
 
 
 def _wanted(error: pickle.UnpicklingError) -> str:
@@ -235,8 +254,8 @@ def _check_names(state: Mapping[str, Tensor], expected: Mapping[str, Slot]) -> N
         more = len(problems) - _LISTED
         listed = "; ".join(problems[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
         raise InvalidInput(
-            f"checkpoint: {len(problems)} tensors do not fit a CT-CLIP v2 model with this text "
-            f"model: {listed}.",
+            f"checkpoint: {len(problems)} of its tensors do not fit a CT-CLIP v2 model with this "
+            f"text model: {listed}.",
             f"Take an original {V2_FILES}, and the text model's folder that belongs to it.",
         )
 
@@ -248,19 +267,38 @@ def _checked_weights(
     for name, slot in expected.items():
         if slot.ours is None:
             continue
-        tensor = state[name]
-        if not tensor.is_floating_point():
-            raise InvalidInput(
-                f"checkpoint: tensor '{name}' is {tensor.dtype}, expected a floating-point type.",
-                f"Take an original {V2_FILES}.",
-            )
-        if not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise InvalidInput(
-                f"checkpoint: tensor '{name}' holds {bad} values that are NaN or infinite.",
-                "The training run that wrote it had diverged, or the file is damaged.",
-            )
-        if slot.ours == "vision.codebook":
-            tensor = tensor[0]
-        weights[slot.ours] = tensor.to(torch.float32)
+        tensor = _float32(name, state[name])
+        weights[slot.ours] = tensor[0] if slot.ours == "vision.codebook" else tensor
+    temperature = float(weights["temperature"])
+    if temperature > _LARGEST_TEMPERATURE:
+        raise InvalidInput(
+            f"checkpoint: 'temperature' is {temperature:g}, expected the logarithm of a logit "
+            f"scale, at most {_LARGEST_TEMPERATURE:g}: logits would be infinite.",
+            "The training run that wrote it had diverged, or the file is damaged.",
+        )
     return weights
+
+
+def _float32(name: str, tensor: Tensor) -> Tensor:
+    """The tensor in float32, known to be finite; not a copy where it is float32 already."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        raise InvalidInput(
+            f"checkpoint: tensor '{name}' is {tensor.layout} on device '{tensor.device}', expected "
+            "a plain tensor with its values in the file.",
+            f"Take an original {V2_FILES}.",
+        )
+    if not tensor.is_floating_point():
+        raise InvalidInput(
+            f"checkpoint: tensor '{name}' is {tensor.dtype}, expected a floating-point type.",
+            f"Take an original {V2_FILES}.",
+        )
+    # Checked afterwards: what float64 holds need not fit.
+    wide = tensor.to(torch.float32)
+    finite = torch.isfinite(wide)
+    if not finite.all():
+        raise InvalidInput(
+            f"checkpoint: tensor '{name}' holds {int((~finite).sum())} values that are NaN or "
+            "infinite.",
+            "The training run that wrote it had diverged, or the file is damaged.",
+        )
+    return wide

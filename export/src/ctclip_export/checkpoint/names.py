@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -147,7 +148,7 @@ def vision_config(state: Mapping[str, Tensor], volume_shape: tuple[int, int, int
             f"checkpoint: patches of {patch} voxels, {frame} in the plane, are no square boxes.",
             "CT-CLIP v2 cuts 10 × 20 × 20 patches; take an original CT-CLIP_v2.pt.",
         )
-    return VisionConfig(
+    found = VisionConfig(
         volume_shape=volume_shape,
         patch_shape=(patch // frame, edge, edge),
         width=width,
@@ -159,6 +160,20 @@ def vision_config(state: Mapping[str, Tensor], volume_shape: tuple[int, int, int
         codebook_size=codebook_size,
         embedding_size=embedding_size,
     )
+    if not found.temporal_layers:
+        raise InvalidInput(
+            f"checkpoint: no tensor of '{VISION}enc_temporal_transformer.layers'.",
+            "The file is not a whole CT-CLIP v2 checkpoint; take an original CT-CLIP_v2.pt.",
+        )
+    # No shape tells how many layers there were. With all other sizes as published, a layer less is
+    # a file that has lost tensors, and they are named as missing.
+    published = replace(VisionConfig(), volume_shape=volume_shape)
+    whole = replace(
+        found,
+        spatial_layers=max(found.spatial_layers, published.spatial_layers),
+        temporal_layers=max(found.temporal_layers, published.temporal_layers),
+    )
+    return whole if whole == published else found
 
 
 def _shape(state: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctclip_client.contract import MAX_TOKENS
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.model import TextConfig
 from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import read_vocabulary
@@ -101,6 +102,12 @@ def _read_config(path: Path) -> TextConfig:
             f"{numbers['heads']}.",
             _REMEDY,
         )
+    if numbers["positions"] < MAX_TOKENS:
+        raise InvalidInput(
+            f"{path}: max_position_embeddings is {numbers['positions']}, expected at least "
+            f"{MAX_TOKENS}: CT-CLIP cuts texts at {MAX_TOKENS} tokens.",
+            _REMEDY,
+        )
     for name, expected in (
         ("hidden_act", "gelu"),
         ("position_embedding_type", "absolute"),
@@ -121,7 +128,7 @@ def _read_config(path: Path) -> TextConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"{path}: not JSON ({error}).", _REMEDY) from error
     if not isinstance(content, dict):
         raise Unreadable(f"{path}: expected a JSON object, got {type(content).__name__}.", _REMEDY)
