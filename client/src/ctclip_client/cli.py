@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 from ctclip_client.errors import CTClipError
 
@@ -81,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong options are told like every other error, without the whole usage before them."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {message}\n       {self.prog} --help lists the options.\n")
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, but not that an option's default is to be absent."""
 
@@ -110,7 +117,7 @@ def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
 def _parser(
     points: dict[str, EntryPoint],
 ) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ctclip",
         description="CT-CLIP on Triton: export a checkpoint, serve it, score chest CTs with it.",
     )

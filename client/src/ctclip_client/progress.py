@@ -43,7 +43,8 @@ class Stages:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:  # stop() would print an empty line even if nothing was shown
+            self._bars.stop()
 
     @contextmanager
     def stage(self, description: str, steps: int | None = None) -> Iterator[Advance]:

@@ -21,7 +21,7 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"{path}: not JSON in UTF-8 ({error}).", _REMEDY) from error
     if not isinstance(content, list) or not content:
         raise InvalidInput(f"{path}: expected a list with at least one finding.", _REMEDY)
@@ -41,5 +41,11 @@ def _entry(path: Path, index: int, entry: object) -> Finding:
         if not isinstance(entry[key], str) or not entry[key].strip():
             raise InvalidInput(
                 f"{path}: entry {index}: '{key}' is {entry[key]!r}, expected text.", _REMEDY
+            )
+        if any("\ud800" <= letter <= "\udfff" for letter in entry[key]):
+            raise InvalidInput(
+                f"{path}: entry {index}: '{key}' is {entry[key]!a}, half a character that "
+                "UTF-8 cannot write.",
+                _REMEDY,
             )
     return Finding(**entry)
