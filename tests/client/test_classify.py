@@ -45,8 +45,10 @@ def server(
     record = json.loads((check / "1" / "provenance.json").read_text())
     record["release"]["release"] = "the next one"
     (check / "2" / "provenance.json").write_text(json.dumps(record))
-    with (check / "config.pbtxt").open("a") as config:
-        config.write("\nversion_policy { all {} }\n")
+    config = check / "config.pbtxt"
+    served = config.read_text()
+    assert "versions: [1]" in served
+    config.write_text(served.replace("versions: [1]", "versions: [1, 2]"))
     with EmbeddedTriton(folder) as triton:
         yield triton
 

@@ -34,8 +34,9 @@ from ctclip_server.embedded import EmbeddedTriton
 TOKEN_MM = 15.0
 """Edge of a token of the golden geometry in all directions: 10 × 1.5 mm and 20 × 0.75 mm."""
 SHAPE, SPACING_MM = (69, 47, 50), (0.75, 1.75, 1.0)  # (x, y, z) of the phantom
-# Patient space (R, A, S), mm from the centre of the scan.
-SPOTS = [(13.0, -27.0, -11.0), (-12.0, 14.0, 17.0), (-10.0, 27.0, -16.0)]
+# Patient space (R, A, S), mm from the centre of the scan; each in the middle of a token. Together
+# they tell the right affine from every set of flips and exchange of axes.
+SPOTS = [(15.0, -15.0, -7.0), (-15.0, 15.0, 23.0), (-15.0, -30.0, -7.0)]
 CODES = ["LPS", "LAS", "RAS", "SLP", "PIR"]
 Array = NDArray[Any]
 
@@ -65,7 +66,8 @@ def phantom(spot: tuple[float, ...] | None = None) -> tuple[Array, Array]:
     """Voxels (x, y, z) and an L-P-S affine off the origin; 52 × 82 × 50 mm.
 
     The model sees 45 × 75 × 60 mm of it: two axes are cropped and one is padded, by odd numbers.
-    spot: the centre of a cube, as large as a token, of other values.
+    spot: the centre of a cube, as large as a token: half air, half bone. Noise would not do, a
+    token of other noise can have the same code.
     """
     random = np.random.default_rng(7)
     hu = random.choice([-900, -850, 0, 60], SHAPE) + random.integers(-9, 10, SHAPE)
@@ -74,7 +76,7 @@ def phantom(spot: tuple[float, ...] | None = None) -> tuple[Array, Array]:
     if spot is not None:
         places = apply_affine(affine, np.stack(np.indices(SHAPE), -1)) - centre(affine, SHAPE)
         inside = np.abs(places - spot).max(-1) < TOKEN_MM / 2
-        hu[inside] = random.choice([-1000, 900], SHAPE)[inside]
+        hu[inside] = np.where((places - spot)[..., 2] > 0, -1000, 900)[inside]
     return hu.astype(np.int16), affine
 
 
@@ -113,14 +115,16 @@ def load(path: Path) -> tuple[Array, Array]:
 
 
 def shows(changed: Array, affine: Array, spot: Array) -> bool:
-    """Whether exactly the tokens that hold something of the planted cube have changed.
+    """Whether the tokens that the planted cube fills have changed, and none that it does not touch.
 
-    changed: bool (i, j, k). spot: (R, A, S) in mm. What a token shares with the cube by less than
-    4 mm may go either way: voxels are up to 1.75 mm wide, and are interpolated between neighbours.
+    changed: bool (i, j, k). spot: (R, A, S) in mm. Codes are discrete: a token that the cube covers
+    in part may keep its own. The cube is as large as a token, so one at least is half covered along
+    every axis. Voxels are up to 1.75 mm wide, and are interpolated between neighbours.
     """
     places = apply_affine(affine, np.stack(np.indices(changed.shape), -1))
     overlap_mm = (TOKEN_MM - np.abs(places - spot)).min(-1)
-    return bool(changed[overlap_mm > 4].all() and not changed[overlap_mm < -1.75].any())
+    filled, untouched = overlap_mm > 0.45 * TOKEN_MM, overlap_mm < -1.75
+    return bool(filled.any() and changed[filled].all() and not changed[untouched].any())
 
 
 def mistaken(affine: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -142,20 +146,21 @@ def test_what_is_planted_is_found_where_it_was_planted(
     _, without = explained(save(tmp_path / "without.nii.gz", *phantom(), codes))
     before, affine = load(without / TOKENS_FILE)
     assert nibabel.aff2axcodes(affine) == tuple(codes)
+    unseen = list(mistaken(affine, before.shape[:3]))
     for index, spot in enumerate(SPOTS):
         hu, lps = phantom(spot)
         path = save(tmp_path / f"{index}.nii", hu, lps, codes)
         _, folder = explained(path)
         after, affine_after = load(folder / TOKENS_FILE)
         np.testing.assert_array_equal(affine_after, affine)
-        changed = (np.abs(after - before) > 1e-3 * np.abs(before).max()).any(-1)
+        # All tokens are divided by the norm of the whole embedding, which changes, too.
+        rescaled = before * np.median(after / before)
+        changed = (np.abs(after - rescaled) > 1e-3 * np.abs(before).max()).any(-1)
         assert 1 <= changed.sum() <= 8
         place = centre(lps, hu.shape) + spot
         assert shows(changed, affine, place)
-        for wrong in mistaken(affine, changed.shape):
-            assert not shows(changed, wrong, place)
-        loudest = np.unravel_index(np.abs(after - before).sum(-1).argmax(), changed.shape)
-        assert np.abs(apply_affine(affine, loudest) - place).max() < TOKEN_MM
+        unseen = [wrong for wrong in unseen if shows(changed, wrong, place)]
+    assert unseen == []
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -179,7 +184,8 @@ def test_a_findings_file_is_the_tokens_on_the_scans_own_voxels(
                 getattr(one, form)(coded=True) for one in (image, scan)
             )
             assert code == wanted_code
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+            if code:
+                np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(image.header.get_zooms(), scan.header.get_zooms())
         values = np.asarray(image.dataobj)
         padded = np.pad(tokens[..., entry["index"]], 1)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from nibabel import Nifti1Header
 from numpy.typing import NDArray
 
 from ctclip_client.errors import InvalidInput
@@ -40,6 +39,8 @@ class Frame:
     def header(self, shape: tuple[int, ...]) -> bytes:
         """Return the bytes before the voxels, of a float32 image. A new header: nothing of the
         scan's own comes along that is not meant to."""
+        from nibabel import Nifti1Header  # only those who write images pay for its import
+
         header = Nifti1Header(endianness="<")
         header.set_data_dtype(np.float32)
         header.set_data_shape(shape)
