@@ -131,7 +131,7 @@ def _good(job: Job, emit: Callable[[Answer], None]) -> None:
 @pytest.fixture
 def two_scans(golden: Golden, repository: Path) -> Job:
     scans = (Scan(Path("a"), 1), Scan(Path("a"), 2))
-    return Job(repository, "1", golden.geometry, "fp32", PUBLISHED_FINDINGS, scans, None, None)
+    return Job(repository, "1", "", golden.geometry, "fp32", PUBLISHED_FINDINGS, scans, None, None)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,7 @@ def test_a_sound_fp16_repository_passes(
     assert verdicts == {
         "PyTorch fp16": "PASS",
         "ONNX fp16, ONNX Runtime": "PASS",
+        "ONNX fp16, OpenVINO": "PASS",
         "TensorRT engine": "NOT RUN",
         "served by Triton": "PASS",
         "client, from a CT file": "PASS",
@@ -246,7 +247,7 @@ def test_a_swapped_weight_fails_on_every_rung_above(
     verdicts = {rung["rung"]: rung["verdict"] for rung in result["rungs"]}
     assert verdicts.pop("TensorRT engine") == "NOT RUN"
     assert set(verdicts.values()) == {"FAIL"}
-    assert len(verdicts) == 3
+    assert len(verdicts) == 4
 
 
 def test_without_a_checkpoint_the_graphs_are_the_baseline(
@@ -255,7 +256,13 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
     assert main(climb(repository, golden, scans, reference=False)) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["baseline"] == "ONNX fp32, ONNX Runtime"
-    assert [rung["verdict"] for rung in result["rungs"]] == ["NOT RUN", "PASS", "PASS"]
+    assert {rung["rung"]: rung["verdict"] for rung in result["rungs"]} == {
+        "ONNX fp32, OpenVINO": "PASS",
+        "TensorRT engine": "NOT RUN",
+        "served by Triton": "PASS",
+        "client, from a CT file": "PASS",
+    }
+    assert all(rung["text_cosine"] > 0.9999 for rung in result["rungs"] if rung["text_cosine"])
 
 
 def test_another_checkpoint_is_refused(
@@ -274,7 +281,7 @@ def test_another_checkpoint_is_refused(
         (["--against", "x.pt"], "go together"),
         (["--labels", "/nowhere.csv"], "nowhere.csv"),
         (["--report", "/nowhere/x.html"], "no folder"),
-        (["--repository", "/nowhere"], "cannot be read"),
+        (["--repository", "/nowhere"], "is not a folder"),
     ],
 )
 def test_usage(

@@ -12,12 +12,12 @@ import torch
 
 from ctclip_bench.codebook import code_usage, fit_codebook
 from ctclip_bench.demo_checkpoint import PUBLISHED, SMALL
-from ctclip_bench.sample_data import PackagedFile, fetch
-from ctclip_bench.variations import vary
 from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_export.phantom import chest_phantom
+from ctclip_export.samples.sample_data import PackagedFile, fetch
+from ctclip_export.samples.variations import vary
 
 
 def test_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ from tritonclient.grpc import InferenceServerClient
 
 from ctclip_bench.codebook import CodeUsage
 from ctclip_bench.demo_checkpoint import DemoModel, make_checkpoint, write_text_model
-from ctclip_bench.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_bench.served import Answer, ServedParity, compare_answers, reference_answer
 from ctclip_client import Client, Scores, Volume, read_volume
 from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
@@ -20,6 +19,7 @@ from ctclip_client.progress import Stages
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.parity.compare import Agreement
 from ctclip_export.repository.build import export_repository
+from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded import EmbeddedTriton
 
 CHECKPOINT_NAME = "ctclip_demo.pt"

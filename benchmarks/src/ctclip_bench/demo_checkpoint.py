@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ctclip_bench.codebook import CodeUsage, code_usage, fit_codebook
 from ctclip_bench.random_checkpoint import random_model, save_in_upstream_layout
-from ctclip_bench.variations import vary
 from ctclip_client import Volume
 from ctclip_client.contract import Geometry
 from ctclip_client.progress import Advance, Stages
 from ctclip_export.checkpoint.load import declared_random
 from ctclip_export.graphs import preprocess_graph
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
+from ctclip_export.samples.variations import vary
 
 SEED = 20
 FITTING_SEEDS_FROM = 1000

@@ -27,6 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="CSV",
         help="a row a scan (first column: its file name), a column a finding: adds AUROC",
     )  # fmt: skip
+    parser.add_argument(
+        "--url", metavar="HOST:PORT",
+        help="a server of this repository for the two highest rungs; without it the embedded one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config-name", metavar="NAME",
+        help="configs of the embedded server (default: the repository's own; openvino for bf16)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
 
@@ -39,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.ladder.labels import compare_auroc, read_labels
     from ctclip_bench.ladder.report import as_json, as_page, ladder_table, reasons
     from ctclip_bench.ladder.scans import sample_and_variations, scans_in
-    from ctclip_bench.sample_data import CHEST_CT, fetch
     from ctclip_client.errors import InvalidInput
     from ctclip_client.progress import Stages
+    from ctclip_export.samples.sample_data import CHEST_CT, fetch
 
     if (args.against is None) != (args.text_model is None):
         raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
@@ -55,7 +63,14 @@ def run(args: argparse.Namespace) -> int:
         scans = scans_in(args.scans)
     else:
         scans = sample_and_variations(fetch(CHEST_CT, Path("build/demo/data")))
-    job, release = read_job(args.repository, scans, args.against, args.text_model)
+    if args.url and args.config_name:
+        raise InvalidInput(
+            "--config-name is for the embedded server, --url names another.", "Leave one out."
+        )
+    job, release = read_job(
+        args.repository, scans, args.against, args.text_model,
+        url=args.url, config_name=args.config_name,
+    )  # fmt: skip
     labels = None
     if args.labels:
         labels = read_labels(args.labels, [scan.name for scan in scans], release["findings"])

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,10 +21,17 @@ from ctclip_bench.ladder.scans import Scan
 from ctclip_client.contract import CHECK, VISION, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.progress import Stages
+from ctclip_export.engines.run import missing_engine
 from ctclip_export.hashing import sha256
+from ctclip_export.model.precision import DTYPES
 from ctclip_export.parity.judge import Reading, Verdict, bounds_for, judge
-from ctclip_export.parity.readings import searched_tokens
-from ctclip_export.parity.typed import RUNS_ON_CPU
+from ctclip_export.parity.runtimes import (
+    ONNX_RUNTIME_PRECISIONS,
+    load_openvino,
+    require_bfloat16,
+    searched_tokens,
+)
+from ctclip_server.releases.members import read_members
 
 _CHUNK = 2048
 
@@ -51,9 +58,13 @@ def read_job(
     scans: Sequence[Scan],
     checkpoint: Path | None,
     text_model: Path | None,
+    *,
+    url: str | None = None,
+    config_name: str | None = None,
 ) -> tuple[Job, dict[str, Any]]:
-    """What the repository says of itself. Raises: Unreadable, InvalidInput."""
-    path = repository / CHECK.name / "1" / "provenance.json"
+    """What the repository says of the release that it serves. Raises: Unreadable, InvalidInput."""
+    version = _served_version(repository)
+    path = repository / CHECK.name / version / "provenance.json"
     try:
         release = json.loads(path.read_text(encoding="utf-8"))["release"]
         geometry = release["geometry"]
@@ -61,6 +72,7 @@ def read_job(
         z, x, y = geometry["target_spacing_mm"]
         prompts = tuple(Finding(**entry) for entry in release["prompts"])
         precision, known = str(release["precision"]), release["checkpoint"]["sha256"]
+        name = str(release["release"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unreadable(
             f"--repository: {path} cannot be read ({error!r}).",
@@ -72,17 +84,37 @@ def read_job(
             f"(SHA-256 {sha256(checkpoint)[:12]}…, expected {known[:12]}…).",
             "Name the checkpoint of the export, or export this one.",
         )
+    if config_name is None and precision not in ONNX_RUNTIME_PRECISIONS:
+        config_name = "openvino"  # of the CPU backends the one that computes in it
     job = Job(
-        repository, "1", Geometry((depth, height, width), (z, x, y)), precision, prompts,
-        tuple(scans), checkpoint, text_model,
+        repository, version, name, Geometry((depth, height, width), (z, x, y)), precision, prompts,
+        tuple(scans), checkpoint, text_model, url, config_name,
     )  # fmt: skip
     return job, release
+
+
+def _served_version(repository: Path) -> str:
+    pinned = sorted(read_members(repository).pinned())
+    if len(pinned) != 1:
+        raise InvalidInput(
+            f"--repository: its ensembles pin versions {pinned}, expected one.",
+            "Finish the promotion first: ctclip promote, or ctclip rollback.",
+        )
+    return str(pinned[0])
 
 
 def climb(job: Job, release: dict[str, Any], stages: Stages) -> Climb:
     """Run all rungs. A baseline that fails leaves nothing to compare with: that is a failure."""
     with tempfile.TemporaryDirectory(prefix="ctclip-ladder-") as folder:
         return _Climber(job, release, stages, Path(folder)).run()
+
+
+class _Step(NamedTuple):
+    """One rung of this machine's ladder. missing: why it cannot run here, "" if it can."""
+
+    name: str
+    rung: Rung
+    missing: str = ""
 
 
 class _Climber:
@@ -96,40 +128,48 @@ class _Climber:
         self.error = 0.0
 
     def run(self) -> Climb:
-        precision = self.job.precision
-        has_reference = self.job.checkpoint is not None
-        onnx_name = f"ONNX {precision}, ONNX Runtime"
-        baseline_name = "PyTorch fp32" if has_reference else onnx_name
-        outcome = self._run(baseline_name, rungs.pytorch if has_reference else rungs.onnx_runtime)
+        ladder = self._ladder()
+        baseline_name, rung, _ = next(step for step in ladder if not step.missing)
+        outcome = self._run(baseline_name, rung)
         if outcome.failure:
             return self._finish(baseline_name, None)
         baseline = [self._reading(answer, margins=True) for answer in outcome.answers]
         tokens = [answer["tokens"] for answer in outcome.answers]
-        if has_reference and precision != "fp32":
-            self._judge(f"PyTorch {precision}", rungs.pytorch_typed, baseline, tokens)
-        runs_here = precision in RUNS_ON_CPU
-        reason = f"ONNX Runtime's CPU provider has no {precision} kernels"
-        for name, rung in (
-            (onnx_name, rungs.onnx_runtime),
-            ("served by Triton", rungs.served),
-            ("client, from a CT file", rungs.from_file),
-        ):
-            if name == baseline_name:
-                continue
-            if name == "served by Triton":
-                self._engines()
-            if runs_here:
-                self._judge(name, rung, baseline, tokens)
-            else:
-                self.verdicts.append(Verdict(name, "NOT RUN", reason))
+        for step in ladder:
+            if step.missing:
+                self.verdicts.append(Verdict(step.name, "NOT RUN", step.missing))
+            elif step.name != baseline_name:
+                self._judge(step.name, step.rung, baseline, tokens)
         return self._finish(baseline_name, np.stack([r.probabilities for r in baseline]))
 
-    def _engines(self) -> None:
-        plans = sorted(self.job.repository.glob("*/*/model.plan"))
-        reason = "no model.plan in the repository"
-        if plans:
-            reason = "engines are compared on the GPU they were built for: make gpu-check"
-        self.verdicts.append(Verdict("TensorRT engine", "NOT RUN", reason))
+    def _ladder(self) -> list[_Step]:
+        """From the reference upwards, with the reason for every rung that cannot run here."""
+        job, precision = self.job, self.job.precision
+        steps = []
+        if job.checkpoint is not None:
+            steps.append(_Step("PyTorch fp32", rungs.pytorch))
+            if precision in DTYPES and precision != "fp32":
+                steps.append(_Step(f"PyTorch {precision}", rungs.pytorch_typed))
+        low = precision not in ONNX_RUNTIME_PRECISIONS
+        no_kernels = f"its CPU provider has no {precision} kernels" if low else ""
+        no_openvino = _missing_openvino(precision)
+        steps += [
+            _Step(f"ONNX {precision}, ONNX Runtime", rungs.onnx_runtime, no_kernels),
+            _Step(f"ONNX {precision}, OpenVINO", rungs.openvino, no_openvino),
+            _Step("TensorRT engine", rungs.engine, missing_engine(job.file(VISION.name))),
+        ]
+        where = ""
+        if job.config_name:
+            where = f" ({job.config_name})"
+        if job.url is not None:
+            where = f" at {job.url}"
+        # The embedded server runs bf16 in OpenVINO; another one, wherever it likes.
+        absent = no_openvino if low and job.url is None else ""
+        steps += [
+            _Step(f"served by Triton{where}", rungs.served, absent),
+            _Step(f"client, from a CT file{where}", rungs.from_file, absent),
+        ]
+        return steps
 
     def _judge(
         self, name: str, rung: Rung, baseline: list[Reading], tokens: list[NDArray[np.float32]]
@@ -165,8 +205,9 @@ class _Climber:
             both = torch.cat(best)
             found = (both[:, 0] - both[:, 1]).reshape(codes.shape).numpy()
         return Reading(
-            codes, answer["image_embedding"], answer["logits"], answer["probabilities"], found
-        )
+            codes, answer["image_embedding"], answer["logits"], answer["probabilities"], found,
+            answer["text_embedding"],
+        )  # fmt: skip
 
     def _similarity_error(
         self, tokens: NDArray[np.float32], reference: NDArray[np.float32]
@@ -191,3 +232,15 @@ def _unit_codebook(path: Path) -> torch.Tensor:
     (search,) = (n for n in graph.node if n.op_type == "MatMul" and n.input[0] == tokens)
     constant = next(i for i in graph.initializer if i.name == search.input[1])
     return torch.from_numpy(onnx.numpy_helper.to_array(constant).astype(np.float32))
+
+
+def _missing_openvino(precision: str) -> str:
+    """Why OpenVINO cannot judge a graph of this precision here; "" if it can."""
+    try:
+        if precision in ONNX_RUNTIME_PRECISIONS:
+            load_openvino()
+        else:
+            require_bfloat16()
+    except InvalidInput as error:
+        return error.cause
+    return ""

@@ -17,13 +17,14 @@ from ctclip_bench.machine import describe_machine
 from ctclip_export.parity.judge import Verdict
 
 COLUMNS = (
-    "rung", "codes", "margin", "allowed", "cosine", "|Δlogit|", "|Δprob.|", "Spearman", "verdict",
+    "rung", "codes", "margin", "allowed", "cosine", "texts", "|Δlogit|", "|Δprob.|", "Spearman",
+    "verdict",
 )  # fmt: skip
 
 
 def row(verdict: Verdict) -> tuple[str, ...]:
     """One line of the table. margin: the reference's, where codes differ; allowed: twice the error
-    of the similarity.
+    of the similarity; texts: least cosine of the bank's sentences.
     """
     error = verdict.similarity_error
     return (
@@ -32,6 +33,7 @@ def row(verdict: Verdict) -> tuple[str, ...]:
         _text(None if verdict.codes_agree is None else verdict.flipped_margin, "{:.1e}"),
         _text(None if error is None or verdict.codes_agree is None else 2 * error, "{:.1e}"),
         _text(verdict.cosine, "{:.6f}"),
+        _text(verdict.text_cosine, "{:.6f}"),
         _text(verdict.logit_difference, "{:.1e}"),
         _text(verdict.probability_difference, "{:.1e}"),
         _text(verdict.spearman, "{:.3f}"),

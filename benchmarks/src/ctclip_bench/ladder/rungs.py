@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,31 +16,63 @@ from numpy.typing import NDArray
 
 from ctclip_bench.ladder.scans import Scan
 from ctclip_client import Client, InvalidInput, read_volume
-from ctclip_client.contract import FINDINGS, MAX_TOKENS, VISION, Finding, Geometry
+from ctclip_client.contract import (
+    FINDINGS,
+    MAX_TOKENS,
+    TEXT_ENCODER,
+    TOKENIZER,
+    VISION,
+    Finding,
+    Geometry,
+)
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
+from ctclip_export.engines.run import EngineVision, checked_engine
 from ctclip_export.model.precision import typed
 from ctclip_export.model.preprocess import preprocess
-from ctclip_export.parity.readings import VisionGraph
+from ctclip_export.parity.runtimes import (
+    OnnxRuntimeVision,
+    OpenVINOVision,
+    VisionRuntime,
+    run_text_onnx,
+    run_text_openvino,
+)
 from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
 from ctclip_export.runtime import run_onnx
 from ctclip_server.embedded import EmbeddedTriton
 
 Answer = dict[str, NDArray[Any]]
-"""codes, image_embedding, logits, probabilities; tokens (N, W) of unit length where visible."""
+"""codes, image_embedding, logits, probabilities; tokens (N, W) of unit length where visible;
+text_embedding (2F, E) of the bank's sentences."""
+
+
+Ids = NDArray[np.int64]
+EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
+"""Token ids and mask (N, L) -> embeddings (N, E)."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every rung needs to know; plain values, so that it can cross into another process."""
+    """What every rung needs to know; plain values, so that it can cross into another process.
+
+    url: a server that runs already; None = the embedded one, with `config_name`'s configs.
+    """
 
     repository: Path
     version: str
+    release: str
     geometry: Geometry
     precision: str
     prompts: tuple[Finding, ...]
     scans: tuple[Scan, ...]
     checkpoint: Path | None
     text_model: Path | None
+    url: str | None = None
+    config_name: str | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """The bank: present, absent, present, absent, …"""
+        return [text for prompt in self.prompts for text in (prompt.present, prompt.absent)]
 
     def file(self, model: str, name: str = "model.onnx") -> Path:
         return self.repository / model / self.version / name
@@ -61,10 +94,8 @@ def _pytorch(job: Job, precision: str, emit: Callable[[Answer], None]) -> None:
         raise InvalidInput("the reference needs --against and --text-model.")
     text_model = read_text_model(job.text_model)
     model = load_checkpoint(job.checkpoint, text_model, job.geometry).model
-    tokenizer = bert_tokenizer(text_model.vocabulary_bytes.decode("utf-8"), MAX_TOKENS)
-    encodings = tokenizer.encode_batch([t for p in job.prompts for t in (p.present, p.absent)])
-    ids = torch.tensor([encoding.ids for encoding in encodings])
-    mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+    vocabulary = text_model.vocabulary_bytes.decode("utf-8")
+    ids, mask = (torch.from_numpy(array) for array in _tokenized(job.sentences, vocabulary))
     vision, text = model.vision, model.text
     if precision != "fp32":
         vision, text = typed(vision, precision), typed(text, precision)
@@ -82,28 +113,65 @@ def _pytorch(job: Job, precision: str, emit: Callable[[Answer], None]) -> None:
                 "logits": logits[0].numpy(),
                 "probabilities": probabilities[0].numpy(),
                 "tokens": torch.nn.functional.normalize(tokens, dim=-1).numpy(),
+                "text_embedding": bank.numpy(),
             }
         )
 
 
 def onnx_runtime(job: Job, emit: Callable[[Answer], None]) -> None:
     """The repository's graphs, one after the other, in ONNX Runtime on the CPU."""
-    graph = VisionGraph(job.file(VISION.name))
+
+    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
+        return run_text_onnx(job.file(TEXT_ENCODER.name), ids, mask)
+
+    _graphs(job, OnnxRuntimeVision(job.file(VISION.name)), encode, emit)
+
+
+def openvino(job: Job, emit: Callable[[Answer], None]) -> None:
+    """Both encoders in OpenVINO on the CPU, the scores in ONNX Runtime as they are served."""
+
+    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
+        return run_text_openvino(job.file(TEXT_ENCODER.name), ids, mask)
+
+    _graphs(job, OpenVINOVision(job.file(VISION.name)), encode, emit)
+
+
+def engine(job: Job, emit: Callable[[Answer], None]) -> None:
+    """Both plans in TensorRT on the GPU, the scores in ONNX Runtime as they are served."""
+    text = checked_engine(TEXT_ENCODER, job.file(TEXT_ENCODER.name), job.precision)
+
+    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
+        outputs = text.run({"INPUT_IDS": ids, "ATTENTION_MASK": mask})
+        embedding: NDArray[np.float32] = outputs["TEXT_EMBEDDING"]
+        return embedding
+
+    _graphs(job, EngineVision(job.file(VISION.name), job.precision), encode, emit)
+
+
+def _graphs(
+    job: Job, vision: VisionRuntime, encode: EncodeText, emit: Callable[[Answer], None]
+) -> None:
+    vocabulary = job.file(TOKENIZER.name, "vocab.txt").read_text(encoding="utf-8")
+    ids, mask = _tokenized(job.sentences, vocabulary)
+    size = TEXT_ENCODER.max_batch_size
+    starts = range(0, len(ids), size)
+    bank = np.concatenate([encode(ids[at : at + size], mask[at : at + size]) for at in starts])
     for scan in job.scans:
-        outputs, tokens = graph.run(_voxels(job, scan))
+        outputs, tokens = vision.run(_voxels(job, scan))
         scores = run_onnx(job.file(FINDINGS.name), {"IMAGE_EMBEDDING": outputs["IMAGE_EMBEDDING"]})
-        emit(_answer({**outputs, **scores}) | {"tokens": tokens.numpy()})
+        emit(_answer({**outputs, **scores}, bank) | {"tokens": tokens.numpy()})
 
 
 def served(job: Job, emit: Callable[[Answer], None]) -> None:
     """The models inside a real Triton, asked one by one over gRPC."""
-    with EmbeddedTriton(job.repository) as server:
-        client = triton.InferenceServerClient(server.grpc_url)
+    with _server(job) as url, Client(url, timeout_s=600) as texts:
+        bank = texts.encode_text(job.sentences)
+        client = triton.InferenceServerClient(url)
         try:
             for scan in job.scans:
                 vision = _infer(client, VISION.name, "VOXELS", _voxels(job, scan))
                 scores = _infer(client, FINDINGS.name, "IMAGE_EMBEDDING", vision["IMAGE_EMBEDDING"])
-                emit(_answer({**vision, **scores}))
+                emit(_answer({**vision, **scores}, bank))
         finally:
             client.close()
 
@@ -111,19 +179,42 @@ def served(job: Job, emit: Callable[[Answer], None]) -> None:
 def from_file(job: Job, emit: Callable[[Answer], None]) -> None:
     """The whole way: CT file, reader, client, ensemble. Codes stay inside the server."""
     with (
-        EmbeddedTriton(job.repository) as server,
-        Client(server.grpc_url, timeout_s=600) as client,
+        _server(job) as url,
+        Client(url, timeout_s=600) as client,
         tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder,
     ):
+        bank = client.encode_text(job.sentences)
         for scan in job.scans:
             scores = client.pathologies(read_volume(scan.as_file(Path(folder))))
+            _check_release(job, scores.provenance.content)
             emit(
                 {
                     "image_embedding": scores.image_embedding,
                     "logits": scores.logits,
                     "probabilities": scores.probabilities,
+                    "text_embedding": bank,
                 }
             )
+
+
+@contextmanager
+def _server(job: Job) -> Iterator[str]:
+    """Address of the server to ask: the given one, or an embedded one for as long as it takes."""
+    if job.url is not None:
+        yield job.url
+        return
+    with EmbeddedTriton(job.repository, config_name=job.config_name) as server:
+        yield server.grpc_url
+
+
+def _check_release(job: Job, served_release: Mapping[str, Any]) -> None:
+    """A server of another release would be judged in the name of this one."""
+    if served_release.get("release") != job.release:
+        raise InvalidInput(
+            f"the server answers for release {served_release.get('release')}, expected "
+            f"{job.release}.",
+            "Name the server that serves --repository.",
+        )
 
 
 def _voxels(job: Job, scan: Scan) -> NDArray[np.float32]:
@@ -150,10 +241,19 @@ def _infer(
     return {output: result.as_numpy(output) for output in names}
 
 
-def _answer(outputs: Answer) -> Answer:
+def _tokenized(texts: Sequence[str], vocabulary: str) -> tuple[Ids, Ids]:
+    """Token ids and mask (N, L), as the repository's tokenizer makes them."""
+    encodings = bert_tokenizer(vocabulary, MAX_TOKENS).encode_batch(list(texts))
+    ids = np.array([encoding.ids for encoding in encodings], np.int64)
+    mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
+    return ids, mask
+
+
+def _answer(outputs: Answer, bank: NDArray[np.float32]) -> Answer:
     return {
         "codes": outputs["CODES"][0],
         "image_embedding": outputs["IMAGE_EMBEDDING"][0],
         "logits": outputs["LOGITS"][0],
         "probabilities": outputs["PROBABILITIES"][0],
+        "text_embedding": bank,
     }

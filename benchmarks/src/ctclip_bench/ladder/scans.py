@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from ctclip_bench.variations import vary
 from ctclip_client import InvalidInput, Volume, read_volume
+from ctclip_export.samples.variations import vary
 
 VARIATIONS = 10
 _SUFFIXES = (".nii", ".nii.gz")

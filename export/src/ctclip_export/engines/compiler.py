@@ -54,7 +54,7 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
     """Parse, compile, write the plan. Raises: CTClipError if the target cannot be used."""
     target = TARGETS[job.target]
     library = load_library(target)
-    logger = _logger(library)
+    logger = logger_of(library)
     builder = library.Builder(logger)
     flags = library.NetworkDefinitionCreationFlag
     typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
@@ -113,7 +113,7 @@ def _keep(cache: Path, content: bytes) -> None:
     part.replace(cache)
 
 
-def _logger(library: Any) -> Any:
+def logger_of(library: Any) -> Any:
     """A logger of the library that keeps what matters of millions of lines."""
     severity = library.ILogger.Severity
 

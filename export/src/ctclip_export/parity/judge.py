@@ -63,6 +63,7 @@ class Reading:
     codes (T, R, C) int32, None where a rung does not show them; image_embedding (E,),
     logits (F, 2), probabilities (F,) float32.
     margins: (T, R, C) best similarity minus second best; of the reference only.
+    text_embedding: (2F, E) of the bank's sentences, None where a rung has no text encoder.
     """
 
     codes: NDArray[np.int32] | None
@@ -70,6 +71,7 @@ class Reading:
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     margins: NDArray[np.float32] | None = None
+    text_embedding: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Verdict:
     flipped_margin: float | None = None
     similarity_error: float | None = None
     cosine: float | None = None
+    text_cosine: float | None = None
     logit_difference: float | None = None
     probability_difference: float | None = None
     spearman: float | None = None
@@ -110,10 +113,12 @@ def judge(
     each = [_measure(got, ref) for got, ref in zip(readings, references, strict=True)]
     # NumPy's minimum and maximum keep NaN; Python's would drop it, and with it the failure.
     shares = [m.codes_agree for m in each if m.codes_agree is not None]
+    texts = [m.text_cosine for m in each if m.text_cosine is not None]
     worst = _Measured(
         codes_agree=float(np.min(shares)) if shares else None,
         flipped_margin=float(np.max([m.flipped_margin for m in each])),
         cosine=float(np.min([m.cosine for m in each])),
+        text_cosine=float(np.min(texts)) if texts else None,
         logit=float(np.max([m.logit for m in each])),
         probability=float(np.max([m.probability for m in each])),
         spearman=float(np.min([m.spearman for m in each])),
@@ -128,6 +133,7 @@ def judge(
         flipped_margin=worst.flipped_margin,
         similarity_error=similarity_error,
         cosine=worst.cosine,
+        text_cosine=worst.text_cosine,
         logit_difference=worst.logit,
         probability_difference=worst.probability,
         spearman=worst.spearman,
@@ -139,6 +145,7 @@ class _Measured:
     codes_agree: float | None
     flipped_margin: float
     cosine: float
+    text_cosine: float | None
     logit: float
     probability: float
     spearman: float
@@ -146,15 +153,23 @@ class _Measured:
 
 def _measure(got: Reading, reference: Reading) -> _Measured:
     codes_agree, flipped_margin = _compare_codes(got, reference)
-    a, b = (r.image_embedding.astype(np.float64) for r in (got, reference))
+    ours, theirs = got.text_embedding, reference.text_embedding
     return _Measured(
         codes_agree=codes_agree,
         flipped_margin=flipped_margin,
-        cosine=float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))),
+        cosine=_least_cosine(got.image_embedding[None], reference.image_embedding[None]),
+        text_cosine=None if ours is None or theirs is None else _least_cosine(ours, theirs),
         logit=float(np.abs(got.logits - reference.logits).max()),
         probability=float(np.abs(got.probabilities - reference.probabilities).max()),
         spearman=spearman(got.probabilities, reference.probabilities),
     )
+
+
+def _least_cosine(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The least cosine of row with row, of (N, E) and (N, E)."""
+    a, b = got.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / lengths).min())
 
 
 def _compare_codes(got: Reading, reference: Reading) -> tuple[float | None, float]:
@@ -166,9 +181,9 @@ def _compare_codes(got: Reading, reference: Reading) -> tuple[float | None, floa
 
 
 def _broken(got: Reading, reference: Reading) -> str:
-    for name in ("codes", "image_embedding", "logits", "probabilities"):
+    for name in ("codes", "image_embedding", "text_embedding", "logits", "probabilities"):
         ours, theirs = getattr(got, name), getattr(reference, name)
-        if name == "codes" and (ours is None or theirs is None):
+        if name in ("codes", "text_embedding") and (ours is None or theirs is None):
             continue
         if ours.shape != theirs.shape:
             return f"{name}: shape {ours.shape}, expected {theirs.shape}"
@@ -182,6 +197,7 @@ def _broken(got: Reading, reference: Reading) -> str:
 def _out_of_bounds(measured: _Measured, error: float, bounds: Bounds) -> str:
     """What is out of bounds, in words. Every comparison is written so that NaN fails it."""
     share = 1.0 if measured.codes_agree is None else measured.codes_agree
+    text_cosine = 1.0 if measured.text_cosine is None else measured.text_cosine
     checks = (
         (
             measured.flipped_margin <= 2 * error,
@@ -195,6 +211,10 @@ def _out_of_bounds(measured: _Measured, error: float, bounds: Bounds) -> str:
         (
             measured.cosine >= bounds.cosine,
             f"cosine {measured.cosine:.6f}, expected {bounds.cosine}",
+        ),
+        (
+            text_cosine >= bounds.cosine,
+            f"cosine of a text {text_cosine:.6f}, expected {bounds.cosine}",
         ),
         (
             measured.probability <= bounds.probability,

@@ -12,19 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Geometry
+from ctclip_client.errors import InvalidInput
 from ctclip_export.model import CTViT, TextEncoder
 from ctclip_export.model.precision import typed
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.blame import first_part_to_fail
 from ctclip_export.parity.compare import Agreement, ParityError
-from ctclip_export.parity.judge import BOUNDS, Bounds, Verdict, bounds_for, judge
-from ctclip_export.parity.readings import Reference, VisionGraph, read_twin
+from ctclip_export.parity.graph_rung import agreements, judge_graph, out_of_bounds
+from ctclip_export.parity.judge import BOUNDS, Verdict, bounds_for, judge
+from ctclip_export.parity.readings import Reference, read_twin
+from ctclip_export.parity.runtimes import text_runtime, vision_runtime
 from ctclip_export.phantom import chest_phantom
-from ctclip_export.runtime import run_onnx
-
-RUNS_ON_CPU = frozenset({"fp32", "fp16"})
-"""ONNX Runtime's CPU provider has almost no bfloat16 kernels; such a graph is judged by its twin
-here, and by the whole ladder wherever it can run."""
 
 
 def typed_twin(model: nn.Module, precision: str, name: str) -> Any:
@@ -62,20 +60,20 @@ def check_typed_vision(
         part = first_part_to_fail(
             reference.model.vision, precision, lambda other: verdict("", other).verdict == "PASS"
         )
-        raise _failed(VISION.name, judged.reason, part, precision)
-    found = _agreements(judged, bounds)
-    if precision not in RUNS_ON_CPU:
+        raise out_of_bounds(VISION.name, judged.reason, part, precision)
+    found = agreements(judged, bounds)
+    try:
+        runtime_name, runtime = vision_runtime(path, precision)
+    except InvalidInput:  # OpenVINO is optional: then the twin alone has judged
         embedding, norm, codes = twin(voxels)
         outputs = {"IMAGE_EMBEDDING": embedding, "IMAGE_NORM": norm, "CODES": codes}
         return found, {name: tensor.numpy() for name, tensor in outputs.items()}
-    graph = VisionGraph(path)
-    reading, tokens = graph.read(voxels.numpy(), reference.score)
-    error = reference.similarity_error(0, tokens)
-    judged = judge(f"{precision} ONNX", [reading], reference.readings, bounds, error)
+    rung = f"{precision} {runtime_name}"
+    judged, graph_outputs = judge_graph(rung, runtime, [voxels.numpy()], reference, bounds)
     if judged.verdict != "PASS":
-        raise _failed(VISION.name, judged.reason, "the graph, not its PyTorch twin", precision)
-    outputs, _ = graph.run(voxels.numpy())
-    return found + _agreements(judged, bounds), outputs
+        part = "the graph, not its PyTorch twin"
+        raise out_of_bounds(VISION.name, judged.reason, part, precision)
+    return found + agreements(judged, bounds), graph_outputs
 
 
 @torch.no_grad()
@@ -106,34 +104,17 @@ def check_typed_text(
     found = [Agreement(TEXT_ENCODER.name, name, 1 - cosine(embeddings), allowed)]
     if not holds(twin):
         part = first_part_to_fail(model, precision, holds)
-        raise _failed(TEXT_ENCODER.name, f"cosine {cosine(embeddings):.6f}", part, precision)
-    if precision in RUNS_ON_CPU:
-        outputs = run_onnx(path, {"INPUT_IDS": tokens[0], "ATTENTION_MASK": tokens[1]})
-        embeddings = torch.from_numpy(outputs["TEXT_EMBEDDING"])
-        measured = cosine(embeddings)
-        if not measured >= BOUNDS[precision].cosine:
-            part = "the graph, not its PyTorch twin"
-            raise _failed(TEXT_ENCODER.name, f"cosine {measured:.6f}", part, precision)
-        name = f"{precision} ONNX: 1 − cosine"
-        found.append(Agreement(TEXT_ENCODER.name, name, 1 - measured, allowed))
+        reason = f"cosine {cosine(embeddings):.6f}, expected {BOUNDS[precision].cosine}"
+        raise out_of_bounds(TEXT_ENCODER.name, reason, part, precision)
+    try:
+        runtime_name, run_text = text_runtime(precision)
+    except InvalidInput:
+        return found, embeddings.numpy()
+    embeddings = torch.from_numpy(run_text(path, *tokens))
+    measured = cosine(embeddings)
+    if not measured >= BOUNDS[precision].cosine:
+        part = "the graph, not its PyTorch twin"
+        raise out_of_bounds(TEXT_ENCODER.name, f"cosine {measured:.6f}", part, precision)
+    name = f"{precision} {runtime_name}: 1 − cosine"
+    found.append(Agreement(TEXT_ENCODER.name, name, 1 - measured, allowed))
     return found, embeddings.numpy()
-
-
-def _agreements(judged: Verdict, bounds: Bounds) -> list[Agreement]:
-    values = (
-        ("codes that differ", 1 - (judged.codes_agree or 0), 1 - bounds.codes),
-        ("margin where they do", judged.flipped_margin, 2 * (judged.similarity_error or 0)),
-        ("1 − cosine", 1 - (judged.cosine or 0), 1 - bounds.cosine),
-        ("|Δprobability|", judged.probability_difference, bounds.probability),
-    )
-    return [
-        Agreement(VISION.name, f"{judged.rung}: {quantity}", float(measured or 0), allowed)
-        for quantity, measured, allowed in values
-    ]
-
-
-def _failed(model: str, reason: str, part: str, precision: str) -> ParityError:
-    return ParityError(
-        f"parity: {model} in {precision}: {reason}. To blame: {part}.",
-        "Nothing was placed. Export this checkpoint in a higher precision.",
-    )

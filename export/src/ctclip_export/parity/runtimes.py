@@ -1,0 +1,178 @@
+"""Runtimes that an exported vision graph is judged in, with its unit tokens made visible."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ctclip_client.contract import VISION
+from ctclip_client.errors import InvalidInput
+from ctclip_export.parity.judge import Reading
+from ctclip_export.parity.readings import Score, make_reading
+from ctclip_export.runtime import run_onnx
+
+ONNX_RUNTIME_PRECISIONS = frozenset({"fp32", "fp16", "int8"})
+"""ONNX Runtime's CPU provider has almost no bfloat16 kernels; OpenVINO runs such a graph."""
+
+OPENVINO_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+"""By itself OpenVINO would take bfloat16 for everything where the CPU has it, the islands too."""
+
+_OUTPUTS = tuple(tensor.name for tensor in VISION.outputs)
+
+
+RunText = Callable[[Path, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+
+class VisionRuntime(Protocol):
+    """One way to run a vision graph."""
+
+    def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
+        """Outputs by name for VOXELS (1, 1, D, H, W), and the unit tokens (N, W) float32."""
+        ...
+
+
+def reading_of(outputs: Mapping[str, NDArray[Any]], score: Score) -> Reading:
+    """What a vision graph's outputs for one volume say."""
+    codes, embedding = (torch.from_numpy(outputs[name]) for name in ("CODES", "IMAGE_EMBEDDING"))
+    return make_reading(codes, embedding, score)
+
+
+class OnnxRuntimeVision:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the graph with one more output: what goes into the code search.
+
+        Raises: ValueError if the graph has no code search; onnxruntime's own errors if it cannot
+        run here.
+        """
+        model = onnx.load(path)
+        self._tokens = searched_tokens(model.graph)
+        model.graph.output.append(onnx.ValueInfoProto(name=self._tokens))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        # Beside the file that is judged there may be no room; a path spares a copy of 700 MB.
+        with tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder:
+            visible = Path(folder) / "model.onnx"
+            onnx.save(model, visible)
+            del model
+            self._session = onnxruntime.InferenceSession(
+                str(visible), options, providers=["CPUExecutionProvider"]
+            )
+
+    def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
+        """See `VisionRuntime`."""
+        *outputs, tokens = self._session.run([*_OUTPUTS, self._tokens], {"VOXELS": voxels})
+        return dict(zip(_OUTPUTS, outputs, strict=True)), _flat(tokens)
+
+
+class OpenVINOVision:
+    """OpenVINO on the CPU, in the precisions that the graph states and no lower one.
+
+    Of the CPU runtimes it alone has bfloat16 kernels: the trunk of a bf16 graph runs in them, its
+    float32 islands in float32.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: InvalidInput where OpenVINO is not installed; its own errors if it cannot run."""
+        openvino = load_openvino()
+        model = openvino.Core().read_model(path)
+        self._tokens = searched_tokens(onnx.load(path, load_external_data=False).graph)
+        model.add_outputs(self._tokens)
+        self._compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_OPTIONS)
+
+    def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
+        """See `VisionRuntime`."""
+        answer = self._compiled({"VOXELS": voxels})
+        found: Mapping[str, NDArray[Any]] = {
+            name: np.array(answer[name]) for name in (*_OUTPUTS, self._tokens)
+        }
+        return {name: found[name] for name in _OUTPUTS}, _flat(found[self._tokens])
+
+
+def vision_runtime(path: Path, precision: str) -> tuple[str, VisionRuntime]:
+    """What runs a vision graph of a precision on a CPU, and its name.
+
+    Raises: InvalidInput if that is OpenVINO, and it is not installed or has no bfloat16 here.
+    """
+    if precision in ONNX_RUNTIME_PRECISIONS:
+        return "ONNX Runtime", OnnxRuntimeVision(path)
+    require_bfloat16()
+    return "OpenVINO", OpenVINOVision(path)
+
+
+def text_runtime(precision: str) -> tuple[str, RunText]:
+    """What runs a text graph of a precision on a CPU, and its name. Raises: as vision_runtime."""
+    if precision in ONNX_RUNTIME_PRECISIONS:
+        return "ONNX Runtime", run_text_onnx
+    require_bfloat16()
+    return "OpenVINO", run_text_openvino
+
+
+def run_text_onnx(
+    path: Path, ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """TEXT_EMBEDDING (N, E) of ids and mask (N, L), by ONNX Runtime on the CPU."""
+    outputs = run_onnx(path, {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
+    embedding: NDArray[np.float32] = outputs["TEXT_EMBEDDING"]
+    return embedding
+
+
+def run_text_openvino(
+    path: Path, ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The same by OpenVINO. Raises: InvalidInput where it is not installed."""
+    compiled = load_openvino().Core().compile_model(path, "CPU", OPENVINO_OPTIONS)
+    return np.array(compiled({"INPUT_IDS": ids, "ATTENTION_MASK": mask})["TEXT_EMBEDDING"])
+
+
+def load_openvino() -> Any:
+    """The library. Raises: InvalidInput with the line that installs it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise InvalidInput(
+            f"openvino: {error}.", "Install it: pip install openvino (it runs bf16 graphs on CPUs)."
+        ) from error
+    return openvino
+
+
+def require_bfloat16() -> Any:
+    """OpenVINO, on a CPU with bfloat16 arithmetic; elsewhere it would compute in float32.
+
+    Raises: InvalidInput.
+    """
+    openvino = load_openvino()
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise InvalidInput(
+            "openvino: this CPU has no bfloat16 arithmetic (AVX-512 BF16 or AMX).",
+            "Judge the bf16 graph on a CPU or GPU that has it.",
+        )
+    return openvino
+
+
+def searched_tokens(graph: onnx.GraphProto) -> str:
+    """Name of the tensor that the code search multiplies with the codebook.
+
+    Raises: ValueError.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "ArgMax":
+            search = makers.get(node.input[0])
+            if search is not None and search.op_type == "MatMul":
+                return str(search.input[0])
+    raise ValueError("the graph has no code search (ArgMax over a MatMul)")
+
+
+def _flat(tokens: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(tokens).reshape(-1, tokens.shape[-1]).float()

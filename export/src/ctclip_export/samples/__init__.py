@@ -1,0 +1,1 @@
+"""Real CT volumes without patients: a public scan, and seeded variations of it."""
