@@ -66,8 +66,11 @@ def run(args: argparse.Namespace) -> int:
     geometry = Geometry(args.volume_shape, args.target_spacing)
     prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
     text_model = read_text_model(args.text_model)
-    # So that a stop asked for by the system takes the same way out as Ctrl-C: nothing half-written.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # So that a stop asked for by the system, or a terminal that was closed, takes the same way out
+    # as Ctrl-C: nothing half-written.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _interrupt)
     with Stages() as stages:
         with stages.stage("Checkpoint: read and check"):
             checkpoint = load_checkpoint(args.checkpoint, text_model, geometry, args.classfine)

@@ -69,6 +69,13 @@ from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import 
 ODD_TEXTS = ("", "A 5 mm nodule in the right lower lobe; no effusion!", "effusion " * 600)
 """Checked beside the prompts: nothing, punctuation and digits, and more than fits."""
 
+OWNED = (
+    *(model.name for model in MODELS + CLASSFINE_MODELS),
+    *(ensemble.name for ensemble in ENSEMBLES + CLASSFINE_ENSEMBLES),
+)
+"""All that an export may consist of. What an earlier one left and this one lacks must go: a
+classifier would judge the embeddings of another release."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -96,7 +103,7 @@ def export_repository(
     Raises: ParityError, InvalidInput for a target that cannot be used.
     """
     check_target(out)
-    with staged(out) as staging:
+    with staged(out, OWNED) as staging:
         builder = _Builder(
             checkpoint, text_model, geometry, tuple(prompts), staging, precision=precision
         )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,50 +40,106 @@ def check_target(out: Path) -> None:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, owned: Collection[str] = ()) -> Iterator[Path]:
     """A folder to build the repository in; placed into `out` when the block ends without an error.
 
     It lies beside `out`, so that placing is renaming. Models of the same name in `out` are replaced
-    whole; others stay. If anything fails, `out` is as it was.
+    whole; those that are `owned` and were not built again are removed: they are of another release.
+    Others stay. If anything fails, `out` is as it was.
 
-    Raises: InvalidInput if the folder above `out` cannot be written.
+    Raises: InvalidInput if nothing can be written there, or the disk is full.
     """
-    out = out.absolute()
+    out = out.resolve()
+    work = _work_folder(out)
+    try:
+        with _alive(work):
+            staging = work / "new"
+            staging.mkdir()
+            yield staging
+            _place(staging, out, work / "old", owned)
+    except OSError as error:
+        raise InvalidInput(
+            f"--out: writing {out} failed ({error.strerror or error}).",
+            "Make room on that disk, or name a folder on another one, and export again.",
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _work_folder(out: Path) -> Path:
+    """An empty folder from which others can be renamed into `out`: beside it, or inside where
+    another disk is mounted at `out`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
+        work = _make_work(out.parent, out.name)
+        if not out.exists() or _can_rename(work, out):
+            return work
+        work.rmdir()
+        return _make_work(out, out.name)
     except OSError as error:
         raise InvalidInput(
             f"--out: cannot write beside {out} ({error.strerror}).",
             "Name a folder on a disk that you may write to.",
         ) from error
+
+
+def _make_work(folder: Path, name: str) -> Path:
+    prefix = f".{name}.staging-"
+    for abandoned in folder.glob(f"{prefix}*"):  # by a killed export: gigabytes each time
+        with contextlib.suppress(OSError), _lock(abandoned):
+            shutil.rmtree(abandoned, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+
+
+def _can_rename(work: Path, out: Path) -> bool:
+    probe = Path(tempfile.mkdtemp(dir=work))
     try:
-        staging = work / "new"
-        staging.mkdir()
-        yield staging
-        _place(staging, out, work / "old")
+        probe.rename(out / work.name).rmdir()
+    except OSError as error:
+        probe.rmdir()
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def _alive(work: Path) -> Iterator[None]:
+    """Mark the folder as one whose export is alive; the mark goes with the process."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # without locks (some NFS) leftovers stay, no more
+            stack.enter_context(_lock(work))
+        yield
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        os.close(descriptor)
 
 
-def _place(staging: Path, out: Path, old: Path) -> None:
+def _place(staging: Path, out: Path, old: Path, owned: Collection[str]) -> None:
     if not out.exists():
         staging.rename(out)
         return
+    built = {model.name for model in staging.iterdir()}
     old.mkdir()
-    done: list[str] = []
     try:
-        for model in sorted(staging.iterdir()):
-            done.append(model.name)
-            if (out / model.name).exists():
-                (out / model.name).rename(old / model.name)
-            model.rename(out / model.name)
+        for name in sorted({*built, *owned}):
+            if (out / name).exists():
+                (out / name).rename(old / name)
+            if name in built:
+                (staging / name).rename(out / name)
     except (
         BaseException
     ):  # an interrupt, too, must not leave half of one release and half of another
-        for name in done:
-            if (out / name).exists() and not (staging / name).exists():
+        for name in built:
+            if not (staging / name).exists():
                 (out / name).rename(staging / name)
-            if (old / name).exists():
-                (old / name).rename(out / name)
+        for model in old.iterdir():
+            model.rename(out / model.name)
         raise
