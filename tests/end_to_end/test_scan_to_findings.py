@@ -179,6 +179,16 @@ def test_volumes_without_content_are_refused(
         raw_pathologies(server.grpc_url, np.zeros(shape, np.int16), (0.4, 1, 1), (1, 0))
 
 
+@pytest.mark.parametrize("method", ["pathologies", "explain", "encode_image"])
+def test_a_slice_that_is_too_thin_is_the_callers_error(method: str, server: EmbeddedTriton) -> None:
+    thin = Volume.from_array(np.zeros((9, 9, 1), np.int16), (2.5, 0.7, 0.7), (1, 0))
+    with (
+        Client(server.grpc_url) as client,
+        pytest.raises(InvalidInput, match=r"1 voxels of 0\.7 mm along y .* model's, .* 0\.75 mm"),
+    ):
+        getattr(client, method)(thin)
+
+
 def raw_pathologies(
     url: str, voxels: NDArray[np.int16], spacing: object, rescale: object
 ) -> triton.InferResult:

@@ -31,7 +31,7 @@ from ctclip_client.contract import (
     ZERO_SHOT,
     Finding,
 )
-from ctclip_client.errors import InvalidInput, NotReady, ServerError, Unavailable
+from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError, Unavailable
 from ctclip_client.results import Classification, Explanation, Provenance, Scores
 from ctclip_client.volume import Volume
 
@@ -47,7 +47,7 @@ def pathologies(session: Session, volume: Volume) -> Flow[Scores]:
     """Score a volume with the release's own bank of findings."""
     started = time.perf_counter()
     call = Call(PATHOLOGIES, _scan(volume), {}, VOLUME.name)
-    answer = yield from infer(session, call, Deadline(session.timeout_s))
+    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     provenance = _provenance(answer)
     _check_count(answer, "findings", provenance.findings)
     return _scores(answer, answer, provenance.findings, _timed(_stages(answer), started))
@@ -57,7 +57,7 @@ def explain(session: Session, volume: Volume) -> Flow[Explanation]:
     """Score a volume with the release's own bank, and say where each score comes from."""
     started = time.perf_counter()
     call = Call(EXPLAIN, _scan(volume), {}, VOLUME.name)
-    answer = yield from infer(session, call, Deadline(session.timeout_s))
+    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     provenance = _provenance(answer)
     _check_count(answer, "findings", provenance.findings)
     relevance = _float32(answer, "RELEVANCE")[0]
@@ -78,7 +78,7 @@ def classify(session: Session, volume: Volume) -> Flow[Classification]:
     started = time.perf_counter()
     call = Call(CLASSIFY, _scan(volume), {}, VOLUME.name)
     try:
-        answer = yield from infer(session, call, Deadline(session.timeout_s))
+        answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     except NotReady as error:
         raise (yield from _without_classfine(session, error)) from error
     provenance = _provenance(answer)
@@ -113,11 +113,10 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
     if len(bank) <= _PAIRS_AT_ONCE:
         inputs = (*_scan(volume), Input(PROMPTS, strings(texts)))
         call = Call(ZERO_SHOT, inputs, {"P": len(bank)}, VOLUME.name)
-        answer = yield from infer(session, call, deadline)
+        answer = yield from _infer_scan(session, volume, call, deadline)
         return _scores(answer, answer, names, _timed(_stages(answer), started))
-    image = yield from infer(
-        session, Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume), {}, VOLUME.name), deadline
-    )
+    call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume), {}, VOLUME.name)
+    image = yield from _infer_scan(session, volume, call, deadline)
     encoded = time.perf_counter()
     size = image.arrays["IMAGE_EMBEDDING"].shape[1]
     embeddings = yield from _text_embeddings(session, texts, {"E": size}, deadline)
@@ -138,7 +137,7 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
 def encode_image(session: Session, volume: Volume) -> Flow[NDArray[np.float32]]:
     """Embed a volume: (E,) float32 of length 1."""
     call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume), {}, VOLUME.name)
-    answer = yield from infer(session, call, Deadline(session.timeout_s))
+    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     _provenance(answer)  # a server of another contract is refused here, too
     embedding: NDArray[np.float32] = _float32(answer, "IMAGE_EMBEDDING")[0]
     return embedding
@@ -150,6 +149,38 @@ def encode_text(session: Session, texts: Sequence[str]) -> Flow[NDArray[np.float
     for index, text in enumerate(listed):
         _checked_text(f"texts[{index}]", text)
     return (yield from _text_embeddings(session, listed, {}, Deadline(session.timeout_s)))
+
+
+def _infer_scan(session: Session, volume: Volume, call: Call, deadline: Deadline) -> Flow[Answer]:
+    """Run an ensemble on a scan.
+
+    A scan that is too thin for the model is the caller's error, but only the server knows its grid:
+    if it failed, its PROVENANCE is asked.
+    """
+    try:
+        return (yield from infer(session, call, deadline))
+    except ServerError as error:
+        raise (yield from _too_thin(session, volume, error, deadline)) from error
+
+
+def _too_thin(
+    session: Session, volume: Volume, error: ServerError, deadline: Deadline
+) -> Flow[CTClipError]:
+    try:
+        answer = yield from infer(session, Call(CHECK, _scan(volume)[1:], {}), deadline)
+        geometry, _ = _provenance(answer).geometry()
+    except CTClipError:
+        return error
+    for axis, voxels, edge, target in zip(
+        "zxy", volume.voxels.shape, volume.spacing_mm, geometry.target_spacing_mm, strict=True
+    ):
+        if int(voxels * (edge / target)) < 1:  # as the model resamples
+            return InvalidInput(
+                f"volume: {voxels} voxels of {edge:g} mm along {axis} are less than one of the "
+                f"model's, which has {target:g} mm.",
+                "Take a series that covers the chest; a single slice cannot be scored.",
+            )
+    return error
 
 
 def _text_embeddings(
