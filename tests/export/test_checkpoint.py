@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctclip_client.cli import main
 from ctclip_client.contract import Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.checkpoint import TextModel, load_checkpoint, read_text_model
@@ -59,6 +60,20 @@ def test_half_precision_files_are_widened(load: Callable[[object], Tensor], stat
     torch.testing.assert_close(
         load({name: tensor.half() for name, tensor in state.items()}), widened, rtol=0, atol=0
     )
+
+
+def test_doctor_takes_what_the_export_takes(golden: Golden, state: State, tmp_path: Path) -> None:
+    name = "to_text_latent.weight"
+    state[name] = state[name].to(torch.float8_e4m3fn)  # torch cannot compare these
+    torch.save(state, tmp_path / "file.pt")
+    assert examine_checkpoint(tmp_path / "file.pt", golden) == 0
+    torch.save(state | {name: torch.empty(32, 48, device="meta")}, tmp_path / "file.pt")
+    assert examine_checkpoint(tmp_path / "file.pt", golden) == 1
+
+
+def examine_checkpoint(path: Path, golden: Golden) -> int:
+    flags = ["--text-model", str(golden.text_model), "--volume-shape", golden.volume_shape_flag]
+    return main(["doctor", str(path), *flags])
 
 
 def test_declared_random_weights(golden: Golden, text_model: TextModel, tmp_path: Path) -> None:

@@ -149,6 +149,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 f"{path}: entry {name!r} is a {type(value).__name__}, expected a tensor.",
                 "Save the state dict alone: torch.save(checkpoint['state_dict'], FILE).",
             )
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise InvalidInput(
+                f"{path}: tensor '{name}' is {value.layout} on device '{value.device}', expected a "
+                "plain tensor with its values in the file.",
+                f"Take an original {V2_FILES}.",
+            )
     return content
 
 
@@ -281,12 +287,6 @@ def _checked_weights(
 
 def _float32(name: str, tensor: Tensor) -> Tensor:
     """The tensor in float32, known to be finite; not a copy where it is float32 already."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-        raise InvalidInput(
-            f"checkpoint: tensor '{name}' is {tensor.layout} on device '{tensor.device}', expected "
-            "a plain tensor with its values in the file.",
-            f"Take an original {V2_FILES}.",
-        )
     if not tensor.is_floating_point():
         raise InvalidInput(
             f"checkpoint: tensor '{name}' is {tensor.dtype}, expected a floating-point type.",
