@@ -221,6 +221,13 @@ def texts(name: str, *items: bytes) -> dict[str, Array]:
     return {name: ("BYTES", np.array(items, np.object_))}
 
 
+def relevance(code: int = 0, norm: float = 1) -> dict[str, Array]:
+    return {
+        "CODES": ("INT32", np.full((1, 4, 3, 5), code, np.int32)),
+        "IMAGE_NORM": ("FP32", np.full((1, 1), norm, np.float32)),
+    }
+
+
 NAN, INFINITE = float("nan"), float("inf")
 OTHER_TYPE: dict[str, Array] = {"VOLUME": ("UINT16", np.zeros((20, 24, 28), np.uint16))}
 SCANS, EMBED = PATHOLOGIES.name, TEXT_EMBEDDING_ENSEMBLE.name
@@ -253,6 +260,11 @@ WRONG: dict[str, list[tuple[str, dict[str, Array]]]] = {
     ],
     "a volume with an axis of size 0": [
         (SCANS, scan(shape=shape)) for shape in ((0, 24, 28), (20, 0, 28), (20, 24, 0))
+    ],
+    "an embedding, a code or a length that is none, sent to a model": [
+        ("ctclip_findings", {"IMAGE_EMBEDDING": ("FP32", np.full((1, 32), NAN, np.float32))}),
+        ("ctclip_relevance", relevance(code=-1)),
+        ("ctclip_relevance", relevance(norm=0)),
     ],
     "an odd number of prompts": [(ZERO_SHOT.name, scan() | texts("PROMPTS", b"a", b"b", b"c"))],
     "an unknown model or version": [

@@ -125,6 +125,26 @@ def test_empty_axes_are_refused_in_words(
         published(scan(np.zeros(shape, np.int16), (1.5, 0.75, 0.75)))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 0.0, 0.05, 20.0])
+def test_absurd_spacings_are_refused(bad: float, published: Callable[[Arrays], Arrays]) -> None:
+    for axis in range(3):
+        values = [1.5, 0.75, 0.75]
+        values[axis] = bad
+        with pytest.raises(Exception, match="SPACING: expected three finite numbers"):
+            published(scan(np.zeros((9, 9, 9), np.int16), values))
+
+
+@pytest.mark.parametrize(
+    "rescale",
+    [(0, 0), (np.nan, 0), (np.inf, 0), (-np.inf, 0), (1, np.nan), (1, np.inf), (1, -np.inf)],
+)
+def test_absurd_rescales_are_refused(
+    rescale: tuple[float, float], published: Callable[[Arrays], Arrays]
+) -> None:
+    with pytest.raises(Exception, match="RESCALE: expected a finite slope other than 0"):
+        published(scan(np.zeros((9, 9, 9), np.int16), (1.5, 0.75, 0.75), rescale))
+
+
 def test_no_intermediate_grows_with_the_input() -> None:
     """Memory stays bounded because nothing of the volume's size is ever computed: its one user
     outside the loop reads its shape, and inside single slices are taken out of it.
@@ -214,6 +234,16 @@ def test_scores_of_odd_inputs() -> None:
     assert np.isfinite(nothing["PROBABILITIES"]).all()
     with pytest.raises(Exception, match="rows must come in pairs"):
         run({"IMAGE_EMBEDDING": unit[:1], "TEXT_EMBEDDING": unit[:3]})
+    for bad in (np.nan, np.inf, 1e30):
+        images, texts = unit[:2].copy(), unit[:2].copy()
+        images[1, 2] = texts[0, 3] = bad
+        with pytest.raises(Exception, match="IMAGE_EMBEDDING: expected finite rows"):
+            run({"IMAGE_EMBEDDING": images, "TEXT_EMBEDDING": unit[:2]})
+        with pytest.raises(Exception, match=r"TEXT_EMBEDDING.*: expected finite rows"):
+            run({"IMAGE_EMBEDDING": unit[:1], "TEXT_EMBEDDING": texts})
+    for empty, name in ((0, "IMAGE_EMBEDDING"), (1, "TEXT_EMBEDDING")):
+        with pytest.raises(Exception, match=f"{name}.*at least one"):
+            run({"IMAGE_EMBEDDING": unit[:empty], "TEXT_EMBEDDING": unit[: 2 - 2 * empty]})
 
 
 def test_graphs_keep_whole_what_runtimes_fuse(repository: Path) -> None:

@@ -137,7 +137,7 @@ def test_maps_add_up_and_are_the_plain_sum(
 
 @pytest.mark.parametrize(
     ("code", "norm"),
-    [(256, 1.0), (-1, 1.0), (0, 0.0), (0, -1.0), (0, np.nan), (0, np.inf)],
+    [(256, 1.0), (-1, 1.0), (0, 0.0), (0, -1.0), (0, np.nan), (0, np.inf), (0, 1e-45)],
 )
 def test_impossible_codes_and_norms_are_refused(
     code: int, norm: float, golden: Golden, repository: Path
@@ -145,7 +145,16 @@ def test_impossible_codes_and_norms_are_refused(
     codes = golden.expected["b1_codes"].astype(np.int32)
     codes[0, 1, 2, 3] = code
     inputs = {"CODES": codes, "IMAGE_NORM": np.array([[norm]], np.float32)}
-    with pytest.raises(Exception, match="CODES must lie inside the codebook"):
+    field = "IMAGE_NORM: expected" if code == 0 else "CODES: every code must lie inside"
+    with pytest.raises(Exception, match=field):
+        run_onnx(repository / "ctclip_relevance" / "1" / "model.onnx", inputs)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
+def test_one_bad_norm_of_several_is_enough(bad: float, golden: Golden, repository: Path) -> None:
+    norms = np.array([[1.0], [bad], [2.0]], np.float32)
+    inputs = {"CODES": golden.expected["b3_codes"].astype(np.int32), "IMAGE_NORM": norms}
+    with pytest.raises(Exception, match="IMAGE_NORM: expected one finite length"):
         run_onnx(repository / "ctclip_relevance" / "1" / "model.onnx", inputs)
 
 

@@ -92,6 +92,7 @@ REFUSALS = (
     Refusal("no texts, or bytes that are not UTF-8", "INVALID_ARGUMENT", 400),
     Refusal("a volume with an axis of size 0", "INTERNAL", 500),
     Refusal("an odd number of prompts", "INTERNAL", 500),
+    Refusal("an embedding, a code or a length that is none, sent to a model", "INTERNAL", 500),
     Refusal("an unknown model or version", "NOT_FOUND", 404),
 )
 """Each is provoked by a test, over gRPC and over HTTP."""

@@ -4,10 +4,16 @@ Stands first in every ensemble that takes a volume. Runs inside Triton's Python 
 """
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+# An ensemble with two first steps hands out one after the other. Should the first have failed by
+# then, Triton before 26.02 has the thread that hands out and the thread that answers wait for each
+# other's lock, for ever: no gRPC request of any model is served again. So a refusal takes its time.
+REFUSAL_DELAY_S = 0.05
 
 
 class TritonPythonModel:
@@ -25,7 +31,10 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """One response for each request; a refused one carries an error instead of tensors."""
-        return [self._answer(request) for request in requests]
+        responses = [self._answer(request) for request in requests]
+        if any(response.has_error() for response in responses):
+            time.sleep(REFUSAL_DELAY_S)
+        return responses
 
     def _answer(self, request):
         spacing = pb_utils.get_input_tensor_by_name(request, "SPACING").as_numpy()

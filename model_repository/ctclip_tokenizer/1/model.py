@@ -12,6 +12,8 @@ import triton_python_backend_utils as pb_utils
 
 from .word_pieces import bert_tokenizer
 
+_FIELD = "TEXT (PROMPTS of ctclip_zero_shot)"
+
 
 class TritonPythonModel:
     """TEXT BYTES [N] -> INPUT_IDS, ATTENTION_MASK INT64 [N, L]."""
@@ -20,6 +22,7 @@ class TritonPythonModel:
         """Load the vocabulary, and refuse one that is not the checkpoint's."""
         parameters = json.loads(args["model_config"])["parameters"]
         max_tokens = int(parameters["max_tokens"]["string_value"])
+        self.max_texts = int(parameters["max_texts"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         content = (folder / "vocab.txt").read_bytes()
@@ -38,9 +41,11 @@ class TritonPythonModel:
     def _answer(self, request):
         raw = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
         try:
+            if not 1 <= len(raw) <= self.max_texts:
+                raise ValueError(
+                    f"{_FIELD}: got {len(raw) or 'no'} texts, expected 1 to {self.max_texts}"
+                )
             texts = [_decode(index, item) for index, item in enumerate(raw)]
-            if not texts:
-                raise ValueError("TEXT: got no texts, expected at least 1")
         except ValueError as problem:
             error = pb_utils.TritonError(str(problem), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
@@ -58,4 +63,5 @@ def _decode(index, item):
     try:
         return item.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"TEXT: item {index} is not UTF-8 ({error.reason})") from error
+        got = f"0x{item[error.start]:02x} at byte {error.start}"
+        raise ValueError(f"{_FIELD}: item {index} has {got}, expected UTF-8") from error

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import parser
 
-from ctclip_client.contract import Geometry
+from ctclip_client.contract import SPACING_MM_RANGE, Geometry
 from ctclip_export.graphs.constants import add_constants, name_node
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 
@@ -54,19 +54,46 @@ _AXIS = """
 # A volume with an empty axis, or one so thin that it resamples to nothing, has no picture to show.
 # The guard asks for an impossible shape then; a runtime reports the node's name, which is what the
 # user reads. Shapes are checked on the host by every provider; indices out of range are not.
-_REFUSAL = (
+_VOLUME_REFUSAL = (
     "VOLUME: every axis needs at least 1 voxel after resampling to the model's spacing; "
     "got an empty or too thin axis"
 )
+
+# ctclip_check has seen both in an ensemble, and says more. Asked directly, the graph has to refuse
+# them itself: NaN would become voxels, and an absurd spacing the fault of the volume.
+_SPACING_REFUSAL = (
+    f"SPACING: expected three finite numbers between {SPACING_MM_RANGE[0]} and "
+    f"{SPACING_MM_RANGE[1]} mm"
+)
+_RESCALE_REFUSAL = "RESCALE: expected a finite slope other than 0 and a finite intercept"
 
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
 ctclip_preprocess (int16[z,x,y] VOLUME, double[3] SPACING, float[2] RESCALE)
     => (float[1,1,{depth},{height},{width}] VOXELS)
 {{
+    not_too_fine = Greater (SPACING, finest_mm)
+    not_too_coarse = Less (SPACING, coarsest_mm)
+    edge_good = And (not_too_fine, not_too_coarse)
+    edge_goodness = Cast <to = 7> (edge_good)
+    good_edges = ReduceSum <keepdims = 0> (edge_goodness)
+    spacing_good = Equal (good_edges, three)
+    spacing_shape = Where (spacing_good, axes_shape, impossible_shape)
+    spacing = Reshape (SPACING, spacing_shape)
+
+    magnitudes = Abs (RESCALE)
+    entry_finite = Less (magnitudes, endless)
+    entry_large = Greater (magnitudes, smallest_entries)
+    entry_good = And (entry_finite, entry_large)
+    entry_goodness = Cast <to = 7> (entry_good)
+    good_entries = ReduceSum <keepdims = 0> (entry_goodness)
+    rescale_good = Equal (good_entries, two)
+    rescale_shape = Where (rescale_good, pair_shape, impossible_shape)
+    rescale = Reshape (RESCALE, rescale_shape)
+
     counts = Shape (VOLUME)
     counts_f64 = Cast <to = 11> (counts)
-    ratios = Div (SPACING, target_mm)
+    ratios = Div (spacing, target_mm)
     sizes_exact = Mul (counts_f64, ratios)
     sizes_unchecked = Cast <to = 7> (sizes_exact)
     smallest = ReduceMin <keepdims = 1> (sizes_unchecked)
@@ -84,8 +111,8 @@ ctclip_preprocess (int16[z,x,y] VOLUME, double[3] SPACING, float[2] RESCALE)
     sizes_f64 = Cast <to = 11> (sizes)
     steps = Div (counts_f64, sizes_f64)
     lasts = Sub (counts, one)
-    slope = Gather (RESCALE, zero)
-    intercept = Gather (RESCALE, one)
+    slope = Gather (rescale, zero)
+    intercept = Gather (rescale, one)
     {axes}
     x_weight_column = Unsqueeze (x_weight, one)
     x_inside_column = Unsqueeze (x_inside, one)
@@ -131,8 +158,8 @@ ctclip_preprocess (int16[z,x,y] VOLUME, double[3] SPACING, float[2] RESCALE)
 def preprocess_graph(geometry: Geometry) -> onnx.ModelProto:
     """VOLUME int16 (z, x, y), SPACING mm, RESCALE -> VOXELS (1, 1, D, H, W) float32 in [−1, 1].
 
-    The graph trusts SPACING and RESCALE (`ctclip_check` stands before it) and fails on a volume
-    with an empty axis.
+    Fails on a spacing or rescale that `ctclip_check` would refuse, and on a volume with an empty
+    axis.
     """
     depth, height, width = geometry.volume_shape
     text = _GRAPH.format(
@@ -142,7 +169,12 @@ def preprocess_graph(geometry: Geometry) -> onnx.ModelProto:
     model = parser.parse_model(text)
     constants = {
         "target_mm": np.array(geometry.target_spacing_mm, np.float64),
-        "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2),
+        "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2), "three": np.int64(3),
+        "finest_mm": np.float64(SPACING_MM_RANGE[0]),
+        "coarsest_mm": np.float64(SPACING_MM_RANGE[1]),
+        "endless": np.float32(np.inf), "pair_shape": np.array([2], np.int64),
+        # Of slope and intercept: any intercept will do.
+        "smallest_entries": np.array([0, -1], np.float32),
         "zero_f64": np.float64(0.0), "half": np.float64(0.5),
         "hu_min": np.float32(-1000), "hu_max": np.float32(1000), "per_hu": np.float32(0.001),
         "axes_shape": np.array([3], np.int64), "impossible_shape": np.array([4], np.int64),
@@ -152,5 +184,7 @@ def preprocess_graph(geometry: Geometry) -> onnx.ModelProto:
         **{f"{a}_grid": np.int64(n) for a, n in zip(AXES, geometry.volume_shape, strict=True)},
     }  # fmt: skip
     add_constants(model, **constants)
-    name_node(model, "sizes", _REFUSAL)
+    name_node(model, "sizes", _VOLUME_REFUSAL)
+    name_node(model, "spacing", _SPACING_REFUSAL)
+    name_node(model, "rescale", _RESCALE_REFUSAL)
     return model

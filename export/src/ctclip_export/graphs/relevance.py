@@ -11,10 +11,12 @@ from ctclip_export.graphs.constants import add_constants, name_node
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 
 # Indices out of range are refused here, on shapes: a GPU's Gather would read on silently.
-_REFUSAL = (
-    "CODES must lie inside the codebook, and IMAGE_NORM must hold one finite length above 0 for "
-    "each volume"
+_CODES_REFUSAL = (
+    "CODES: every code must lie inside the codebook, from 0 to {last}, of at least one volume"
 )
+_NORMS_REFUSAL = "IMAGE_NORM: expected one finite length above 0 for each volume"
+_SMALLEST_NORM = 1e-12
+"""Below it the vision model's own normalisation gives up (eps of its L2 norm)."""
 
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
@@ -23,24 +25,26 @@ ctclip_relevance (int32[V,{slabs},{rows},{columns}] CODES, float[lengths,1] IMAG
 {{
     largest_code = ReduceMax <keepdims = 0> (CODES)
     smallest_code = ReduceMin <keepdims = 0> (CODES)
-    largest_norm = ReduceMax <keepdims = 0> (IMAGE_NORM)
-    smallest_norm = ReduceMin <keepdims = 0> (IMAGE_NORM)
     below = Less (largest_code, code_count)
     not_negative = GreaterOrEqual (smallest_code, zero_code)
-    positive = Greater (smallest_norm, zero_norm)
-    finite = Less (largest_norm, endless)
-    codes_good = And (below, not_negative)
-    norms_good = And (positive, finite)
-    values_good = And (codes_good, norms_good)
+    inside = And (below, not_negative)
     code_shape = Shape (CODES)
     volumes = Gather (code_shape, first)
-    norm_shape = Shape (IMAGE_NORM)
-    lengths = Gather (norm_shape, first)
-    one_each = Equal (volumes, lengths)
-    good = And (values_good, one_each)
-    norms = Unsqueeze (IMAGE_NORM, map_axes)
-    demanded_shape = Where (good, sequence_shape, impossible_shape)
-    sequences = Reshape <allowzero = 0> (CODES, demanded_shape)
+    some = Greater (volumes, zero)
+    codes_good = And (inside, some)
+    sequences_demanded = Where (codes_good, sequence_shape, impossible_sequences)
+    sequences = Reshape <allowzero = 0> (CODES, sequences_demanded)
+    positive = Greater (IMAGE_NORM, smallest_norm)
+    finite = Less (IMAGE_NORM, endless)
+    norm_good = And (positive, finite)
+    norm_goodness = Cast <to = 7> (norm_good)
+    good_norms = ReduceSum <keepdims = 0> (norm_goodness)
+    norm_count = Size (IMAGE_NORM)
+    all_good = Equal (good_norms, norm_count)
+    one_each = Equal (norm_count, volumes)
+    norms_good = And (all_good, one_each)
+    norms_demanded = Where (norms_good, norms_shape, impossible_norms)
+    norms = Reshape <allowzero = 0> (IMAGE_NORM, norms_demanded)
     by_position = Transpose <perm = [2, 0, 1]> (sequences)
     tokens = Gather <axis = 0> (codebook, by_position)
     columns_shape = Concat <axis = 0> (positions, minus_one, width)
@@ -80,13 +84,16 @@ def relevance_graph(
         "weights": np.ascontiguousarray(weights.transpose(0, 2, 1)),  # (N, W, F)
         "codebook": codebook,
         "code_count": np.int32(len(codebook)), "zero_code": np.int32(0),
-        "zero_norm": np.float32(0), "endless": np.float32(np.inf),
-        "first": integers(0), "minus_one": integers(-1), "map_axes": integers(2, 3, 4),
-        "impossible_shape": integers(7_919, 7_919, 7_919),
+        "smallest_norm": np.float32(_SMALLEST_NORM), "endless": np.float32(np.inf),
+        "first": integers(0), "minus_one": integers(-1), "zero": integers(0),
+        "impossible_sequences": integers(7_919, 7_919, 7_919),
+        "norms_shape": integers(0, 1, 1, 1, 1),
+        "impossible_norms": integers(7_919, 7_919, 7_919, 7_919, 7_919),
         "sequence_shape": integers(0, slabs, positions), "positions": integers(positions),
         "width": integers(width), "slabs": integers(slabs), "findings": integers(findings),
         "plane": integers(rows, columns),
     }  # fmt: skip
     add_constants(model, **constants)
-    name_node(model, "sequences", _REFUSAL)
+    name_node(model, "sequences", _CODES_REFUSAL.format(last=len(codebook) - 1))
+    name_node(model, "norms", _NORMS_REFUSAL)
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -12,6 +14,22 @@ from ctclip_export.graphs.versions import IR_VERSION, OPSET
 
 _HEADER = f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>'
 
+# Asks for an impossible shape, and so fails with its name, unless there is a row, and all
+# lengths are finite. Compared row by row: a maximum may skip NaN.
+_GUARD = """
+    {name}_sent_length = ReduceL2 <keepdims = 1> ({source}, last_axis)
+    {name}_row_good = Less ({name}_sent_length, endless)
+    {name}_row_goodness = Cast <to = 7> ({name}_row_good)
+    {name}_bad_rows = Sub (one, {name}_row_goodness)
+    {name}_bad_count = ReduceSum <keepdims = 0> ({name}_bad_rows)
+    {name}_finite = Equal ({name}_bad_count, zero)
+    {name}_shape = Shape ({source})
+    {name}_count = Gather ({name}_shape, zero)
+    {name}_some = Greater ({name}_count, zero)
+    {name}_good = And ({name}_finite, {name}_some)
+    {name}_demanded = Where ({name}_good, same_shape, impossible_shape)
+    {name}_checked = Reshape <allowzero = 0> ({source}, {name}_demanded)
+"""
 # Embeddings arrive with length 1; dividing by the length again makes the product a cosine whatever
 # a caller sends, and costs nothing. A full matrix product: upstream multiplies row by row, which is
 # silently wrong as soon as there are as many volumes as texts.
@@ -30,7 +48,11 @@ _SOFTMAX = """
 """
 _LAST_AXIS = np.array([-1], np.int64)
 _SMALLEST_LENGTH = np.float32(1e-12)
-_PAIRS_REFUSAL = "TEXT_EMBEDDING: rows must come in pairs (present, absent)"
+_IMAGES_REFUSAL = "IMAGE_EMBEDDING: expected finite rows, one for each volume, at least one"
+_TEXTS_REFUSAL = (
+    "TEXT_EMBEDDING (made of PROMPTS): expected finite rows, which must come in pairs, at least one"
+)
+_PAIRS_REFUSAL = "TEXT_EMBEDDING (made of PROMPTS): rows must come in pairs (present, absent)"
 
 
 def score_graph(temperature: float, embedding_size: int) -> onnx.ModelProto:
@@ -42,8 +64,10 @@ def score_graph(temperature: float, embedding_size: int) -> onnx.ModelProto:
     ctclip_score (float[V,{embedding_size}] IMAGE_EMBEDDING, float[twoP,{embedding_size}] TEXT_EMBEDDING)
         => (float[V,P,2] LOGITS, float[V,P] PROBABILITIES)
     {{
-        {_COSINE.format(name="images", source="IMAGE_EMBEDDING")}
-        {_COSINE.format(name="texts", source="TEXT_EMBEDDING")}
+        {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
+        {_GUARD.format(name="texts", source="TEXT_EMBEDDING")}
+        {_COSINE.format(name="images", source="images_checked")}
+        {_COSINE.format(name="texts", source="texts_checked")}
         {_SOFTMAX}
     }}"""  # noqa: E501
     return _finish(text, temperature)
@@ -59,7 +83,8 @@ def findings_graph(temperature: float, text_embedding: NDArray[np.float32]) -> o
     ctclip_findings (float[V,{embedding_size}] IMAGE_EMBEDDING)
         => (float[V,{prompts // 2},2] LOGITS, float[V,{prompts // 2}] PROBABILITIES)
     {{
-        {_COSINE.format(name="images", source="IMAGE_EMBEDDING")}
+        {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
+        {_COSINE.format(name="images", source="images_checked")}
         {_COSINE.format(name="texts", source="prompt_embedding")}
         {_SOFTMAX}
     }}"""
@@ -76,28 +101,40 @@ def classfine_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> o
     ctclip_classfine (float[V,{embedding_size}] IMAGE_EMBEDDING)
         => (float[V,{classes}] PROBABILITIES)
     {{
-        {_COSINE.format(name="images", source="IMAGE_EMBEDDING")}
+        {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
+        {_COSINE.format(name="images", source="images_checked")}
         positive = Relu (images)
         logits = Gemm <transB = 1> (positive, weight, bias)
         PROBABILITIES = Sigmoid (logits)
     }}"""
     model = parser.parse_model(text)
-    add_constants(
-        model, weight=weight, bias=bias, last_axis=_LAST_AXIS, smallest_length=_SMALLEST_LENGTH
-    )
-    return model
+    return _guarded(model, weight=weight, bias=bias)
 
 
-def _finish(text: str, temperature: float, **constants: NDArray[np.float32]) -> onnx.ModelProto:
-    model = parser.parse_model(text)
-    add_constants(
-        model,
+def _finish(text: str, temperature: float, **constants: Any) -> onnx.ModelProto:
+    return _guarded(
+        parser.parse_model(text),
         scale=np.exp(np.float32(temperature)),
-        last_axis=_LAST_AXIS,
-        smallest_length=_SMALLEST_LENGTH,
         pairs=np.array([0, -1, 2], np.int64),
         present=np.int64(0),
         **constants,
     )
+
+
+def _guarded(model: onnx.ModelProto, **constants: Any) -> onnx.ModelProto:
+    """Add the constants, and what the guards say when they refuse."""
+    add_constants(
+        model,
+        last_axis=_LAST_AXIS,
+        smallest_length=_SMALLEST_LENGTH,
+        endless=np.float32(np.inf),
+        zero=np.int64(0),
+        one=np.int64(1),
+        same_shape=np.array([0, 0], np.int64),
+        impossible_shape=np.array([7_919, 7_919], np.int64),
+        **constants,
+    )
+    name_node(model, "images_checked", _IMAGES_REFUSAL)
+    name_node(model, "texts_checked", _TEXTS_REFUSAL)
     name_node(model, "LOGITS", _PAIRS_REFUSAL)
     return model

@@ -26,7 +26,8 @@ _PARAMETERS: Mapping[str, Mapping[str, object]] = {
         "spacing_mm_above": SPACING_MM_RANGE[0],
         "spacing_mm_below": SPACING_MM_RANGE[1],
     },
-    TOKENIZER.name: {"max_tokens": MAX_TOKENS},
+    # The text encoder would refuse more texts, too, but without naming them.
+    TOKENIZER.name: {"max_tokens": MAX_TOKENS, "max_texts": TEXT_ENCODER.max_batch_size},
 }
 """Limits that the Python models enforce. They run where the client library is not installed."""
 

@@ -5,15 +5,25 @@ Imported inside Triton's Python stub only, which alone has `triton_python_backen
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from ctclip_server.dropin.batching import Tensors, can_be_joined, join, split
 
 Run = Callable[[list[str], Tensors], Tensors]
 """Names of the outputs wanted and the inputs -> the outputs. Raises: RefusedError."""
+
+
+_REFUSAL_DELAY_S = 0.05
+"""What a refusal waits before it is sent. Triton before 26.02 may stop for ever should a step of an
+ensemble fail while its first steps are still being handed out (as in ctclip_check's model.py)."""
+_KINDS = {"b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
+_SHOWN = 4
+"""Values of a tensor that a message may hold."""
 
 
 class RefusedError(Exception):
@@ -35,6 +45,15 @@ def answer(
         run: executes the model.
         batched: whether the first axis of all tensors is the batch.
     """
+    responses = _answers(requests, feed, run, batched=batched)
+    if any(response.has_error() for response in responses):
+        time.sleep(_REFUSAL_DELAY_S)
+    return responses
+
+
+def _answers(
+    requests: Sequence[Any], feed: Callable[[Any], Tensors], run: Run, *, batched: bool
+) -> list[Any]:
     responses: list[Any] = [None] * len(requests)
     feeds: dict[int, Tensors] = {}
     for index, request in enumerate(requests):
@@ -57,6 +76,23 @@ def answer(
         except (RefusedError, ValueError) as error:
             responses[index] = _failure(error)
     return responses
+
+
+def told(inputs: Tensors) -> str:
+    """What came, for a message: names, types and shapes, and the values of the smallest tensors.
+
+    The runtime says what it expected of one node, and seldom which input it was.
+    """
+    return "got " + ", ".join(_told(name, array) for name, array in inputs.items())
+
+
+def _told(name: str, array: NDArray[Any]) -> str:
+    kind = _KINDS.get(array.dtype.kind)
+    if kind is None:
+        return f"{name} BYTES {list(array.shape)}"
+    dtype = "BOOL" if kind == "BOOL" else f"{kind}{array.dtype.itemsize * 8}"
+    values = f" = {array.tolist()}" if 0 < array.size <= _SHOWN else ""
+    return f"{name} {dtype} {list(array.shape)}{values}"
 
 
 def _joined(

@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 from ctclip_server.dropin.batching import Tensors
 from ctclip_server.dropin.onnx_header import read_header, refusal
 from ctclip_server.dropin.options import Settings, default_threads, read_settings
-from ctclip_server.dropin.rounds import RefusedError, answer
+from ctclip_server.dropin.rounds import RefusedError, answer, told
 from ctclip_server.dropin.signature import (
     MismatchError,
     check_inputs,
@@ -95,7 +95,7 @@ class TritonPythonModel:
         try:
             values = self._session.run(names, feed, self._run_options)
         except Exception as error:  # noqa: BLE001 (ONNX Runtime's errors have no common class)
-            raise RefusedError(_one_line(error), invalid=False) from None
+            raise RefusedError(f"{_one_line(error)}; {told(feed)}", invalid=False) from None
         outputs = dict(zip(names, values, strict=True))
         for name, dims in self._scalars.items():
             if name in outputs:

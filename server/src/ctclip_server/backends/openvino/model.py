@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from ctclip_server.dropin.batching import Tensors
 from ctclip_server.dropin.openvino_options import OpenVINOSettings, read_openvino_settings
 from ctclip_server.dropin.openvino_signature import DTYPES, check_tensors
-from ctclip_server.dropin.rounds import RefusedError, answer
+from ctclip_server.dropin.rounds import RefusedError, answer, told
 from ctclip_server.dropin.signature import (
     FREE,
     MismatchError,
@@ -94,7 +94,7 @@ class TritonPythonModel:
             values = self._request.infer(feed, share_inputs=True)
             outputs = {name: values[self._outputs[name]] for name in names}
         except RuntimeError as error:
-            raise RefusedError(_one_line(error), invalid=False) from None
+            raise RefusedError(f"{_one_line(error)}; {told(feed)}", invalid=False) from None
         if size < self._batch:
             outputs = {name: array[:size] for name, array in outputs.items()}
         return outputs
