@@ -2,12 +2,23 @@
 #
 #   make demo        environment, checkpoint, export, parity, server, 18 findings of a real CT
 #   make test        environment and tests
+#   make bench       latency and throughput of the embedded server, parity verdict first
+#   make gpu-check   on a machine with an NVIDIA GPU: build engines, climb the whole ladder
+#   make gpu-bench   there: serve the engines by the official container, and measure
 #
 # Variables:
 #   PYTHON           interpreter to make the environment with (3.11 or 3.12)
 #   TORCH_INDEX_URL  index to take torch from. By default pip takes it from its own index, whose
 #                    build for Linux brings several GB of CUDA libraries. Without a GPU, avoid them:
 #                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+#   REPOSITORY       what bench, gpu-check and gpu-bench work on; by default that of make demo
+#   CHECKPOINT       its checkpoint and the folder of its text model: the reference to compare with.
+#   TEXT_MODEL       Without them it is the repository's own ONNX graphs
+#   URL              HOST:PORT (gRPC) of a Triton that runs: measure that one, start none
+#   RESULTS          where JSON files go (benchmarks/results)
+#   BENCH_FLAGS      further flags of ctclip bench (make bench, gpu-bench)
+#   PARITY_FLAGS     further flags of ctclip parity (make gpu-check)
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
@@ -19,8 +30,23 @@ DISTRIBUTIONS := client export server benchmarks
 INSTALLED := $(VENV)/installed
 TEST_FLAGS ?=
 
+DEMO := build/demo/published
+ifndef REPOSITORY
+CHECKPOINT ?= $(DEMO)/ctclip_demo.pt
+TEXT_MODEL ?= $(DEMO)/text_model
+endif
+REPOSITORY ?= $(DEMO)/model_repository
+CHECKPOINT ?=
+TEXT_MODEL ?=
+URL ?=
+RESULTS ?= benchmarks/results
+BENCH_FLAGS ?=
+PARITY_FLAGS ?=
+REFERENCE = $(if $(CHECKPOINT),--against $(CHECKPOINT)) $(if $(TEXT_MODEL),--text-model $(TEXT_MODEL))
+INPUTS = --repository $(REPOSITORY) $(REFERENCE) $(if $(URL),--url $(URL)) --out $(RESULTS)
+
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-small test test-slow lint format types clean
+.PHONY: help environment demo demo-small bench gpu-check gpu-bench test test-slow lint format types clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +66,15 @@ demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry 
 
 demo-small: $(INSTALLED) ## The same at a small geometry (under a minute)
 	@$(BIN)/ctclip demo --small
+
+bench: $(INSTALLED) ## Latency and throughput of the demo's server (or REPOSITORY=, URL=)
+	@$(BIN)/ctclip bench $(INPUTS) $(BENCH_FLAGS)
+
+gpu-check: $(INSTALLED) ## Build TensorRT engines, climb the parity ladder with them
+	@$(BIN)/python -m ctclip_bench.gpu check $(INPUTS) $(PARITY_FLAGS)
+
+gpu-bench: $(INSTALLED) ## Serve the engines in the official container, measure
+	@$(BIN)/python -m ctclip_bench.gpu bench $(INPUTS) $(BENCH_FLAGS)
 
 test: $(INSTALLED) ## Run the tests
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not weights" $(TEST_FLAGS)

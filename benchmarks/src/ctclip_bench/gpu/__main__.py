@@ -1,0 +1,50 @@
+"""`python -m ctclip_bench.gpu check|bench`; see the Makefile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctclip_bench.gpu.bench import bench
+from ctclip_bench.gpu.check import check
+from ctclip_bench.gpu.steps import Inputs
+from ctclip_client.errors import CTClipError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the two; return the exit code. Errors: a line of cause, a line of remedy."""
+    parser = argparse.ArgumentParser(prog="python -m ctclip_bench.gpu", description=__doc__)
+    parser.add_argument("what", choices=("check", "bench"))
+    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
+    # Empty strings are what the Makefile gives for variables that are not set.
+    parser.add_argument("--against", default="", metavar="CHECKPOINT")
+    parser.add_argument("--text-model", default="", metavar="DIR")
+    parser.add_argument("--url", default="", metavar="HOST:PORT")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    args, more = parser.parse_known_args(argv)
+    inputs = Inputs(
+        args.repository,
+        Path(args.against) if args.against else None,
+        Path(args.text_model) if args.text_model else None,
+        args.url or None,
+        args.out,
+        tuple(more),
+    )
+    try:
+        return check(inputs) if args.what == "check" else bench(inputs)
+    except CTClipError as error:
+        print(f"error: {error.cause}", file=sys.stderr)
+        if error.remedy:
+            print(f"       {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

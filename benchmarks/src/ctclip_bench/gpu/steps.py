@@ -1,0 +1,106 @@
+"""What both need: their inputs, what the machine must have, and `ctclip` as a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctclip_client.contract import VISION
+from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
+from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
+from ctclip_export.engines.target import TENSORRT, load_library
+
+CONFIG_NAME = "tensorrt"
+_DOCKER_ANSWERS_S = 30
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The Makefile's variables. more: further flags, handed on."""
+
+    repository: Path
+    checkpoint: Path | None
+    text_model: Path | None
+    url: str | None
+    out: Path
+    more: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises: InvalidInput naming the variable."""
+        if not (self.repository / VISION.name).is_dir():
+            raise InvalidInput(
+                f"REPOSITORY: {self.repository} is no exported repository.",
+                "Make one: make demo, or ctclip export; then REPOSITORY=DIR CHECKPOINT=FILE "
+                "TEXT_MODEL=DIR.",
+            )
+        if (self.checkpoint is None) != (self.text_model is None):
+            raise InvalidInput("CHECKPOINT and TEXT_MODEL go together.", "Give both, or neither.")
+        for name, path in (("CHECKPOINT", self.checkpoint), ("TEXT_MODEL", self.text_model)):
+            if path is not None and not path.exists():
+                raise InvalidInput(f"{name}: there is no {path}.", "Name that of the export.")
+
+    def reference(self) -> list[str]:
+        """Flags of the reference, for `ctclip parity` and `ctclip bench`."""
+        if self.checkpoint is None:
+            return []
+        return ["--against", str(self.checkpoint), "--text-model", str(self.text_model)]
+
+
+def require_gpu(remedy: str) -> Gpu:
+    """The GPU of this machine. Raises: NoGpu with that remedy."""
+    try:
+        return read_gpu()
+    except NoGpu as error:
+        raise NoGpu(error.cause, remedy) from error
+
+
+def require_tensorrt() -> None:
+    """Raises: InvalidInput with the line that installs it."""
+    load_library(TENSORRT)
+
+
+def require_docker(remedy: str) -> str:
+    """The docker program, with an engine and Compose that answer. Raises: Unavailable."""
+    program = shutil.which("docker")
+    if program is None:
+        raise Unavailable("docker: it is not on this machine.", remedy)
+    for command in (["compose", "version"], ["info", "--format", "{{.ServerVersion}}"]):
+        try:
+            done = subprocess.run(
+                [program, *command],
+                capture_output=True, text=True, check=False, timeout=_DOCKER_ANSWERS_S,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unavailable(f"docker {command[0]}: {error}.", remedy) from error
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+            raise Unavailable(f"docker {command[0]}: {said[-1]}", remedy)
+    return program
+
+
+def ctclip(*arguments: str) -> list[str]:
+    """The command line of a `ctclip` of this environment."""
+    return [sys.executable, "-m", "ctclip_client", *arguments]
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run a step before everyone's eyes; a killed one is an error and no exit code.
+
+    Raises: CTClipError.
+    """
+    done = subprocess.run(command, check=False, env={**os.environ, **(environment or {})})
+    if done.returncode < 0:
+        raise CTClipError(
+            f"{_name(command)} was killed by signal {-done.returncode}.",
+            "Nothing can be said of what it had not finished: run it again.",
+        )
+    return done.returncode
+
+
+def _name(command: Sequence[str]) -> str:
+    return " ".join(command[2:5] if command[0] == sys.executable else command[:3])

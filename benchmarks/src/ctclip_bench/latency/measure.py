@@ -1,0 +1,216 @@
+"""The whole measurement: verdict first, then every level of load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ctclip_bench.ladder.rungs import Job
+from ctclip_bench.latency.agreement import Agreement, compare_with_reference
+from ctclip_bench.latency.figures import Level, make_level
+from ctclip_bench.latency.load import Amount, Sample, Starter, Work, closed_loop, open_loop
+from ctclip_bench.latency.memory import Usage, Watch, gpu_memory
+from ctclip_bench.latency.server import Server
+from ctclip_bench.latency.statistics import Spent, difference
+from ctclip_bench.latency.workloads import prepared, split, texts, vision_batches, whole_path
+from ctclip_client import Volume
+from ctclip_client.contract import VISION
+from ctclip_client.errors import CTClipError
+from ctclip_client.progress import Advance, Stages
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The levels of load. concurrency: clients at once. batches: volumes for the vision model at
+    once. texts: sentences in one request. rates: requests a second that arrive by themselves.
+    """
+
+    concurrency: tuple[int, ...]
+    batches: tuple[int, ...]
+    texts: tuple[int, ...]
+    rates: tuple[float, ...]
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that was found. Without a passed verdict there are no levels.
+
+    gpu, process: memory, None where there is no such thing or it cannot be read from here.
+    """
+
+    agreement: Agreement
+    whole_path: tuple[Level, ...] = ()
+    arrivals: tuple[Level, ...] = ()
+    vision: tuple[Level, ...] = ()
+    texts: tuple[Level, ...] = ()
+    gpu: Usage | None = None
+    process: Usage | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All of them, in the order of the report."""
+        return (*self.whole_path, *self.arrivals, *self.vision, *self.texts)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """What was wrong with timed answers."""
+        return tuple(f"{level.name}: {text}" for level in self.levels for text in level.wrong)
+
+    @property
+    def passed(self) -> bool:
+        """The verdict before the load, and every answer under it."""
+        return self.agreement.passed and not self.wrong
+
+    @property
+    def failed_requests(self) -> int:
+        """Requests that got an error instead of an answer."""
+        return sum(sum(level.errors.values()) for level in self.levels)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured. release: as the repository's provenance.json has it; volumes: of job.scans,
+    in their order.
+    """
+
+    server: Server
+    job: Job
+    release: dict[str, Any]
+    volumes: Sequence[Volume]
+
+
+def measure(
+    subject: Subject, plan: Plan, stages: Stages, gpu_before_bytes: int | None = None
+) -> Measurement:
+    """Judge, and only where that passes, measure.
+
+    gpu_before_bytes: memory in use on the GPU before this server was started, if that is known.
+    Raises: InvalidInput, ServiceError.
+    """
+    server = subject.server
+    agreement = compare_with_reference(
+        server, subject.job, subject.release, subject.volumes, stages
+    )
+    if not agreement.passed:
+        return Measurement(agreement)
+    with (
+        Watch(gpu_memory if server.on_this_machine else _unknown, gpu_before_bytes) as gpu,
+        Watch(server.memory_bytes) as process,
+    ):
+        load = _Load(subject, plan, stages, agreement)
+        load.run()
+    return Measurement(
+        agreement,
+        **{kind: tuple(levels) for kind, levels in load.levels.items()},
+        gpu=gpu.usage,
+        process=process.usage,
+        notes=tuple(load.notes),
+    )
+
+
+def _unknown() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class _What:
+    """kind: of `Measurement`. load: what the level is. units: volumes or texts in one request."""
+
+    kind: str
+    load: Mapping[str, float | str]
+    units: int = 1
+
+
+class _Load:
+    """Runs the levels, one after the other."""
+
+    def __init__(self, subject: Subject, plan: Plan, stages: Stages, agreement: Agreement) -> None:
+        self.server, self.job, self.volumes = subject.server, subject.job, subject.volumes
+        self.plan, self.stages, self.agreement = plan, stages, agreement
+        self.levels: dict[str, list[Level]] = {
+            "whole_path": [], "arrivals": [], "vision": [], "texts": [],
+        }  # fmt: skip
+        self.notes: list[str] = []
+        self._read: Callable[[], dict[str, Spent]] = dict
+
+    def run(self) -> None:
+        with self.server.raw() as raw:
+            try:
+                raw.statistics()
+            except CTClipError as error:  # restricted, for instance; latencies are still to be had
+                self.notes.append(f"no statistics from Triton: {type(error).__name__}")
+            else:
+                self._read = raw.statistics
+            self._whole_path()
+            self._vision()
+            self._texts()
+
+    def _whole_path(self) -> None:
+        work = whole_path(self.server, self.volumes, self.agreement)
+        for clients in self.plan.concurrency:
+            name = f"Whole path, {_count(clients, 'client')}"
+            self._closed(name, _What("whole_path", {"clients": clients}), work, clients)
+        for rate in self.plan.rates:
+            name = f"Whole path, {rate:g} scans a second arrive"
+            run = partial(open_loop, work, rate, self.plan.amount)
+            what = _What("arrivals", {"rate_per_s": rate})
+            self._level(name, what, run, self.plan.amount.requests)
+
+    def _vision(self) -> None:
+        if not self.plan.batches:
+            return
+        limit = VISION.max_batch_size
+        order = np.arange(min(max(self.plan.batches), limit)) % len(self.volumes)
+        with self.stages.stage("Vision model: prepare its volumes"):
+            voxels = prepared(self.job, self.volumes)[order]
+        expected = np.stack([scores.image_embedding for scores in self.agreement.served])[order]
+        with vision_batches(self.server, voxels) as batches:
+            for batch in self.plan.batches:
+                sizes = split(batch, limit)
+                load: dict[str, float | str] = {
+                    "volumes": batch, "requests_at_once": len(sizes),
+                    "sent_as": " + ".join(map(str, sizes)), "transport": batches.transport,
+                }  # fmt: skip
+                name = f"Vision model, {_count(batch, 'volume')}"
+                work = batches.work(sizes, expected, self.agreement)
+                self._closed(name, _What("vision", load, batch), work)
+
+    def _texts(self) -> None:
+        for count in self.plan.texts:
+            work = texts(self.server, self.job, count, self.agreement)
+            name = f"Text encoder, {_count(count, 'text')}"
+            self._closed(name, _What("texts", {"texts": count}, count), work)
+
+    def _closed(self, name: str, what: _What, work: Work[A], clients: int = 1) -> None:
+        def run(started: Starter, advance: Advance) -> list[Sample]:
+            return closed_loop(work, clients, self.plan.amount, started, advance)
+
+        self._level(name, what, run, max(self.plan.amount.requests, clients))
+
+    def _level(
+        self,
+        name: str,
+        what: _What,
+        run: Callable[[Starter, Advance], list[Sample]],
+        requests: int,
+    ) -> None:
+        before: dict[str, Spent] = {}
+        with self.stages.stage(name, requests) as advance:
+            samples = run(lambda: before.update(self._read()), advance)
+            spent = difference(self._read(), before)
+        level = make_level(name, what.load, what.units, samples, spent or None)
+        if level.n == 0 and level.first_error is not None:
+            raise level.first_error  # nothing was measured; this says why
+        self.levels[what.kind].append(level)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,165 @@
+"""What is asked of the server: whole scans, batches of the vision model, texts."""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+
+from ctclip_bench.ladder.rungs import Job
+from ctclip_bench.latency.agreement import Agreement, difference, embedding_difference
+from ctclip_bench.latency.load import Work
+from ctclip_bench.latency.server import Raw, Server, shared_region
+from ctclip_client import Client, Scores, Volume
+from ctclip_client.contract import PREPROCESS, VISION, VOXELS
+from ctclip_export.runtime import run_onnx
+
+
+def whole_path(server: Server, volumes: Sequence[Volume], agreement: Agreement) -> Work[Scores]:
+    """Volume in memory → client → ensemble → findings. Scans take turns."""
+
+    @contextmanager
+    def connect() -> Iterator[Callable[[int], Scores]]:
+        with server.client() as client:
+            yield lambda number: client.pathologies(volumes[number % len(volumes)])
+
+    def inspect(number: int, scores: Scores) -> str:
+        return difference(agreement.bounds, scores, agreement.served[number % len(volumes)])
+
+    return Work(connect, inspect, lambda scores: scores.timings_ms)
+
+
+def texts(server: Server, job: Job, count: int, agreement: Agreement) -> Work[NDArray[np.float32]]:
+    """Sentences → tokenizer → text encoder: the bank's prompts, as often as it takes."""
+    bank = [text for entry in job.prompts for text in (entry.present, entry.absent)]
+    sentences = [bank[number % len(bank)] for number in range(count)]
+    known = agreement.text_embeddings
+    expected = None if known is None else known[np.arange(count) % len(bank)]
+
+    @contextmanager
+    def connect() -> Iterator[Callable[[int], NDArray[np.float32]]]:
+        with server.client() as client:
+            yield lambda _: _encode(client, sentences)
+
+    def inspect(_: int, embeddings: NDArray[np.float32]) -> str:
+        if expected is None:
+            return "the texts' embeddings were never judged"
+        return embedding_difference(agreement.bounds, embeddings, expected)
+
+    return Work(connect, inspect)
+
+
+def _encode(client: Client, sentences: Sequence[str]) -> NDArray[np.float32]:
+    return client.encode_text(sentences)
+
+
+def prepared(job: Job, volumes: Sequence[Volume]) -> NDArray[np.float32]:
+    """VOXELS (S, 1, D, H, W) of scans, by the repository's own preprocessing."""
+    path = job.file(PREPROCESS.name)
+    each = [
+        run_onnx(
+            path,
+            {
+                "VOLUME": np.ascontiguousarray(volume.voxels),
+                "SPACING": np.array(volume.spacing_mm, np.float64),
+                "RESCALE": np.array(volume.rescale, np.float32),
+            },
+        )[VOXELS.name]
+        for volume in volumes
+    ]
+    return np.concatenate(each)
+
+
+def split(batch: int, largest: int) -> list[int]:
+    """Sizes of the requests that carry a batch: as few as the model's limit allows."""
+    full, rest = divmod(batch, largest)
+    return [largest] * full + ([rest] if rest else [])
+
+
+class VisionBatches:
+    """The vision model alone, with prepared volumes that lie ready in the request.
+
+    transport: how they travel; without shared memory their 221 MB each (at the published geometry)
+    are part of the latency.
+    """
+
+    def __init__(self, raw: Raw, voxels: NDArray[np.float32], region: Any, name: str) -> None:
+        """voxels: (B, 1, D, H, W), as many as the largest request holds; region: with them in it,
+        known to the server by `name`, or None.
+        """
+        self.transport = "grpc" if region is None else "shared_memory"
+        self._raw = raw
+        self._voxels = voxels
+        self._name = "" if region is None else name
+        self._outputs = [triton.InferRequestedOutput(tensor.name) for tensor in VISION.outputs]
+
+    def work(
+        self, sizes: Sequence[int], expected: NDArray[np.float32], agreement: Agreement
+    ) -> Work[list[NDArray[np.float32]]]:
+        """One "request" is all of `sizes` sent at once; it is over with the last answer.
+
+        expected: (B, E), the judged embeddings of `voxels`.
+        """
+        tensors = {size: self._tensor(size) for size in set(sizes)}
+
+        def ask(_: int) -> list[NDArray[np.float32]]:
+            answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+            for size in sizes:
+                self._raw.ask(
+                    self._raw.connection.async_infer,
+                    VISION.name,
+                    [tensors[size]],
+                    lambda result, error: answers.put((result, error)),
+                    outputs=self._outputs,
+                    client_timeout=self._raw.server.timeout_s,
+                )
+            embeddings = []
+            for _ in sizes:
+                result, error = answers.get()
+                if error is not None:
+                    raise self._raw.translated(error)
+                embeddings.append(result.as_numpy("IMAGE_EMBEDDING"))
+            return embeddings
+
+        @contextmanager
+        def connect() -> Iterator[Callable[[int], list[NDArray[np.float32]]]]:
+            yield ask
+
+        def inspect(_: int, embeddings: list[NDArray[np.float32]]) -> str:
+            if sorted(len(part) for part in embeddings) != sorted(sizes):
+                return f"answers for {[len(part) for part in embeddings]} of {list(sizes)} volumes"
+            found = (
+                embedding_difference(agreement.bounds, part, expected[: len(part)])
+                for part in embeddings
+            )
+            return next((text for text in found if text), "")
+
+        return Work(connect, inspect)
+
+    def _tensor(self, size: int) -> triton.InferInput:
+        part = self._voxels[:size]
+        tensor = triton.InferInput(VOXELS.name, list(part.shape), VOXELS.dtype)
+        if self._name:
+            tensor.set_shared_memory(self._name, part.nbytes)
+        else:
+            tensor.set_data_from_numpy(part)
+        return tensor
+
+
+@contextmanager
+def vision_batches(server: Server, voxels: NDArray[np.float32]) -> Iterator[VisionBatches]:
+    """Place VOXELS (B, 1, D, H, W) where the server can see them, if it is on this machine."""
+    import tritonclient.utils.shared_memory as memory
+
+    name = f"ctclip-bench-{os.getpid()}-{secrets.token_hex(8)}"
+    with server.raw() as raw, shared_region(raw, name, voxels.nbytes) as region:
+        if region is not None:
+            memory.set_shared_memory_region(region, [voxels])
+        yield VisionBatches(raw, voxels, region, name)

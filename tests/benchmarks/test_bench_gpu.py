@@ -1,0 +1,267 @@
+"""`make gpu-check` and `gpu-bench` where they cannot run: they say why, and pretend nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctclip_bench.gpu import check as check_module
+from ctclip_bench.gpu.__main__ import main
+from ctclip_bench.gpu.check import engine_complaint, read_ladder, without_names
+from ctclip_client.errors import CTClipError
+
+ROOT = Path(__file__).parents[2]
+SMI = 'echo "NVIDIA A100-SXM4-80GB, 8.0, 81920, 1024, 580.65"'
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH: what is not put there, this machine does not have."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def program(folder: Path, name: str, body: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def docker(folder: Path, running: str = "") -> Path:
+    """A docker that notes its calls, and starts nothing."""
+    log = folder.parent / "docker.log"
+    program(
+        folder, "docker", f'echo "$@ [$CTCLIP_CONFIG_NAME]" >> {log}\n'
+        f'case "$*" in *" ps "*) echo "{running}";; esac',
+    )  # fmt: skip
+    return log
+
+
+@pytest.fixture
+def plans(repository: Path, tmp_path: Path) -> Path:
+    """A repository with something where plans would be, and with a config that names them."""
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    for model in ("ctclip_vision", "ctclip_text"):
+        (copy / model / "1" / "model.plan").write_bytes(b"no plan")
+        text = (copy / model / "config.pbtxt").read_text()
+        configs = copy / model / "configs"
+        configs.mkdir(exist_ok=True)
+        (configs / "tensorrt.pbtxt").write_text(text.replace('"onnxruntime"', '"tensorrt"'))
+    return copy
+
+
+def refused(
+    what: str, repository: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, str, str]:
+    """Exit code, cause and remedy."""
+    code = main([what, "--repository", str(repository), *more])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    cause, remedy = printed.err.splitlines()
+    assert cause.startswith("error: ")
+    return code, cause, remedy
+
+
+@pytest.mark.parametrize("what", ["check", "bench"])
+def test_without_a_gpu(
+    what: str, programs: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, cause, remedy = refused(what, repository, capsys)
+    assert code == 1
+    assert "no NVIDIA driver" in cause
+    assert "on the machine with the GPU" in remedy
+
+
+def test_without_tensorrt(
+    programs: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program(programs, "nvidia-smi", SMI)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    code, cause, remedy = refused("check", repository, capsys)
+    assert code == 2
+    assert "tensorrt" in cause
+    assert "pip install tensorrt" in remedy
+
+
+def test_without_docker(
+    programs: Path, repository: Path, plans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(programs, "nvidia-smi", SMI)
+    code, cause, remedy = refused("bench", repository, capsys)
+    assert (code, cause) == (4, "error: docker: it is not on this machine.")
+    assert "make gpu-bench URL=HOST:8001" in remedy
+    program(programs, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    code, cause, _ = refused("bench", repository, capsys)
+    assert code == 4
+    assert "Cannot connect to the Docker daemon" in cause
+    log = docker(programs)
+    code, cause, remedy = refused("bench", repository, capsys)
+    assert code == 2
+    assert "ctclip_vision has no model.plan" in cause
+    assert "make gpu-check" in remedy
+    log.write_text("")
+    docker(programs, running="0123abcd")
+    code, cause, _ = refused("bench", plans, capsys)
+    assert (code, "triton-gpu runs already" in cause) == (2, True)
+    assert " up " not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--repository", "/nowhere"], "REPOSITORY: /nowhere"),
+        (["--against", "x"], "CHECKPOINT and TEXT_MODEL go together"),
+        (["--against", "/nowhere", "--text-model", "/"], "CHECKPOINT: there is no /nowhere"),
+    ],
+)
+def test_inputs(
+    more: list[str], message: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, cause, _ = refused("bench", repository, capsys, "--url", "127.0.0.1:1", *more)
+    assert code == 2
+    assert message in cause
+
+
+def test_the_container_is_taken_down_whatever_happens(
+    programs: Path,
+    plans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It "starts", but nobody listens: `ctclip bench` fails, and its exit code is the answer."""
+    program(programs, "nvidia-smi", SMI)
+    log = docker(programs)
+    monkeypatch.setenv("CTCLIP_GRPC_PORT", "1")
+    out = tmp_path / "out"
+    flags = ["--out", str(out), "--scans", str(ROOT / "nowhere")]
+    assert main(["bench", "--repository", str(plans), *flags]) == 2  # --scans is passed on
+    assert "--scans" in capfd.readouterr().err
+    calls = [line.strip() for line in log.read_text().splitlines()][2:]
+    assert calls == [
+        "compose --profile gpu ps --quiet triton-gpu []",
+        "compose --profile gpu up --build --wait triton-gpu [tensorrt]",
+        "compose --profile gpu down [tensorrt]",
+    ]
+
+
+# --- the ladder's result ---
+
+
+def ladder(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
+    rungs = [
+        {"rung": "ONNX fp16, ONNX Runtime", "verdict": "PASS", "reason": ""},
+        {"rung": "TensorRT engine", "verdict": engine, "reason": "no GPU" if engine else ""},
+    ]
+    return {
+        "passed": passed, "rungs": rungs, "release": {"release": "0123abcd"},
+        "machine": {"processor": "x"}, "scans": ["patient.nii"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "message"),
+    [
+        (0, "", "printed no ladder"),
+        (0, "{}", "printed no ladder"),
+        (-9, json.dumps(ladder()), "exit code -9"),
+        (2, "", "exit code 2"),
+        (1, json.dumps(ladder()), "does not fit together"),
+        (0, json.dumps(ladder(passed=False)), "does not fit together"),
+        (0, json.dumps({**ladder(), "rungs": []}), "does not fit together"),
+    ],
+)
+def test_a_ladder_that_died_is_no_result(code: int, text: str, message: str) -> None:
+    with pytest.raises(CTClipError, match=message):
+        read_ladder(code, text)
+
+
+def test_results_name_no_server_and_no_patient() -> None:
+    served = {"rung": "served by Triton at ct.example:8001", "verdict": "FAIL", "volumes": 1}
+    found = without_names({**ladder(), "rungs": [served]}, "ct.example:8001")
+    assert found["rungs"][0]["rung"] == "served by Triton at a running server"
+    assert found["scans"] == 1
+    assert without_names(ladder(), None)["rungs"] == ladder()["rungs"]
+
+
+def test_an_engine_that_did_not_run_has_not_passed() -> None:
+    assert engine_complaint(ladder()) == ""
+    assert "NOT RUN" in engine_complaint(ladder("NOT RUN"))
+    assert "no rung" in engine_complaint({"rungs": ladder()["rungs"][:1]})
+
+
+@pytest.mark.parametrize(("engine", "code"), [("PASS", 0), ("NOT RUN", 1)])
+def test_the_ladder_is_kept_with_the_gpus_name(
+    engine: str,
+    code: int,
+    programs: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program(programs, "nvidia-smi", SMI)
+    steps: list[str] = []
+
+    def step(command: Sequence[str]) -> int:
+        steps.append(command[3])
+        return 0
+
+    def parity(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        steps.append(command[3])
+        return subprocess.CompletedProcess(command, 0, json.dumps(ladder(engine)))
+
+    monkeypatch.setattr(check_module, "require_tensorrt", lambda: None)
+    monkeypatch.setattr(check_module, "run", step)
+    monkeypatch.setattr(check_module, "climb_ladder", parity)
+    assert main(["check", "--repository", str(repository), "--out", str(tmp_path / "out")]) == code
+    assert steps == ["build-engines", "parity"]
+    (path,) = (tmp_path / "out").iterdir()
+    name = "nvidia-a100-sxm4-80gb-0123abcd-tensorrt-parity" + ("" if code == 0 else "-FAILED")
+    assert path.name.endswith(f"-{name}.json")
+    content = json.loads(path.read_text())
+    assert content["passed"] is (code == 0)
+    assert content["machine"]["gpu"]["name"] == "NVIDIA A100-SXM4-80GB"
+    printed = capsys.readouterr()
+    assert "TensorRT engine" in printed.out
+    assert ("do not serve them" in printed.err) is (code == 1)
+
+
+# --- the Makefile ---
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    binaries = f"BIN={Path(sys.executable).parent}"
+    return subprocess.run(
+        [str(shutil.which("make")), "-C", str(ROOT), "-o", ".venv/installed", binaries, *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REPOSITORY", "CHECKPOINT", "TEXT_MODEL", "URL", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    demo = make("-n", "gpu-check").stdout
+    assert "--repository build/demo/published/model_repository --against build/demo" in demo
+    own = make("-n", "gpu-bench", "REPOSITORY=mine", "URL=host:8001").stdout
+    assert "--repository mine" in own
+    assert "--url host:8001" in own
+    assert "--against" not in own  # the demo's checkpoint is not that of another repository
+    if shutil.which("nvidia-smi") is None:
+        done = make("gpu-check")
+        assert done.returncode != 0
+        assert "no NVIDIA driver" in done.stderr
