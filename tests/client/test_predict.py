@@ -269,7 +269,10 @@ def test_prompt_files_that_make_no_sense(
     assert message in ran.err
 
 
-def test_what_was_scored_survives_an_interrupt(whimsical: EmbeddedTriton, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_scored_survives_an_interrupt(
+    ending: signal.Signals, whimsical: EmbeddedTriton, tmp_path: Path
+) -> None:
     good = save(tmp_path / "good.nii", chest(), (1.0, 0.7, 0.8))
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
     table = tmp_path / "out.csv"
@@ -277,7 +280,7 @@ def test_what_was_scored_survives_an_interrupt(whimsical: EmbeddedTriton, tmp_pa
     with running(*arguments, "--url", whimsical.grpc_url) as process:
         json.loads(process.stdout.readline())
         time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err

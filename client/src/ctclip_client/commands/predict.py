@@ -88,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.commands.connection import connect
     from ctclip_client.progress import Stages
     from ctclip_client.prompts import read_prompts
+    from ctclip_client.signals import termination_interrupts
 
     _check_options(args)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
     failures: list[CTClipError] = []
     with ExitStack() as stack:
+        stack.enter_context(termination_interrupts())
         client = stack.enter_context(connect(args))
         emit = stack.enter_context(outputs(args))
         # Once, and before thousands of scans are read for nothing.
