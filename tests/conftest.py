@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
+from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
 from ctclip_server.embedded import EmbeddedTriton
 
@@ -75,6 +77,20 @@ def repository(
     out = tmp_path_factory.mktemp("export") / "model_repository"
     export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def phantoms(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of CT files, drawn: `ct0.nii.gz` … `ct3.nii.gz`. Read-only."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for seed in range(4):
+        scan = chest_phantom(golden.geometry, seed)
+        z, x, y = scan.spacing_mm
+        hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
+        image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, folder / f"ct{seed}.nii.gz")
+    return folder
 
 
 @pytest.fixture(scope="session")

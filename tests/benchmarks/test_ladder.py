@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import onnx
 import pytest
@@ -20,14 +19,13 @@ from numpy.typing import NDArray
 from ctclip_bench.ladder.labels import auroc, compare_auroc, read_labels
 from ctclip_bench.ladder.process import run_rung
 from ctclip_bench.ladder.rungs import Answer, Job
-from ctclip_bench.ladder.scans import Scan
 from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
-from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
+from ctclip_export.samples.scans import Scan
 
 from ..conftest import Golden
 
@@ -164,15 +162,10 @@ def test_answers_come_in_order(two_scans: Job, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scans(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scans(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans")
     for seed in range(2):
-        scan = chest_phantom(golden.geometry, seed)
-        z, x, y = scan.spacing_mm
-        hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
-        image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / f"scan{seed}.nii.gz")
+        shutil.copy(phantoms / f"ct{seed}.nii.gz", folder / f"scan{seed}.nii.gz")
     return folder
 
 

@@ -21,7 +21,10 @@ from ..conftest import Golden
 
 @pytest.fixture(scope="session")
 def exported(
-    golden: Golden, text_model: TextModel, tmp_path_factory: pytest.TempPathFactory
+    golden: Golden,
+    text_model: TextModel,
+    phantoms: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Path]:
     """The golden checkpoint with its ClassFine head, exported once a precision. Read-only."""
     made: dict[str, Path] = {}
@@ -34,7 +37,7 @@ def exported(
             )
             export_repository(
                 checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
-                precision=precision,
+                precision=precision, calibration_folder=phantoms if precision == "int8" else None,
             )  # fmt: skip
             made[precision] = out
         return made[precision]

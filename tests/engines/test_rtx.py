@@ -17,7 +17,7 @@ from ctclip_export.engines.target import RTX
 from ctclip_export.hashing import sha256
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-PRECISIONS = list(DTYPES)
+PRECISIONS = [*DTYPES, "int8"]
 LOW = ["fp16", "bf16"]
 Compiled = Callable[[str], list[Engine]]
 
@@ -43,8 +43,8 @@ def test_every_graph_compiles(precision: str, compiled: Compiled) -> None:
         assert engine.report is not None
         assert engine.report.layers
         assert engine.report.activation_bytes > 0
-        encoder = engine.model in (VISION.name, TEXT_ENCODER.name)
-        assert engine.record.precision == (precision if encoder else "fp32")
+        low = [VISION.name] if precision == "int8" else [VISION.name, TEXT_ENCODER.name]
+        assert engine.record.precision == (precision if engine.model in low else "fp32")
 
 
 @pytest.mark.parametrize("precision", LOW)

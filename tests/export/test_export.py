@@ -32,9 +32,10 @@ from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.parity.compare import ParityError
 from ctclip_export.parity.graphs import check_preprocess, check_scores, check_text, check_vision
 from ctclip_export.repository import build
-from ctclip_export.repository.configs import ensemble_config, model_config, variant_configs
+from ctclip_export.repository.configs import ensemble_config, model_config
 from ctclip_export.repository.placement import staged
 from ctclip_export.repository.python_models import copy_sources
+from ctclip_export.repository.variants import variant_configs
 
 from ..conftest import Golden
 

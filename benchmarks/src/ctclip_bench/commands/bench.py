@@ -171,7 +171,7 @@ def _show(found: Measurement, content: Mapping[str, Any], path: Path) -> None:
 
 
 def _scans(args: argparse.Namespace) -> list[Scan]:
-    from ctclip_export.samples.sample_data import CHEST_CT, fetch
+    from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
     from ctclip_export.samples.scans import sample_and_variations, scans_in
 
     if args.scans:

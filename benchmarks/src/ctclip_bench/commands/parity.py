@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.ladder.climb import climb, read_job
     from ctclip_bench.ladder.labels import compare_auroc, read_labels
     from ctclip_bench.ladder.report import as_json, as_page, ladder_table, reasons
-    from ctclip_bench.ladder.scans import sample_and_variations, scans_in
+    from ctclip_export.samples.scans import sample_and_variations, scans_in
     from ctclip_client.errors import InvalidInput
     from ctclip_client.progress import Stages
-    from ctclip_export.samples.sample_data import CHEST_CT, fetch
+    from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
 
     if (args.against is None) != (args.text_model is None):
         raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scans:
         scans = scans_in(args.scans)
     else:
-        scans = sample_and_variations(fetch(CHEST_CT, Path("build/demo/data")))
+        scans = sample_and_variations(fetch(CHEST_CT, kept_folder()))
     if args.url and args.config_name:
         raise InvalidInput(
             "--config-name is for the embedded server, --url names another.", "Leave one out."

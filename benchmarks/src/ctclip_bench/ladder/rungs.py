@@ -14,7 +14,7 @@ import torch
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
-from ctclip_bench.ladder.scans import Scan
+from ctclip_export.samples.scans import Scan
 from ctclip_client import Client, InvalidInput, read_volume
 from ctclip_client.contract import (
     FINDINGS,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Export a CT-CLIP checkpoint to a Triton model repository, checked against PyTorch."
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # model.precision's, without importing torch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +49,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: the 18 of CT-RATE)",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of both encoders' trunks"
-    )
+        "--precision", choices=PRECISIONS, default="fp32",
+        help="of both encoders' trunks; int8 of the vision encoder's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR",
+        help="NIfTI files that int8 takes its ranges from, and is judged on (default: a public "
+        "chest CT and variations of it)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say what was written."""
     from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
+    from ctclip_client.errors import InvalidInput
     from ctclip_client.progress import Stages
     from ctclip_client.prompts import read_prompts
     from ctclip_export.checkpoint import load_checkpoint, read_text_model
@@ -63,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_export.repository.placement import check_target
 
     check_target(args.out)
+    if args.calibration is not None and args.precision != "int8":
+        raise InvalidInput(
+            f"--calibration is for int8, got --precision {args.precision}.", "Leave it out."
+        )
     geometry = Geometry(args.volume_shape, args.target_spacing)
     prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
     text_model = read_text_model(args.text_model)
@@ -82,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
             prompts,
             args.out,
             precision=args.precision,
+            calibration_folder=args.calibration,
             stages=stages,
         )
     _report(export)

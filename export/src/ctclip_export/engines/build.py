@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -38,6 +37,8 @@ from ctclip_export.engines.target import (
 from ctclip_export.engines.typed_graph import check_typed_graph
 from ctclip_export.engines.warmup import write_warmup
 from ctclip_export.hashing import sha256
+from ctclip_export.model.precision import precision_of
+from ctclip_export.samples.sample_data import kept_folder
 
 ENCODERS = (VISION, TEXT_ENCODER)
 """What Triton serves as plans. The small graphs stay with ONNX Runtime: there is nothing to gain,
@@ -126,7 +127,7 @@ class _Builder:
     ) -> tuple[Engine, Path | None]:
         """The engine of one model, and the folder where it waits to be placed (None: unchanged)."""
         graph = self.repository / model.name / version / "model.onnx"
-        precision = str(release["precision"]) if model in ENCODERS else "fp32"
+        precision = precision_of(model, str(release["precision"]))
         folder = graph.parent if out is None else out / model.name
         with self.stages.stage(f"{model.name}: check the graph"):
             _check_origin(graph)
@@ -172,8 +173,7 @@ class _Builder:
         """
         if self.target is not TENSORRT:
             return ""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return str(home / "ctclip" / f"timing-{self.library_version}-sm{self.capability}.bin")
+        return str(kept_folder() / f"timing-{self.library_version}-sm{self.capability}.bin")
 
 
 def check_memory(records: list[Record], gpu: Gpu) -> None:

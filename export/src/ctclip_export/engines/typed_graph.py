@@ -16,6 +16,7 @@ from onnx import TensorProto, shape_inference
 from ctclip_export.engines.target import EngineError
 
 LOW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+_INT8 = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _PRECISIONS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 _DECOMPOSED = {
@@ -37,16 +38,18 @@ _ISLANDS = {"ArgMax": "searches the codebook", "TopK": "searches the codebook"}
 def check_typed_graph(path: Path, precision: str) -> None:
     """Refuse a graph that is not what its precision promises.
 
-    precision: fp32, fp16 or bf16. Raises: EngineError naming the node.
+    precision: fp32, fp16, bf16 or int8. Raises: EngineError naming the node.
     """
-    graph = _without_weights(path)
-    for node in graph.node:
+    model = onnx.load(path)
+    for node in model.graph.node:
         if node.op_type == "Einsum":
             raise _refused(path, node, "is an Einsum, which no attention kernel matches")
+    _check_int8(path, model.graph, precision)
+    graph = _without_weights(path, model)
     if precision not in _PRECISIONS:
         low = next(_low_precision(graph), None)
-        if low is not None and precision == "fp32":
-            raise _refused(path, low[0], f"computes in {low[1]}, but the release is fp32")
+        if low is not None:
+            raise _refused(path, low[0], f"computes in {low[1]}, but the release is {precision}")
         return
     found = list(_low_precision(graph))
     wanted = LOW[_PRECISIONS[precision]]
@@ -82,12 +85,38 @@ def _low_precision(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str
                 break
 
 
-def _without_weights(path: Path) -> onnx.GraphProto:
+def _check_int8(path: Path, graph: onnx.GraphProto, precision: str) -> None:
+    """int8 where it is promised and nowhere else, with zero points of 0, outside of the islands."""
+    rounding = [node for node in graph.node if node.op_type in _INT8]
+    if precision != "int8":
+        if rounding:
+            raise _refused(path, rounding[0], f"rounds to int8, but the release is {precision}")
+        return
+    if not rounding:
+        raise EngineError(
+            f"{path.parent.parent.name}: the release is int8, but nothing in its graph is.",
+            "Export it again with --precision int8.",
+        )
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in rounding:
+        zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero_point is None or onnx.numpy_helper.to_array(zero_point).any():
+            raise _refused(
+                path, node, "has a zero point other than 0: no engine takes it"
+            )
+    rounded = {node.output[0] for node in rounding}
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        search = makers.get(node.input[0]) if node.op_type in _ISLANDS else None
+        if search is not None and rounded & set(search.input):
+            raise _refused(path, search, f"{_ISLANDS[node.op_type]} in int8")
+
+
+def _without_weights(path: Path, model: onnx.ModelProto) -> onnx.GraphProto:
     """The graph with inferred types. Weights do not change a type, and copying 700 MB takes time.
 
     Raises: EngineError where the types cannot be inferred: a check that cannot see passes nothing.
     """
-    model = onnx.load(path)
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > 1024:
             tensor.ClearField("raw_data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -14,14 +14,23 @@ Holds = Callable[[nn.Module], bool]
 def first_part_to_fail(model: nn.Module, precision: str, holds: Holds) -> str:
     """The first part of the trunk that, typed together with all before it, breaks the bounds.
 
-    holds: judges a twin of the model. It must hold for no typed part and fail for all of them;
-    the answer is exact where more typed parts never make a twin better.
+    holds: judges a twin of the model.
     """
-    parts = trunk_parts(model)
+    return first_to_fail(
+        trunk_parts(model), lambda parts: holds(typed(model, precision, only=parts))
+    )
+
+
+def first_to_fail(parts: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> str:
+    """The first part that, in low precision together with all before it, breaks the bounds.
+
+    holds: judges the network with some of its parts in low precision. It must hold for none of them
+    and fail for all; the answer is exact where more of them never make it better.
+    """
     good, bad = 0, len(parts)
     while bad - good > 1:
         middle = (good + bad) // 2
-        if holds(typed(model, precision, only=parts[:middle])):
+        if holds(parts[:middle]):
             good = middle
         else:
             bad = middle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from ctclip_export.graphs import (
     trace_vision,
 )
 from ctclip_export.hashing import sha256
+from ctclip_export.model.precision import precision_of
 from ctclip_export.parity.compare import Agreement, largest
 from ctclip_export.parity.graphs import (
     check_classfine,
@@ -53,18 +55,18 @@ from ctclip_export.parity.graphs import (
     check_text,
     check_vision,
 )
+from ctclip_export.parity.quantised import check_quantised_vision
 from ctclip_export.parity.readings import Reference
 from ctclip_export.parity.typed import check_typed_text, check_typed_vision, typed_twin
-from ctclip_export.repository.configs import (
-    VERSION,
-    ensemble_config,
-    model_config,
-    variant_configs,
-)
+from ctclip_export.quantisation.calibration import Calibration, Voxels, calibration
+from ctclip_export.quantisation.static import Quantiser
+from ctclip_export.repository.configs import ensemble_config, model_config
+from ctclip_export.repository.pbtxt import VERSION
 from ctclip_export.repository.placement import check_target, staged
 from ctclip_export.repository.provenance import Origin, release_record, write_provenance
 from ctclip_export.repository.python_models import copy_sources
 from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
+from ctclip_export.repository.variants import variant_configs
 
 ODD_TEXTS = ("", "A 5 mm nodule in the right lower lobe; no effusion!", "effusion " * 600)
 """Checked beside the prompts: nothing, punctuation and digits, and more than fits."""
@@ -86,7 +88,7 @@ class Export:
     agreements: Sequence[Agreement]
 
 
-def export_repository(
+def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of the command's own)
     checkpoint: Checkpoint,
     text_model: TextModel,
     geometry: Geometry,
@@ -94,19 +96,23 @@ def export_repository(
     out: Path,
     *,
     precision: str = "fp32",
+    calibration_folder: Path | None = None,
     stages: Stages | None = None,
 ) -> Export:
     """Build every graph, prove it equal to the reference, and place the repository.
 
-    precision: of both encoders' trunks; all other graphs are float32. Nothing appears in `out`
-    before everything has passed.
-    Raises: ParityError, InvalidInput for a target that cannot be used.
+    precision: of the encoders' trunks (`precision_of` each); all other graphs are float32.
+    calibration_folder: CTs for int8, see `ctclip_export.quantisation.calibration`. Nothing appears
+    in `out` before everything has passed.
+    Raises: ParityError, InvalidInput for a target or scans that cannot be used.
     """
     check_target(out)
+    scans = calibration(calibration_folder) if precision == "int8" else None
     with staged(out, OWNED) as staging:
         builder = _Builder(
-            checkpoint, text_model, geometry, tuple(prompts), staging, precision=precision
-        )
+            checkpoint, text_model, geometry, tuple(prompts), staging,
+            precision=precision, scans=scans,
+        )  # fmt: skip
         agreements = builder.build_graphs(stages or Stages())
         release = builder.describe(agreements)
     return Export(out, release, agreements)
@@ -122,8 +128,11 @@ class _Builder:
         staging: Path,
         *,
         precision: str,
+        scans: Calibration | None,
     ) -> None:
         self.precision = precision
+        self.scans = scans
+        self.ranges: dict[str, object] | None = None
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.text_model = text_model
@@ -160,21 +169,55 @@ class _Builder:
         return largest(found)
 
     def _build_vision(self, stages: Stages) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
-        """Trace and check; returns the agreements and the graph's outputs for a phantom."""
-        model, precision = self.model.vision, self.precision
+        """Trace and check; returns the agreements and the graph's outputs for one volume."""
+        model, precision = self.model.vision, precision_of(VISION, self.precision)
+        if self.scans is not None:
+            return self._build_int8_vision(self.scans, stages)
         with stages.stage("Vision encoder: trace"):
             twin = model if precision == "fp32" else typed_twin(model, precision, VISION.name)
             path = self._save(VISION, trace_vision(twin, precision))
         with stages.stage("Vision encoder: compare with the reference"):
             if precision == "fp32":
                 return check_vision(path, model, self.geometry)
-            ids, mask = (torch.from_numpy(a) for a in self._tokenize(self._sentences()))
-            reference = Reference(self.model, self.model.text(ids, mask))
-            return check_typed_vision(path, reference, twin, self.geometry, precision)
+            return check_typed_vision(path, self._reference(), twin, self.geometry, precision)
+
+    def _build_int8_vision(
+        self, scans: Calibration, stages: Stages
+    ) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
+        """Trace in float32, quantise by CTs, judge on others."""
+        preprocess = self._version(PREPROCESS) / "model.onnx"
+        fitting, judging = (Voxels(preprocess, each) for each in (scans.fitting, scans.judging))
+        # Beside the staged repository, and gone with it.
+        with tempfile.TemporaryDirectory(dir=self.staging.parent) as folder:
+            with stages.stage("Vision encoder: trace"):
+                proto = trace_vision(self.model.vision)
+                quantiser = Quantiser(proto, self.model.vision, Path(folder))
+                del proto
+            with stages.stage("Vision encoder: ranges of CT volumes", len(fitting)) as advance:
+                quantiser.calibrate(fitting, advance)
+            with stages.stage("Vision encoder: quantise"):
+                trial = Path(folder) / "model.onnx"
+                quantiser.write(trial, quantiser.parts)
+                self._save(VISION, onnx.load(trial))
+            title = "Vision encoder: compare with the reference"
+            with stages.stage(title, len(judging)) as advance:
+                found, outputs = check_quantised_vision(
+                    trial, self._reference(), judging, quantiser.write, quantiser.parts,
+                    advance=advance,
+                )  # fmt: skip
+        self.ranges = {
+            "source": scans.source, "volumes": len(fitting), "voxels_sha256": fitting.sha256,
+        }  # fmt: skip
+        return found, outputs
+
+    def _reference(self) -> Reference:
+        ids, mask = (torch.from_numpy(array) for array in self._tokenize(self._sentences()))
+        with torch.no_grad():
+            return Reference(self.model, self.model.text(ids, mask))
 
     def _build_text(self, stages: Stages) -> tuple[list[Agreement], NDArray[np.float32]]:
         """Trace and check; returns the agreements and the bank's embeddings (2F, E)."""
-        model, precision = self.model.text, self.precision
+        model, precision = self.model.text, precision_of(TEXT_ENCODER, self.precision)
         with stages.stage("Text encoder: trace"):
             twin = model if precision == "fp32" else typed_twin(model, precision, TEXT_ENCODER.name)
             path = self._save(TEXT_ENCODER, trace_text(twin, precision))
@@ -212,6 +255,7 @@ class _Builder:
             token_shape=self.dimensions.token_shape,
             precision=self.precision,
             prompts=self.prompts,
+            ranges=self.ranges,
         )
         release = release_record(origin, {name: sha256(file) for name, file in files.items()})
         for model in models:

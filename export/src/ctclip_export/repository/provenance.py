@@ -22,7 +22,7 @@ class Origin:
     """What an export was made from. Only the checkpoint's file name is kept, never its folder.
 
     `classfine_sha256`: of a ClassFine file beside the checkpoint. `classes`: whether there is a
-    ClassFine head.
+    ClassFine head. `ranges`: what int8's were taken from; no other precision has any.
     """
 
     checkpoint_name: str
@@ -36,6 +36,7 @@ class Origin:
     token_shape: tuple[int, int, int]
     precision: str
     prompts: tuple[Finding, ...]
+    ranges: Mapping[str, object] | None = None
 
 
 def release_record(origin: Origin, file_sha256: Mapping[str, str]) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def release_record(origin: Origin, file_sha256: Mapping[str, str]) -> dict[str, 
         record["classes"] = [entry.finding for entry in PUBLISHED_FINDINGS]
     if origin.classfine_sha256 is not None:
         record["checkpoint"]["classfine_sha256"] = origin.classfine_sha256
+    if origin.ranges is not None:
+        record["calibration"] = dict(origin.ranges)
     name = release_name(record, origin.vocabulary_sha256, file_sha256)
     return {"release": name, **record}
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Dimensions, Model, Tensor
-from ctclip_export.repository import configs
+from ctclip_export.repository.pbtxt import (
+    VERSION,
+    dynamic_batching,
+    parameters,
+    tensors,
+    version_policy,
+)
 
 WARMUP_TOKENS = 16
 """Length of the warm-up's text: the shape that most requests have."""
@@ -18,14 +24,14 @@ def tensorrt_config(model: Model, dimensions: Dimensions) -> str:
         f'name: "{model.name}"',
         'backend: "tensorrt"',
         f"max_batch_size: {model.max_batch_size}",
-        configs._version_policy(configs.VERSION),
-        configs._tensors("input", model.inputs, sizes),
-        configs._tensors("output", model.outputs, sizes),
-        configs._dynamic_batching(model),
+        version_policy(VERSION),
+        tensors("input", model.inputs, sizes),
+        tensors("output", model.outputs, sizes),
+        dynamic_batching(model),
         # One execution context for each model and GPU, which takes all the memory it will ever
         # need when the model loads: what does not fit fails then, and not under load.
         "instance_group [{ count: 1, kind: KIND_GPU }]",
-        configs._parameters({"execution_context_allocation_strategy": "STATIC"}),
+        parameters({"execution_context_allocation_strategy": "STATIC"}),
         _cuda_graphs(model, dimensions),
         _warmup(model, dimensions),
     ]

