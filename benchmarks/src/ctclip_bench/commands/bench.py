@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ctclip_export.samples.scans import Scan
 
 SUMMARY = "Measure latency and throughput of a server with real CTs, parity verdict first."
-SAMPLES = Path("build/demo/data")
 RESULTS = Path("benchmarks/results")
 
 _N = TypeVar("_N", int, float)
@@ -176,7 +175,7 @@ def _scans(args: argparse.Namespace) -> list[Scan]:
 
     if args.scans:
         return scans_in(args.scans)
-    return sample_and_variations(fetch(CHEST_CT, SAMPLES), args.variations)
+    return sample_and_variations(fetch(CHEST_CT, kept_folder()), args.variations)
 
 
 def _number(kind: type[_N], least: float) -> Callable[[str], _N]:

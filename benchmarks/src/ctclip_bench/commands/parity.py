@@ -46,27 +46,15 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.ladder.climb import climb, read_job
     from ctclip_bench.ladder.labels import compare_auroc, read_labels
     from ctclip_bench.ladder.report import as_json, as_page, ladder_table, reasons
-    from ctclip_export.samples.scans import sample_and_variations, scans_in
-    from ctclip_client.errors import InvalidInput
     from ctclip_client.progress import Stages
     from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
+    from ctclip_export.samples.scans import sample_and_variations, scans_in
 
-    if (args.against is None) != (args.text_model is None):
-        raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
-    if args.labels and not args.scans:
-        raise InvalidInput("--labels needs --scans.", "Name the folder of the labelled scans.")
-    if args.report and not args.report.absolute().parent.is_dir():
-        raise InvalidInput(
-            f"--report: no folder {args.report.absolute().parent}.", "Make it first."
-        )
+    _check_options(args)
     if args.scans:
         scans = scans_in(args.scans)
     else:
         scans = sample_and_variations(fetch(CHEST_CT, kept_folder()))
-    if args.url and args.config_name:
-        raise InvalidInput(
-            "--config-name is for the embedded server, --url names another.", "Leave one out."
-        )
     job, release = read_job(
         args.repository, scans, args.against, args.text_model,
         url=args.url, config_name=args.config_name,
@@ -97,3 +85,20 @@ def run(args: argparse.Namespace) -> int:
         for reason in reasons(result):
             print(reason)
     return 0 if result.passed else 1
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    from ctclip_client.errors import InvalidInput
+
+    if (args.against is None) != (args.text_model is None):
+        raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
+    if args.labels and not args.scans:
+        raise InvalidInput("--labels needs --scans.", "Name the folder of the labelled scans.")
+    if args.report and not args.report.absolute().parent.is_dir():
+        raise InvalidInput(
+            f"--report: no folder {args.report.absolute().parent}.", "Make it first."
+        )
+    if args.url and args.config_name:
+        raise InvalidInput(
+            "--config-name is for the embedded server, --url names another.", "Leave one out."
+        )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ctclip_bench.ladder import rungs
 from ctclip_bench.ladder.process import Outcome, Rung, run_rung
 from ctclip_bench.ladder.rungs import Answer, Job
-from ctclip_export.samples.scans import Scan
 from ctclip_client.contract import CHECK, VISION, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.progress import Stages
@@ -31,6 +30,7 @@ from ctclip_export.parity.runtimes import (
     require_bfloat16,
     searched_tokens,
 )
+from ctclip_export.samples.scans import Scan
 from ctclip_server.releases.members import read_members
 
 _CHUNK = 2048

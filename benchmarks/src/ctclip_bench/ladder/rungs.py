@@ -14,7 +14,6 @@ import torch
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
-from ctclip_export.samples.scans import Scan
 from ctclip_client import Client, InvalidInput, read_volume
 from ctclip_client.contract import (
     FINDINGS,
@@ -38,6 +37,7 @@ from ctclip_export.parity.runtimes import (
 )
 from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
 from ctclip_export.runtime import run_onnx
+from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded import EmbeddedTriton
 
 Answer = dict[str, NDArray[Any]]
