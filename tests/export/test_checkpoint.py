@@ -239,10 +239,17 @@ def _hole(path: Path, golden: Golden) -> None:
     path.write_bytes(content)
 
 
+def _other_disks(path: Path, golden: Golden) -> None:
+    content = bytearray(golden.checkpoint.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 16] = 9  # of how many disks the archive consists
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (_truncate, "cut off"),
+        (_other_disks, "damaged .zipfiles that span multiple disks"),
         (_legacy, "not a PyTorch checkpoint"),
         (_before_zip, "format of PyTorch before 1.6"),
         (_script, r"TorchScript archives passed to ``torch.load``\)"),

@@ -48,10 +48,11 @@ _SPACING_TOLERANCE = 0.01
 _TILT_WORTH_TELLING_DEG = 0.5
 
 
+# Damaged floats are found by looking at them, not by numpy's warnings.
+@np.errstate(invalid="ignore", over="ignore")
 def read_nifti(path: Path, form: NiftiForm, options: Options) -> Volume:
     """Read one file; see `ctclip_client.readers.read_volume`."""
-    # Damaged floats are found by looking at them, not by numpy's warnings.
-    with path.open("rb") as raw, np.errstate(invalid="ignore", over="ignore"):
+    with path.open("rb") as raw:
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if form.compressed else raw
         try:
             header = _header(path, form, stream.read(form.header_bytes))

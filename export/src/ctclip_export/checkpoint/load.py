@@ -167,6 +167,11 @@ def _check_archive(path: Path, remedy: str) -> None:
             start = file.read(len(_OLD_FORMAT))
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", remedy) from error
+    except zipfile.BadZipFile as error:
+        raise Unreadable(
+            f"{path}: damaged ({error}).",
+            "Download it again and compare its size with the source's.",
+        ) from error
     if start.startswith(b"PK\x03\x04"):
         raise Unreadable(
             f"{path}: the file is cut off: its directory, which stands at the end, is missing.",
