@@ -16,14 +16,29 @@ if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
 fi
 
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)
-if [ -n "$glibc" ] && [ "$(printf '%s\n2.35\n' "$glibc" | sort -V | head -n 1)" != 2.35 ]; then
-    lacks "glibc 2.35 or newer (this machine has $glibc)" \
+if [ "$(printf '%s\n2.35\n' "${glibc:-0}" | sort -V | head -n 1)" != 2.35 ]; then
+    lacks "glibc 2.35 or newer (this machine has ${glibc:-another C library})" \
         "Use Ubuntu 22.04, Debian 12 or newer."
 fi
 
-if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then
-    lacks "Python 3.11 or 3.12" \
-        "sudo apt-get install python3 python3-venv    (or: make PYTHON=/path/to/python3.11)"
+if ! command -v bash >/dev/null; then
+    lacks "bash, through which Triton starts its Python models" "sudo apt-get install bash"
+fi
+
+# Distributions name the versions that they have; others have neither.
+python_remedy() {
+    for version in 3.12 3.11; do
+        if apt-cache show "python$version-venv" >/dev/null 2>&1; then
+            echo "sudo apt-get install python$version python$version-venv libpython$version"
+            return
+        fi
+    done
+    echo "This system's packages have neither: with https://docs.astral.sh/uv" \
+        "uv python install 3.12 && make PYTHON=\"\$(uv python find 3.12)\""
+}
+
+if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+    lacks "Python 3.11 or 3.12${python:+ ($python is none)}" "$(python_remedy)"
     exit 1
 fi
 
@@ -31,17 +46,17 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     lacks "venv for Python $version" "sudo apt-get install python$version-venv"
 fi
+# The places where the embedded Triton will look: a library of another build would not be taken.
 if ! "$python" - <<'EOF'
-import ctypes, sys, sysconfig
+import sys, sysconfig
 from pathlib import Path
 
 name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-if (Path(sysconfig.get_config_var("LIBDIR") or "/") / name).exists():
-    sys.exit(0)
-try:
-    ctypes.CDLL(name)
-except OSError:
-    sys.exit(1)
+folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"]
+multiarch = sysconfig.get_config_var("MULTIARCH")
+if multiarch and sys.base_prefix == "/usr":
+    folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"]
+sys.exit(not any((Path(folder) / name).is_file() for folder in folders if folder))
 EOF
 then
     lacks "the shared library of Python $version, which Triton's Python backend loads" \
