@@ -107,6 +107,31 @@ def test_configs_that_leave_the_contract_are_found(doctor, copied, old, new, sai
     assert said in outcome.check("config", "ctclip_preprocess")["detail"]
 
 
+@pytest.mark.parametrize(
+    ("model", "old", "new", "said"),
+    [
+        ("ctclip_check", '"0.05"', '"-5"', "spacing_mm_above is '-5', expected 0.05"),
+        ("ctclip_check", '"20.0"', '"nan"', "spacing_mm_below is 'nan', expected 20.0"),
+        ("ctclip_tokenizer", '"512"', '"many"', "max_tokens is 'many', expected 512"),
+        ("ctclip_tokenizer", '"max_texts"', '"most_texts"', "max_texts is missing, expected 64"),
+    ],
+)
+def test_limits_that_were_edited_are_found(doctor, copied, model, old, new, said):
+    edit(copied / model / "config.pbtxt", old, new)
+    outcome = doctor(copied)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {f"config {model}"})
+    assert said in outcome.check("config", model)["detail"]
+
+
+def test_bf16_has_to_stand_in_the_name_of_a_variant(doctor, copied):
+    """Float32 is what a variant promises that does not say otherwise."""
+    folder = copied / "ctclip_vision/configs"
+    shutil.copy(folder / "openvino-bf16.pbtxt", folder / "openvino.pbtxt")
+    outcome = doctor(copied)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"config ctclip_vision (openvino)"})
+    assert "HINT_BF16" in outcome.check("config", "ctclip_vision (openvino)")["detail"]
+
+
 def test_variants_are_held_to_the_contract_too(doctor, copied):
     folder = copied / "ctclip_findings/configs"
     folder.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from ctclip_client.contract import ENSEMBLES, MODELS
+from ctclip_client.doctor.canary import Canary, agreement_checks
 from ctclip_export.graphs import findings_graph
 from ctclip_server.embedded import EmbeddedTriton
 
@@ -88,6 +89,19 @@ def test_a_bank_of_another_release_is_found_by_its_answers(doctor, mixed):
     outcome = doctor(mixed.grpc_url)
     assert (outcome.code, outcome.titles("FAIL")) == (1, {"same scores", "relevance"})
     assert outcome.check("same scores")["values"]["largest_change"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"), [(0.0, "PASS"), (9e-4, "PASS"), (2e-3, "WARN"), (0.2, "FAIL")]
+)
+def test_maps_are_held_to_the_contracts_bound(error, verdict):
+    """As of bf16, which rounds the embedding and not the maps."""
+    maps = np.full((1, 2, 1, 1, 2), 0.5)
+    maps[0, 1, 0, 0, 1] += error
+    logits = np.array([[[1.0, 0.0], [1.0, 0.0]]])
+    canary = Canary({"ctclip_explain": {"RELEVANCE": maps, "LOGITS": logits}})
+    *_, check = agreement_checks(canary)
+    assert (check.name, check.verdict) == ("relevance", verdict)
 
 
 def test_random_weights_are_shown(doctor, mixed):

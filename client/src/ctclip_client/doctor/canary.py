@@ -39,7 +39,10 @@ _UNIT_LENGTH_TOLERANCE = 1e-2
 """float16 rounds 512 squares to about 1e-3; a vector that was never normalised is off by far."""
 _SAME_SCAN_COSINE = 0.999
 _SAME_PROMPT_TOLERANCE = 0.05
+_SHARES_BOUND = 1e-3
+"""The contract's: maps add up to the difference of the logits this closely, in float32."""
 _SHARES_TOLERANCE = 0.05
+"""Beyond it, relative to the difference, no precision is to blame."""
 _BROKEN = "Check the repository on the server's machine (ctclip doctor DIR, ctclip parity)."
 _ALL = (*ENSEMBLES, CLASSIFY)
 
@@ -206,12 +209,18 @@ def _relevance_adds_up(canary: Canary) -> Check:
     sums = arrays["RELEVANCE"].astype(np.float64).sum(axis=(2, 3, 4))[0]
     logits = arrays["LOGITS"][0].astype(np.float64)
     margin = logits[:, 0] - logits[:, 1]
-    largest = float((np.abs(sums - margin) / (1 + np.abs(margin))).max())
+    error = np.abs(sums - margin)
+    largest = float(error.max())
     detail = f"maps add up to the difference of the logits within {largest:.1e}"
-    if largest > _SHARES_TOLERANCE:
-        return failed("relevance", f"{detail}, expected {_SHARES_TOLERANCE} or less",
+    expected = f"expected {_SHARES_BOUND} or less"
+    if float((error / (1 + np.abs(margin))).max()) > _SHARES_TOLERANCE:
+        return failed("relevance", f"{detail}, {expected}",
                       "ctclip_relevance is not of the same release: export again.",
                       largest_error=largest)  # fmt: skip
+    if largest > _SHARES_BOUND:
+        return warned("relevance", f"{detail}, {expected}",
+                      "The vision model computes in a low precision: serve float32 where the maps "
+                      "have to be exact.", largest_error=largest)  # fmt: skip
     return passed("relevance", detail, largest_error=largest)
 
 

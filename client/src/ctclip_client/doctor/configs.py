@@ -7,10 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ctclip_client.contract import (
+    CHECK,
     CLASSFINE_ENSEMBLES,
     CLASSFINE_MODELS,
     ENSEMBLES,
+    MAX_TOKENS,
     MODELS,
+    SPACING_MM_RANGE,
+    TEXT_ENCODER,
+    TOKENIZER,
     Dim,
     Ensemble,
     Model,
@@ -29,6 +34,11 @@ KNOWN: Mapping[str, Part] = {**REQUIRED, **OPTIONAL}
 
 _FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F")
 _STRING = "TYPE_STRING"
+_LIMITS: Mapping[str, Mapping[str, float]] = {
+    CHECK.name: {"spacing_mm_above": SPACING_MM_RANGE[0], "spacing_mm_below": SPACING_MM_RANGE[1]},
+    TOKENIZER.name: {"max_tokens": MAX_TOKENS, "max_texts": TEXT_ENCODER.max_batch_size},
+}
+"""What the Python models read from their configs' parameters: the only place that refuses by it."""
 
 
 def parse_config(text: bytes, where: str) -> Any:
@@ -96,8 +106,25 @@ def differences(
     found += _tensor_differences("output", config.output, _led(leading, part.outputs), sizes)
     if config.max_batch_size != batch:
         found.append(f"max_batch_size is {config.max_batch_size}, expected {batch}")
+    found += _limit_differences(config, _LIMITS.get(part.name, {}))
     if isinstance(part, Ensemble):
         found += _wiring_differences(config, part.steps)
+    return found
+
+
+def _limit_differences(config: Any, limits: Mapping[str, float]) -> list[str]:
+    found = []
+    for name, expected in limits.items():
+        if name not in config.parameters:
+            found.append(f"parameter {name} is missing, expected {expected}")
+            continue
+        got = config.parameters[name].string_value
+        try:
+            agree = float(got) == expected
+        except ValueError:
+            agree = False
+        if not agree:
+            found.append(f"parameter {name} is '{got}', expected {expected}")
     return found
 
 

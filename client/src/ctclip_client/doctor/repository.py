@@ -175,6 +175,7 @@ def _configs(repository: Repository) -> Iterator[Check]:
             default = path.name == CONFIG
             found = differences(config, KNOWN[name], sizes, free_batch=not default)
             found += _backend_difference(config, KNOWN[name], default=default)
+            found += _precision_difference(config, path.stem)
             if found:
                 yield failed("config", "; ".join(found), _EXPORT_AGAIN, about, differences=found)
             else:
@@ -186,6 +187,13 @@ def _backend_difference(config: Any, part: Part, *, default: bool) -> list[str]:
     if not default or isinstance(part, Ensemble) or config.backend == part.backend:
         return []
     return [f"backend is '{config.backend}', expected '{part.backend}'"]
+
+
+def _precision_difference(config: Any, name: str) -> list[str]:
+    """Bfloat16 is a choice to be made knowingly: by the name given to --config-name."""
+    if "HINT_BF16" not in config.parameters or "bf16" in name:
+        return []
+    return [f"HINT_BF16 asks for bf16, but '{name}' does not say so"]
 
 
 def _pins(repository: Repository) -> Iterator[Check]:
