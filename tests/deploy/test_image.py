@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -95,6 +96,56 @@ def test_serve_adds_nothing_that_was_not_asked_for(serve: Serve) -> None:
 def test_serve_chooses_the_config(serve: Serve) -> None:
     done = serve([], CTCLIP_CONFIG_NAME="tensorrt")
     assert "--model-config-name=tensorrt" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("variables", "isa"),
+    [
+        ({}, ""),
+        ({"CTCLIP_CONFIG_NAME": "tensorrt"}, ""),
+        ({"CTCLIP_CONFIG_NAME": "openvino"}, "AVX512_CORE_VNNI"),
+        ({"CTCLIP_CONFIG_NAME": "openvino-bf16"}, ""),
+        ({"CTCLIP_CONFIG_NAME": "openvino", "OV_CPU_MAX_ISA": "AVX2"}, "AVX2"),
+    ],
+)
+def test_openvino_computes_in_float32_unless_bf16_was_chosen(
+    variables: dict[str, str], isa: str, tmp_path: Path
+) -> None:
+    """The official backend has no parameter for it; OpenVINO itself reads this variable."""
+    stand_in = tmp_path / "tritonserver"
+    stand_in.write_text('#!/bin/sh\nprintf %s "${OV_CPU_MAX_ISA:-}"\n')
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        [str(IMAGE / "serve")],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stdout == isa
+
+
+_LEFT_TO_ITSELF = """
+import openvino
+core = openvino.Core()
+model = core.compile_model(core.read_model({path!r}), "CPU")
+print(model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+"""
+
+
+def test_openvino_itself_obeys_the_variable(repository: Path) -> None:
+    """With nothing pinned in the model, as in the official backend; bf16 on CPUs that have it."""
+    path = repository / "ctclip_vision" / "1" / "model.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT_TO_ITSELF.format(path=str(path))],
+        env={**os.environ, "OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "f32"
 
 
 def test_serve_closes_both_ports_to_who_has_no_key(serve: Serve) -> None:
