@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -290,6 +292,31 @@ def test_what_was_scored_survives_an_interrupt(
     assert kept[0] == ",".join(COLUMNS)
     assert len(kept) >= 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_terminal_shows_that_something_happens(
+    count: int, whimsical: EmbeddedTriton, tmp_path: Path
+) -> None:
+    slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
+    master, terminal = pty.openpty()
+    arguments = ["predict", *[slow] * count, "--url", whimsical.grpc_url]
+    command = [*CTCLIP, *map(str, arguments)]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # what Linux says at the end of a terminal
+            while chunk := os.read(master, 65536):
+                shown += chunk
+    os.close(master)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert "Scoring" in text
+    assert text.count("Probability") == count
+    up_and_erase = "\x1b[1A\x1b[2K"  # tables stand alone: the bar is taken away before each of them
+    assert up_and_erase in text[text.index("Scoring") : text.index("Probability")]
+    assert up_and_erase in text[text.rindex("Scoring") :]
 
 
 def test_a_reader_that_goes_away(predict: Callable[..., Ran], whimsical: EmbeddedTriton,

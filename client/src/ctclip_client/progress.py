@@ -21,7 +21,8 @@ class Stages:
     `timings_ms` holds the duration of every finished stage, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, transient: bool = False) -> None:
+        """`transient`: bars disappear from a terminal when they end."""
         self.timings_ms: dict[str, float] = {}
         self._console = Console(stderr=True)
         self._bars = Progress(
@@ -30,6 +31,7 @@ class Stages:
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=self._console,
+            transient=transient,
         )
 
     def __enter__(self) -> Self:
@@ -45,6 +47,18 @@ class Stages:
     ) -> None:
         if self._console.is_terminal:  # stop() would print an empty line even if nothing was shown
             self._bars.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No bar inside, so that something else can be written to the same terminal."""
+        if not self._bars.live.is_started:
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
 
     @contextmanager
     def stage(self, description: str, steps: int | None = None) -> Iterator[Advance]:

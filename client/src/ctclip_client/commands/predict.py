@@ -102,18 +102,22 @@ def run(args: argparse.Namespace) -> int:
         client.check_ready(_ensemble(args).name)
         if args.explain is not None:
             _make_folder(args.explain)
+        stages = Stages(transient=True)
         advance: Advance = lambda _: None  # noqa: E731
-        # A bar only where no results are printed in between on the same terminal.
-        if len(args.paths) > 1 and not sys.stdout.isatty():
-            stages = stack.enter_context(Stages())
-            advance = stack.enter_context(stages.stage("Scoring", len(args.paths)))
+        if len(args.paths) > 1 or sys.stderr.isatty():
+            stack.enter_context(stages)
+            steps = len(args.paths) if len(args.paths) > 1 else None
+            advance = stack.enter_context(stages.stage("Scoring", steps))
         for path, reading in ahead(args.paths, lambda path: _read(path, args)):
             maps = args.explain / folders[path] if folders else None
             try:
-                emit(_predict(client, reading, prompts, maps, classify=args.classify))
+                scan = _predict(client, reading, prompts, maps, classify=args.classify)
+                with stages.paused():
+                    emit(scan)
             except CTClipError as error:
                 failures.append(error)
-                _report(path, error)
+                with stages.paused():
+                    _report(path, error)
             advance(1)
     count = len(args.paths)
     if count > 1:
