@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -37,12 +38,12 @@ def program(folder: Path, name: str, body: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def docker(folder: Path, running: str = "") -> Path:
+def docker(folder: Path, running: str = "", failing: str = "nothing") -> Path:
     """A docker that notes its calls, and starts nothing."""
     log = folder.parent / "docker.log"
     program(
-        folder, "docker", f'echo "$@ [$CTCLIP_CONFIG_NAME]" >> {log}\n'
-        f'case "$*" in *" ps "*) echo "{running}";; esac',
+        folder, "docker", f'echo "$@ [$CTCLIP_USER]" >> {log}\n'
+        f'case "$*" in *" ps "*) echo "{running}";; *" {failing} "*) exit 7;; esac',
     )  # fmt: skip
     return log
 
@@ -107,15 +108,9 @@ def test_without_docker(
     code, cause, _ = refused("bench", repository, capsys)
     assert code == 4
     assert "Cannot connect to the Docker daemon" in cause
-    log = docker(programs)
-    code, cause, remedy = refused("bench", repository, capsys)
-    assert code == 2
-    assert "ctclip_vision has no model.plan" in cause
-    assert "make gpu-check" in remedy
-    log.write_text("")
-    docker(programs, running="0123abcd")
+    log = docker(programs, running="0123abcd")
     code, cause, _ = refused("bench", plans, capsys)
-    assert (code, "triton-gpu runs already" in cause) == (2, True)
+    assert (code, "runs already" in cause) == (2, True)
     assert " up " not in log.read_text()
 
 
@@ -146,16 +141,32 @@ def test_the_container_is_taken_down_whatever_happens(
     program(programs, "nvidia-smi", SMI)
     log = docker(programs)
     monkeypatch.setenv("CTCLIP_GRPC_PORT", "1")
+    monkeypatch.delenv("CTCLIP_USER", raising=False)
     out = tmp_path / "out"
     flags = ["--out", str(out), "--scans", str(ROOT / "nowhere")]
     assert main(["bench", "--repository", str(plans), *flags]) == 2  # --scans is passed on
     assert "--scans" in capfd.readouterr().err
-    calls = [line.strip() for line in log.read_text().splitlines()][2:]
-    assert calls == [
-        "compose --profile gpu ps --quiet triton-gpu []",
-        "compose --profile gpu up --build --wait triton-gpu [tensorrt]",
-        "compose --profile gpu down [tensorrt]",
+    calls = [line.split(" ", 1)[1].strip() for line in log.read_text().splitlines()]
+    user = f"[{os.getuid()}:{os.getgid()}]"
+    assert calls[2:] == [
+        "--profile cpu --profile gpu --profile tensorrt ps --quiet []",
+        f"--profile tensorrt build build-engines triton-tensorrt {user}",
+        f"--profile tensorrt run --rm build-engines {user}",
+        f"--profile tensorrt up --wait --no-deps triton-tensorrt {user}",
+        f"--profile tensorrt down {user}",
     ]
+
+
+def test_engines_that_cannot_be_built_are_not_measured(
+    programs: Path, plans: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program(programs, "nvidia-smi", SMI)
+    log = docker(programs, failing="run")
+    assert main(["bench", "--repository", str(plans)]) == 4
+    assert "run --rm build-engines ended with exit code 7" in capfd.readouterr().err
+    calls = log.read_text()
+    assert " up " not in calls
+    assert "--profile tensorrt down" in calls
 
 
 # --- the ladder's result ---

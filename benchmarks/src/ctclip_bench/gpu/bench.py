@@ -1,4 +1,4 @@
-"""Serve the plans by the official container, or find them served, and measure."""
+"""Build and serve the plans in the official container, or find them served, and measure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctclip_bench.gpu.steps import CONFIG_NAME, Inputs, ctclip, require_docker, require_gpu, run
-from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput, Unavailable
 
-SERVICE = "triton-gpu"
+PROFILE = "tensorrt"
+BUILDER, SERVICE = "build-engines", "triton-tensorrt"
+"""Of docker-compose.yml."""
 _REMEDY = "Or start Triton with the plans yourself, and name it: make gpu-bench URL=HOST:8001"
 
 
@@ -28,7 +29,6 @@ def bench(inputs: Inputs) -> int:
     require_gpu("Run make gpu-bench on the machine with the GPU. " + _REMEDY)
     docker = require_docker("Install Docker Engine with Compose. " + _REMEDY)
     inputs.check()
-    _require_plans(inputs.repository)
     with _container(docker, inputs.repository) as url:
         return _measure(inputs, url)
 
@@ -42,39 +42,42 @@ def _measure(inputs: Inputs, url: str) -> int:
     )  # fmt: skip
 
 
-def _require_plans(repository: Path) -> None:
-    for model in (VISION, TEXT_ENCODER):
-        if not list((repository / model.name).glob("*/model.plan")):
-            raise InvalidInput(
-                f"REPOSITORY: {repository / model.name} has no model.plan.",
-                "Build and check the engines first: make gpu-check",
-            )
-
-
 @contextmanager
 def _container(docker: str, repository: Path) -> Iterator[str]:
-    """The official Triton over the repository, with its plans; taken down at the end."""
-    compose = [docker, "compose", "--profile", "gpu"]
-    environment = {
-        "CTCLIP_REPOSITORY": str(repository.absolute()),
-        "CTCLIP_CONFIG_NAME": CONFIG_NAME,
-    }
+    """The official Triton over the repository, with its plans; taken down at the end.
+
+    Plans are built in the image that serves, those that match are kept: a plan runs on no other
+    TensorRT than the one that built it.
+    """
+    every = [flag for profile in ("cpu", "gpu", PROFILE) for flag in ("--profile", profile)]
     running = subprocess.run(
-        [*compose, "ps", "--quiet", SERVICE], capture_output=True, text=True, check=False
+        [docker, "compose", *every, "ps", "--quiet"], capture_output=True, text=True, check=False
     )
+    if running.returncode:
+        raise Unavailable(f"docker compose ps: {running.stderr.strip()}", _REMEDY)
     if running.stdout.strip():
         # `up` would start it anew with another repository, under whoever uses it.
         raise InvalidInput(
-            f"docker: {SERVICE} runs already.",
+            "docker compose: a server of this project runs already.",
             "Measure that one: make gpu-bench URL=localhost:8001. Or stop it first: docker compose "
-            "--profile gpu down",
+            "--profile NAME down",
         )
+    compose = [docker, "compose", "--profile", PROFILE]
+    environment = {"CTCLIP_REPOSITORY": str(repository.absolute())}
+    if "CTCLIP_USER" not in os.environ:  # whoever runs this may write plans into the repository
+        environment["CTCLIP_USER"] = f"{os.getuid()}:{os.getgid()}"
+    steps = (
+        ["build", BUILDER, SERVICE],
+        ["run", "--rm", BUILDER],
+        ["up", "--wait", "--no-deps", SERVICE],
+    )
     try:
-        if code := run([*compose, "up", "--build", "--wait", SERVICE], environment):
-            raise Unavailable(
-                f"docker compose up {SERVICE} ended with exit code {code}.",
-                "See what it said above; docker compose --profile gpu logs says more.",
-            )
+        for step in steps:
+            if code := run([*compose, *step], environment):
+                raise Unavailable(
+                    f"docker compose {' '.join(step)} ended with exit code {code}.",
+                    "See what it said above. " + _REMEDY,
+                )
         yield f"127.0.0.1:{os.environ.get('CTCLIP_GRPC_PORT') or 8001}"
     finally:
         run([*compose, "down"], environment)
