@@ -21,13 +21,14 @@ ENVIRONMENT = {"CTCLIP_TLS_DIR": "./certificates"}
 
 # Of the Compose specification's service element: what these files may use.
 SERVICE_KEYS = {
-    "build", "cap_drop", "command", "deploy", "environment", "healthcheck", "image", "init", "ipc",
-    "logging", "pids_limit", "ports", "profiles", "read_only", "restart", "security_opt",
-    "shm_size", "stop_grace_period", "tmpfs", "user", "volumes",
+    "build", "cap_drop", "command", "depends_on", "deploy", "environment", "healthcheck", "image",
+    "init", "ipc", "logging", "network_mode", "pids_limit", "ports", "profiles", "read_only",
+    "restart", "security_opt", "shm_size", "stop_grace_period", "tmpfs", "user", "volumes",
 }  # fmt: skip
+SERVERS = ("triton-cpu", "triton-gpu", "triton-tensorrt")
 
 
-@pytest.fixture(params=["triton-cpu", "triton-gpu"])
+@pytest.fixture(params=SERVERS)
 def service(request: pytest.FixtureRequest) -> dict[str, Any]:
     return read_services()[request.param]
 
@@ -40,12 +41,32 @@ def published(service: dict[str, Any]) -> dict[int, str]:
 
 def test_cpu_and_gpu_differ_by_the_gpu_alone() -> None:
     services = read_services()
-    assert set(services) == {"triton-cpu", "triton-gpu"}
+    assert set(services) == {*SERVERS, "build-engines"}
     cpu, gpu = services["triton-cpu"], services["triton-gpu"]
     assert (cpu.pop("profiles"), gpu.pop("profiles")) == (["cpu"], ["gpu"])
     (device,) = gpu.pop("deploy")["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
     assert cpu == gpu
+
+
+def test_engines_are_built_before_they_are_served_and_by_the_same_base() -> None:
+    services = read_services()
+    build, serve, plain = (services[n] for n in ("build-engines", "triton-tensorrt", "triton-gpu"))
+    assert build["profiles"] == serve["profiles"] == ["tensorrt"]
+    assert serve["depends_on"] == {"build-engines": {"condition": "service_completed_successfully"}}
+    assert serve["environment"] == {**plain["environment"], "CTCLIP_CONFIG_NAME": "tensorrt"}
+    differing = {key for key in serve if serve[key] != plain.get(key)}
+    assert differing == {"profiles", "depends_on", "environment"}
+    base = serve["build"]["args"]["TRITON_IMAGE"]
+    assert build["build"]["args"]["TRITON_IMAGE"] == base
+    assert build["deploy"] == serve["deploy"]
+    # What builds may write to the repository and reaches nobody; it has no more rights otherwise.
+    (repository,) = (v for v in build["volumes"] if isinstance(v, dict))
+    assert repository == {k: v for k, v in serve["volumes"][0].items() if k != "read_only"}
+    assert build["network_mode"] == "none"
+    for key in ("user", "read_only", "cap_drop", "security_opt", "init"):
+        assert build[key] == serve[key], key
+    assert build["restart"] == "no"
 
 
 def test_a_service_has_the_least_rights_it_needs(service: dict[str, Any]) -> None:
@@ -86,7 +107,7 @@ def test_health_is_asked_by_inference(service: dict[str, Any]) -> None:
 
 def test_tls_leaves_http_to_the_health_check() -> None:
     services = read_services(("docker-compose.yml", TLS), ENVIRONMENT)
-    for service in services.values():
+    for service in (services[name] for name in SERVERS):
         assert service["environment"]["CTCLIP_GRPC_TLS"] == "mutual"
         assert service["environment"]["CTCLIP_HTTP_ADDRESS"] == "127.0.0.1"
         assert {volume["target"] for volume in service["volumes"]} == {"/models", "/tls"}
@@ -109,7 +130,7 @@ def test_compose_reads_the_files_as_meant(files: tuple[str, ...], tmp_path: Path
         print("docker compose is not installed: NOT RUN, only the names of the keys were checked")
         return
     options = [part for file in files for part in ("-f", str(ROOT / file))]
-    options += ["--profile", "cpu", "--profile", "gpu"]
+    options += ["--profile", "cpu", "--profile", "gpu", "--profile", "tensorrt"]
     (tmp_path / "empty.env").touch()  # a .env of this working tree is not meant
     done = subprocess.run(
         [*command, *options, "--env-file", str(tmp_path / "empty.env"), "config"],
@@ -128,6 +149,8 @@ def test_compose_reads_the_files_as_meant(files: tuple[str, ...], tmp_path: Path
         for key in set(service) & {"command", "environment", "user", "read_only", "cap_drop"}:
             assert services[name][key] == service[key], key
         assert set(service) <= set(services[name])
+        if name not in SERVERS:
+            continue
         assert len(services[name]["ports"]) == len(service["ports"])
         assert "127.0.0.1" in json.dumps(services[name]["ports"])
         targets = {volume["target"]: volume["source"] for volume in services[name]["volumes"]}

@@ -87,7 +87,7 @@ def all_options(serve: Serve, certificates: Certificates) -> list[str]:
     assert command[0] == "/opt/ctclip/serve"
     done = serve(
         command[1:],
-        CTCLIP_CONFIG_NAME="tensorrt",
+        CTCLIP_CONFIG_NAME="openvino",
         CTCLIP_HTTP_ADDRESS="127.0.0.1",
         CTCLIP_ADMIN_HEADER=f"{KEY}={SECRET}",
         CTCLIP_GRPC_TLS="mutual",

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_export.precisions import PRECISIONS
+
 if TYPE_CHECKING:
     from ctclip_export.checkpoint import Checkpoint, TextModel
     from ctclip_export.repository.build import Export
 
 SUMMARY = "Export a CT-CLIP checkpoint to a Triton model repository, checked against PyTorch."
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # model.precision's, without importing torch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

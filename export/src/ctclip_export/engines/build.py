@@ -37,7 +37,7 @@ from ctclip_export.engines.target import (
 from ctclip_export.engines.typed_graph import check_typed_graph
 from ctclip_export.engines.warmup import write_warmup
 from ctclip_export.hashing import sha256
-from ctclip_export.model.precision import precision_of
+from ctclip_export.precisions import precision_of
 from ctclip_export.samples.sample_data import kept_folder
 
 ENCODERS = (VISION, TEXT_ENCODER)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ctclip_client.errors import CTClipError, InvalidInput
@@ -20,24 +21,27 @@ class EngineError(CTClipError):
 
 @dataclass(frozen=True)
 class Target:
-    """module, package: the library and where it comes from.
+    """modules, package: names of the library, the first that is there, and where it comes from.
 
     plan: file name of its engines. in_repository: Triton loads them. builds_on_gpu: only for the
     GPU of the machine that builds.
     """
 
     name: str
-    module: str
+    modules: tuple[str, ...]
     package: str
     plan: str
     in_repository: bool
     builds_on_gpu: bool
 
 
-TENSORRT = Target("tensorrt", "tensorrt", "tensorrt", "model.plan", True, True)
+TENSORRT = Target(
+    # Without its own library (where the system has one) the package has the second name.
+    "tensorrt", ("tensorrt", "tensorrt_bindings"), "tensorrt", "model.plan", True, True,
+)  # fmt: skip
 RTX = Target(
     # The name differs, so that nobody takes it for something that Triton can load.
-    "tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx-cu12", "model.rtx", False, False,
+    "tensorrt-rtx", ("tensorrt_rtx",), "tensorrt-rtx-cu12", "model.rtx", False, False,
 )  # fmt: skip
 TARGETS = {target.name: target for target in (TENSORRT, RTX)}
 
@@ -47,8 +51,9 @@ def load_library(target: Target) -> Any:
 
     Raises: InvalidInput with the line that installs it.
     """
+    present = [name for name in target.modules if find_spec(name) is not None]
     try:
-        return importlib.import_module(target.module)
+        return importlib.import_module((present or target.modules)[0])
     except ImportError as error:
         remedy = f"Install it: pip install {target.package}"
         if target is TENSORRT:

@@ -101,9 +101,7 @@ def _check_int8(path: Path, graph: onnx.GraphProto, precision: str) -> None:
     for node in rounding:
         zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
         if zero_point is None or onnx.numpy_helper.to_array(zero_point).any():
-            raise _refused(
-                path, node, "has a zero point other than 0: no engine takes it"
-            )
+            raise _refused(path, node, "has a zero point other than 0: no engine takes it")
     rounded = {node.output[0] for node in rounding}
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:

@@ -14,7 +14,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ctclip_client.contract import TEXT_ENCODER, VISION, Model
 from ctclip_export.model.dense import Dense
 
 DTYPES: dict[str, torch.dtype] = {
@@ -23,21 +22,6 @@ DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
 }
 """Typed trunks that `--precision` names, as their data type."""
-PRECISIONS = (*DTYPES, "int8")
-
-
-def precision_of(model: Model, release_precision: str) -> str:
-    """What one model of a release computes in.
-
-    int8 is for the vision encoder: the text encoder's work is next to nothing, its embeddings of
-    the findings are made once, at export, and an error of theirs would be in every score.
-    """
-    if model == VISION:
-        return release_precision
-    if model == TEXT_ENCODER and release_precision in DTYPES:
-        return release_precision
-    return "fp32"
-
 
 Trunk = TypeVar("Trunk", bound=nn.Module)
 

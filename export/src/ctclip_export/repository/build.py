@@ -45,7 +45,6 @@ from ctclip_export.graphs import (
     trace_vision,
 )
 from ctclip_export.hashing import sha256
-from ctclip_export.model.precision import precision_of
 from ctclip_export.parity.compare import Agreement, largest
 from ctclip_export.parity.graphs import (
     check_classfine,
@@ -58,6 +57,7 @@ from ctclip_export.parity.graphs import (
 from ctclip_export.parity.quantised import check_quantised_vision
 from ctclip_export.parity.readings import Reference
 from ctclip_export.parity.typed import check_typed_text, check_typed_vision, typed_twin
+from ctclip_export.precisions import precision_of
 from ctclip_export.quantisation.calibration import Calibration, Voxels, calibration
 from ctclip_export.quantisation.static import Quantiser
 from ctclip_export.repository.configs import ensemble_config, model_config
