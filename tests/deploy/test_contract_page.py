@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import json_format
+from google.protobuf import descriptor_pb2, json_format
 from numpy.typing import NDArray
 from tritonclient.grpc import (
     InferenceServerClient,
     InferInput,
     InferRequestedOutput,
+    model_config_pb2,
     service_pb2,
     service_pb2_grpc,
 )
@@ -198,6 +201,35 @@ def test_message_of_the_grpcurl_example(
         stub = service_pb2_grpc.GRPCInferenceServiceStub(triton._channel)
         answer = stub.ModelInfer(message, timeout=60)
     got = np.frombuffer(answer.raw_output_contents[0], "<f4")
+    expected = client.encode_text(["Nodule is present."])[0]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def name_for_json(messages: Any) -> None:
+    """As protoc does it for .proto files; Python's descriptors leave it out."""
+    for message in messages:
+        for field in message.field:
+            field.json_name = re.sub("_(.)", lambda match: match[1].upper(), field.name)
+        name_for_json(message.nested_type)
+
+
+def test_grpcurl_example_by_the_program_itself(
+    server: EmbeddedTriton, client: Client, folder: Path
+) -> None:
+    if shutil.which("grpcurl") is None:
+        pytest.skip("grpcurl is not installed: NOT RUN, only its message was sent")
+    protos = descriptor_pb2.FileDescriptorSet()
+    for module in (model_config_pb2, service_pb2):  # what the .proto files hold
+        module.DESCRIPTOR.CopyToProto(protos.file.add())
+        name_for_json(protos.file[-1].message_type)
+    (folder / "triton.protoset").write_bytes(protos.SerializeToString())
+    files = "-import-path protobuf -proto grpc_service.proto"
+    code = example("grpcurl")
+    assert files in code
+    code = code.replace(files, "-protoset triton.protoset")
+    code = code.replace("localhost:8001", server.grpc_url)
+    answer = json.loads(run(["sh", "-euc", code], folder))
+    got = np.frombuffer(base64.b64decode(answer["rawOutputContents"][0]), "<f4")
     expected = client.encode_text(["Nodule is present."])[0]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 

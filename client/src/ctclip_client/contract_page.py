@@ -392,7 +392,8 @@ grpcurl -plaintext -import-path protobuf -proto grpc_service.proto -d '{
 """
 
 _EXAMPLES = f"""
-All but the last are taken from this page by a test and run against a real Triton.
+All are taken from this page by a test and run against a real Triton, the last one where grpcurl is
+installed.
 
 ### Python with tritonclient
 
@@ -436,9 +437,8 @@ Texts need no bytes:
 ### grpcurl
 
 `protobuf/` is the folder of that name in <https://github.com/triton-inference-server/common>. Bytes
-travel in base64; the answer's tensors stand in `raw_output_contents`, little-endian. grpcurl suits
-texts, not volumes. The program itself was not run, because it could not be installed where this was
-tested; a test takes message and method from here and sends them.
+travel in base64; the answer's tensors stand in `rawOutputContents`, little-endian. grpcurl suits
+texts, not volumes. Run with grpcurl 1.8.6; where there is none, the test sends the message itself.
 
 <!-- example: grpcurl -->
 ```sh
