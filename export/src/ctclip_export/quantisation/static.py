@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    TensorData,
+    TensorsData,
     quantize_static,
+    save_tensors_data,
 )
+from torch import Tensor, nn
 
 from ctclip_client.progress import Advance
 from ctclip_export.model import CTViT
@@ -53,6 +57,8 @@ class Quantiser:
             for product, layer in dense_products(proto.graph, model).items()
             if not layer.endswith(SENSITIVE)
         }
+        self._model = model
+        self._inputs = {node.name: node.input[0] for node in proto.graph.node}
         self._source = folder / "float32.onnx"
         self._ranges = folder / "ranges.json"
         onnx.save(proto, self._source)
@@ -62,22 +68,40 @@ class Quantiser:
             if any(_within(layer, part) for layer in self._layers.values())
         ]
 
+    @torch.no_grad()
     def calibrate(
         self, volumes: Iterable[NDArray[np.float32]], advance: Advance = lambda _: None
     ) -> None:
-        """Take the range of every product's input over volumes (1, 1, D, H, W), VOXELS."""
-        self._quantise(self._source.with_name("all.onnx"), self.parts, _Volumes(volumes, advance))
+        """Take the largest |input| of every layer over volumes (1, 1, D, H, W), VOXELS.
+
+        By the reference model, which computes the same: the library's own way would hold all
+        tensors of a volume at once, 9 GB at the published geometry.
+        """
+        largest = dict.fromkeys(self._layers.values(), 0.0)
+        hooks = [
+            self._model.get_submodule(layer).register_forward_pre_hook(_Largest(layer, largest))
+            for layer in largest
+        ]
+        try:
+            for voxels in volumes:
+                self._model(torch.from_numpy(voxels))
+                advance(1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        ranges = {
+            self._inputs[product]: TensorData(
+                lowest=np.float32(-largest[layer]), highest=np.float32(largest[layer])
+            )
+            for product, layer in self._layers.items()
+        }
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, ranges), self._ranges)
 
     def write(self, target: Path, parts: Collection[str]) -> None:
-        """Write the graph with the products of some parts in int8."""
-        self._quantise(target, parts, None)
+        """Write the graph with the products of some parts in int8.
 
-    def _quantise(
-        self, target: Path, parts: Collection[str], reader: CalibrationDataReader | None
-    ) -> None:
-        """Weights int8 for each output channel, inputs int8 for the whole tensor, both symmetric.
-
-        The graph says so by QuantizeLinear and DequantizeLinear, which every runtime here reads.
+        Weights int8 for each output channel, inputs int8 for the whole tensor, both symmetric. The
+        graph says so by QuantizeLinear and DequantizeLinear, which every runtime here reads.
         """
         products = [
             product
@@ -88,7 +112,7 @@ class Quantiser:
             quantize_static(
                 self._source,
                 target,
-                reader,
+                None,  # calibrated already
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
@@ -105,18 +129,16 @@ def _within(layer: str, part: str) -> bool:
     return f"{layer}.".startswith(f"{part}.")
 
 
-class _Volumes(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, volumes: Iterable[NDArray[np.float32]], advance: Advance) -> None:
-        self._left = iter(volumes)
-        self._advance = advance
-        self._given = False
+class _Largest:
+    """A hook that keeps the largest |input| of its layer."""
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        if self._given:
-            self._advance(1)
-        voxels = next(self._left, None)
-        self._given = voxels is not None
-        return None if voxels is None else {"VOXELS": voxels}
+    def __init__(self, layer: str, largest: dict[str, float]) -> None:
+        self._layer = layer
+        self._largest = largest
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        here = max(abs(float(end)) for end in inputs[0].aminmax())
+        self._largest[self._layer] = max(self._largest[self._layer], here)
 
 
 @contextmanager
