@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from ctclip_client.errors import DeadlineExceeded, InvalidInput, ServerError, Unavailable
-from ctclip_server import EmbeddedTriton, embedded
+from ctclip_server import EmbeddedTriton, embedded, keeper
 from ctclip_server.keeper import remove_shared_memory
 from ctclip_server.ports import resolve
 
@@ -207,6 +208,29 @@ def test_a_killed_parent_takes_triton_with_it(repository, traces):
         assert traces.left(identity)
         parent.kill()
     assert traces.wait_until_gone(identity) == []
+
+
+def test_folders_of_backends_are_removed_unless_they_may_be_another_servers(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper, "_TEMPORARY", tmp_path)
+    began = time.time() - 0.1
+    monkeypatch.setattr(keeper, "_server_starts", lambda: [began - 100])
+    older, used, *new = (tmp_path / f"python_env_{name}" for name in "abcd")
+    for path in (older, used, *new):
+        path.mkdir()
+    (used / "environment").touch()
+    keeper._remove_environment_folders({older}, began)
+    assert sorted(tmp_path.iterdir()) == [older, used]
+
+    monkeypatch.setattr(keeper, "_server_starts", lambda: [began])
+    new[0].mkdir()
+    keeper._remove_environment_folders({older}, began)
+    assert new[0].exists()
+
+
+def test_running_servers_are_known_with_their_start(repository):
+    began = time.time()
+    with EmbeddedTriton(repository, startup_timeout_s=120):
+        assert any(began - 1 < start < time.time() for start in keeper._server_starts())
 
 
 def test_outside_a_virtual_environment_the_stub_sees_what_the_caller_sees(repository):

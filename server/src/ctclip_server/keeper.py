@@ -21,12 +21,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 POLL_S = 0.2
 ORPHANED_GRACE_S = 5.0
+STARTING_S = 20.0
+"""Time in which a Triton has made its folders in /tmp, on a busy machine."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _TEMPORARY = Path("/tmp")  # noqa: S108 (Triton's Python backend knows no other)
 _PR_SET_PDEATHSIG = 1
@@ -73,11 +74,10 @@ def _keep(plan: dict[str, Any], root: Path, caller: int) -> int:
         return 1
     grace_s = 0.0
     ended = False
-    leftover: Path | None = None
     try:
         _report(started=triton.pid, root=str(root))
         while triton.poll() is None and not _told_to_end(caller, POLL_S):
-            leftover = leftover or _environment_folder(plan["prefix"], began, before)
+            pass
         if triton.poll() is None:
             grace_s = _grace(caller)
         else:
@@ -90,10 +90,7 @@ def _keep(plan: dict[str, Any], root: Path, caller: int) -> int:
     finally:
         if not ended:
             _end(triton, grace_s)
-        leftover = leftover or _environment_folder(plan["prefix"], began, before, ended=True)
-        if leftover is not None:
-            with contextlib.suppress(OSError):
-                leftover.rmdir()
+        _remove_environment_folders(before, began)
     return 0
 
 
@@ -115,31 +112,32 @@ def _grace(caller: int) -> float:
     return float(words[1]) if words[0] == b"stop" else 0.0
 
 
-def _environment_folder(
-    prefix: str, began: float, before: set[Path], *, ended: bool = False
-) -> Path | None:
-    """The empty folder that Triton's Python backend makes in /tmp and leaves there when killed.
+def _remove_environment_folders(before: set[Path], began: float) -> None:
+    """Remove the empty folders that Triton makes in /tmp and leaves there when it is killed.
 
-    It is made just before the first shared-memory region of the server. Where several servers
-    start in the same moment its owner is unknown, and it is left alone.
+    It makes one for each backend that runs in Python, soon after its start. Where another server
+    that still runs was starting in the same moment, nobody knows whose they are, and they stay.
     """
-    made = list(_times(_SHARED_MEMORY.glob(f"{prefix}*")).values())
-    if not made:
-        if not ended:
-            return None
-        made = [began + 2.0]  # killed in between
-    folders = _times(set(_TEMPORARY.glob("python_env_*")) - before)
-    new = [path for path, time_s in folders.items() if began <= time_s <= min(made)]
-    return new[0] if len(new) == 1 else None
+    others = _server_starts()
+    for path in set(_TEMPORARY.glob("python_env_*")) - before:
+        with contextlib.suppress(OSError):  # it has gone meanwhile, or is in use
+            made = path.stat().st_ctime
+            if made >= began and not any(start <= made <= start + STARTING_S for start in others):
+                path.rmdir()
 
 
-def _times(paths: Iterable[Path]) -> dict[Path, float]:
-    """When each path was made or last changed; those that have gone meanwhile are left out."""
-    times: dict[Path, float] = {}
-    for path in paths:
+def _server_starts() -> list[float]:
+    """When each Triton that runs on this machine was started; seconds since the epoch."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    starts = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            times[path] = path.stat().st_ctime
-    return times
+            name, _, fields = path.read_text("utf-8", "replace").rpartition(")")
+            if name.endswith("(tritonserver"):
+                # Two ticks early: the clocks are read one after the other.
+                starts.append(booted + (int(fields.split()[19]) - 2) / ticks_per_s)
+    return starts
 
 
 def _start(plan: dict[str, Any], root: Path) -> subprocess.Popen[bytes]:
