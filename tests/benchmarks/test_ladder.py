@@ -241,14 +241,26 @@ def test_a_swapped_weight_fails_on_every_rung_above(
     assert verdicts.pop("TensorRT engine") == "NOT RUN"
     assert set(verdicts.values()) == {"FAIL"}
     assert len(verdicts) == 4
+    record = json.loads((spoiled / "ctclip_check" / "1" / "ladder.json").read_text())
+    assert record["passed"] is False
+    assert [failure.partition(":")[0] for failure in record["failures"]] == list(verdicts)
 
 
 def test_without_a_checkpoint_the_graphs_are_the_baseline(
-    repository: Path, golden: Golden, scans: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(climb(repository, golden, scans, reference=False)) == 0
+    own = Path(shutil.copytree(repository, tmp_path / "repository"))
+    assert main(climb(own, golden, scans, reference=False)) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["baseline"] == "ONNX fp32, ONNX Runtime"
+    record = json.loads((own / "ctclip_check" / "1" / "ladder.json").read_text())
+    assert (record["passed"], record["failures"], record["plans"]) == (True, [], {})
+    assert record["release"] == result["release"]["release"]
+    assert "scan0" not in json.dumps(record)  # file names may name patients
     assert {rung["rung"]: rung["verdict"] for rung in result["rungs"]} == {
         "ONNX fp32, OpenVINO": "PASS",
         "TensorRT engine": "NOT RUN",

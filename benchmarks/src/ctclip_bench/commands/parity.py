@@ -7,8 +7,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-SUMMARY = "Climb the parity ladder: reference, ONNX, Triton, client; exit code 1 if a rung fails."
+if TYPE_CHECKING:
+    from ctclip_bench.ladder.climb import Climb
+    from ctclip_bench.ladder.rungs import Job
+
+SUMMARY = (
+    "Climb the parity ladder: reference, ONNX, engines, Triton, client; exit code 1 if one fails. "
+    "The verdict is kept beside the release: one that failed is never promoted."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         labels = read_labels(args.labels, [scan.name for scan in scans], release["findings"])
     with Stages() as stages:
         result = climb(job, release, stages)
+    _keep(result, job)
     areas = []
     if labels is not None and result.probabilities is not None:
         areas = compare_auroc(release["findings"], labels, *result.probabilities)
@@ -101,4 +110,16 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.url and args.config_name:
         raise InvalidInput(
             "--config-name is for the embedded server, --url names another.", "Leave one out."
+        )
+
+
+def _keep(result: Climb, job: Job) -> None:
+    """The verdict, beside the release, for `ctclip promote`."""
+    try:
+        result.record().write(job.repository, job.version)
+    except OSError as error:
+        print(
+            f"note: the verdict is not kept beside the release: {error.strerror}. A release whose "
+            "ladder failed could still be promoted.",
+            file=sys.stderr,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,20 +31,34 @@ from ctclip_export.parity.runtimes import (
     searched_tokens,
 )
 from ctclip_export.samples.scans import Scan
+from ctclip_server.releases.ladder import LadderRecord, plans_of
 from ctclip_server.releases.members import read_members
 
+ENGINE_RUNG = "TensorRT engine"
 _CHUNK = 2048
 
 
 @dataclass(frozen=True)
 class Climb:
-    """The finished ladder. probabilities: (scans, F) of the baseline and of the highest rung."""
+    """The finished ladder. probabilities: (scans, F) of the baseline and of the highest rung.
+
+    plans: SHA-256 of the engines that lay in the repository when it began, by model.
+    """
 
     release: dict[str, Any]
     baseline: str
     scans: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     probabilities: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    plans: Mapping[str, str] = field(default_factory=dict)
+
+    def record(self) -> LadderRecord:
+        """What is kept beside the release; no name of a scan, which may name a patient."""
+        failures = tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL")
+        engines = {v.rung for v in self.verdicts if v.verdict == "PASS"} & {ENGINE_RUNG}
+        return LadderRecord(
+            str(self.release["release"]), self.passed, failures, self.plans if engines else {}
+        )
 
     @property
     def passed(self) -> bool:
@@ -123,6 +137,7 @@ class _Climber:
         slabs, rows, columns = release["geometry"]["token_shape"]
         self.bounds = bounds_for(job.precision, slabs * rows * columns)
         self.verdicts: list[Verdict] = []
+        self.plans = plans_of(job.repository, job.version)
         self.unit_codebook = _unit_codebook(job.file(VISION.name))
         self.highest: NDArray[np.float32] | None = None
         self.error = 0.0
@@ -156,7 +171,7 @@ class _Climber:
         steps += [
             _Step(f"ONNX {precision}, ONNX Runtime", rungs.onnx_runtime, no_kernels),
             _Step(f"ONNX {precision}, OpenVINO", rungs.openvino, no_openvino),
-            _Step("TensorRT engine", rungs.engine, missing_engine(job.file(VISION.name))),
+            _Step(ENGINE_RUNG, rungs.engine, missing_engine(job.file(VISION.name))),
         ]
         where = ""
         if job.config_name:
@@ -222,7 +237,7 @@ class _Climber:
         if probabilities is not None and self.highest is not None:
             both = probabilities, self.highest
         names = tuple(scan.name for scan in self.job.scans)
-        return Climb(self.release, baseline, names, tuple(self.verdicts), both)
+        return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans)
 
 
 def _unit_codebook(path: Path) -> torch.Tensor:

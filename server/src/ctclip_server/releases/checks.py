@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_server.releases.ladder import check_ladder
 from ctclip_server.releases.members import PROVENANCE, Members
 from ctclip_server.repository import read_config
 
@@ -41,7 +42,7 @@ def check_release(members: Members, version: int) -> Release:
     """Check all members of one version, and read every file once for its SHA-256.
 
     Raises:
-        ReleaseRefusedError: with the first reason against it.
+        ReleaseRefusedError, LadderRefusedError: with the first reason against it.
     """
     missing = sorted(name for name in members.all if version not in members.versions(name))
     if missing:
@@ -63,7 +64,9 @@ def check_release(members: Members, version: int) -> Release:
         _check_parity(members, name, version, records[name])
     for name in members.steps:
         _check_file(members.repository / name / str(version), records[name])
-    return Release(version, records[first]["release"])
+    release = Release(version, records[first]["release"])
+    check_ladder(members, version, release.name)
+    return release
 
 
 def release_name(members: Members, version: int) -> str:
