@@ -12,12 +12,13 @@ import torch
 
 from ctclip_bench.codebook import code_usage, fit_codebook
 from ctclip_bench.demo_checkpoint import PUBLISHED, SMALL
+from ctclip_client import Volume
 from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.samples.sample_data import PackagedFile, fetch
-from ctclip_export.samples.variations import vary
+from ctclip_export.samples.variations import thinned, vary
 
 
 def test_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +80,24 @@ def test_variations_are_seeded_and_leave_the_original_alone() -> None:
     hu = [v.voxels * v.rescale[0] + v.rescale[1] for v in (scan, one)]
     air = [float((values < -500).mean()) for values in hu]
     assert air[1] == pytest.approx(air[0], abs=0.08)
+
+
+def test_variations_for_a_coarse_grid_start_from_fewer_voxels() -> None:
+    """The small demo's time went into varying voxels that its network never sees."""
+    shape, spacing = (133, 512, 512), (2.5, 0.703125, 0.703125)
+    scan = Volume.from_array(np.zeros(shape, np.int16), spacing, (2.0, -1000.0))
+    assert thinned(scan, PUBLISHED.geometry.target_spacing_mm) is scan
+    target = SMALL.geometry.target_spacing_mm
+    coarse = thinned(scan, target)
+    assert coarse.voxels.size * 30 < scan.voxels.size
+    assert coarse.rescale == scan.rescale
+    assert all(edge <= wanted for edge, wanted in zip(coarse.spacing_mm, target, strict=True))
+    for before, after, size, count in zip(
+        scan.spacing_mm, coarse.spacing_mm, scan.voxels.shape, coarse.voxels.shape, strict=True
+    ):
+        assert size * before == pytest.approx(count * after, abs=after)  # the same field of view
+    # A volume coarser than the grid is not touched.
+    assert thinned(coarse, scan.spacing_mm) is coarse
 
 
 def test_a_package_with_other_contents_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ctclip_client.progress import Advance, Stages
 from ctclip_export.checkpoint.load import declared_random
 from ctclip_export.graphs import preprocess_graph
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
-from ctclip_export.samples.variations import vary
+from ctclip_export.samples.variations import thinned, vary
 
 SEED = 20
 FITTING_SEEDS_FROM = 1000
@@ -72,10 +72,12 @@ def make_checkpoint(demo: DemoModel, scan: Volume, path: Path, stages: Stages) -
     preprocess = _Preprocess(demo.geometry)
     variations = range(FITTING_SEEDS_FROM, FITTING_SEEDS_FROM + demo.fitting_variations)
     size = demo.config.vision.codebook_size
+    # The judging variation below stays as fine as the CT that is served.
+    coarse = thinned(scan, demo.geometry.target_spacing_mm)
 
     def fit(vision: CTViT) -> Tensor:
         with stages.stage("Demo checkpoint: encode variations of the CT", len(variations)) as step:
-            scans = (preprocess(vary(scan, seed)) for seed in variations)
+            scans = (preprocess(vary(coarse, seed)) for seed in variations)
             tokens = torch.cat([_tokens(vision, voxels, step) for voxels in scans])
         title = f"Demo checkpoint: fit {size:,} codes to {len(tokens):,} tokens"
         with stages.stage(title, demo.rounds) as step:

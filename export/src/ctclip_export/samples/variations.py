@@ -6,6 +6,7 @@ They stand in for the many patients that a demo and a parity check do not have.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,6 +39,24 @@ def vary(volume: Volume, seed: int) -> Volume:
     scale = random.uniform(0.9, 1.1)
     z, x, y = (edge * scale for edge in volume.spacing_mm)
     return Volume.from_array(stored, (z, x, y), volume.rescale)
+
+
+def thinned(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
+    """Every n-th voxel along each axis, no farther apart than `spacing_mm` (z, x, y).
+
+    What a network on that grid can tell apart is still there, and varying it costs a share. The
+    same volume where nothing can be left out.
+    """
+    nz, nx, ny = (
+        max(int(wanted / edge), 1)
+        for wanted, edge in zip(spacing_mm, volume.spacing_mm, strict=True)
+    )
+    if (nz, nx, ny) == (1, 1, 1):
+        return volume
+    z, x, y = volume.spacing_mm
+    return Volume.from_array(
+        volume.voxels[::nz, ::nx, ::ny], (nz * z, nx * x, ny * y), volume.rescale
+    )
 
 
 def _turn_and_shift(
