@@ -17,6 +17,7 @@ from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
+from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded import EmbeddedTriton
 
 DATA = Path(__file__).parent / "data"
@@ -91,6 +92,18 @@ def phantoms(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.header.set_xyzt_units("mm")
         nibabel.save(image, folder / f"ct{seed}.nii.gz")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chest_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The public chest CT, fetched once for the run. Read-only."""
+    return fetch(CHEST_CT, tmp_path_factory.mktemp("chest_ct"))
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's vocabulary, fetched once for the run. Read-only."""
+    return fetch(VOCABULARY, tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture(scope="session")

@@ -21,21 +21,33 @@ from ctclip_export.samples.sample_data import PackagedFile, fetch
 from ctclip_export.samples.variations import thinned, vary
 
 
-def test_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--small", "--folder", str(tmp_path)]) == 0
+@pytest.fixture
+def folder(chest_ct: Path, vocabulary: Path, tmp_path: Path) -> Path:
+    """A folder for the demo in which its samples lie already."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for sample in (chest_ct, vocabulary):
+        (data / sample.name).symlink_to(sample)
+    return tmp_path
+
+
+def test_the_whole_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--small", "--folder", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("RANDOM WEIGHTS") >= 2
     for entry in PUBLISHED_FINDINGS:
         assert re.search(rf"{entry.finding} .*0\.\d{{3}}", printed), entry.finding
     for stage in ("Vision encoder: trace", "inside Triton: ctclip_vision", "served"):
         assert stage in printed
-    small = tmp_path / "small"
+    small = folder / "small"
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "small"]
+    assert all(path.is_symlink() for path in (folder / "data").iterdir())  # none fetched again
     assert (small / "ctclip_demo.pt.RANDOM_WEIGHTS").is_file()
     assert not [path for path in small.iterdir() if path.name.startswith(".")]
     # The checkpoint is kept and the second run is quicker, but nothing of its answer changes.
     digest = hashlib.sha256((small / "ctclip_demo.pt").read_bytes()).hexdigest()
     table = printed[printed.index("Finding ") :]
-    assert main(["demo", "--small", "--folder", str(tmp_path)]) == 0
+    assert main(["demo", "--small", "--folder", str(folder)]) == 0
     again = capsys.readouterr()
     assert "made earlier, reused" in again.err
     assert again.out[again.out.index("Finding ") :] == table

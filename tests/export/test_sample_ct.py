@@ -13,7 +13,6 @@ import pytest
 from ctclip_client import read_volume
 from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_export.graphs import preprocess_graph
-from ctclip_export.samples.sample_data import CHEST_CT, fetch
 
 from ..conftest import DATA
 from .test_graphs import scan, session
@@ -22,11 +21,6 @@ OPTIONS = {
     "cxr_lps": {},
     "cxr_as_stored": {"as_stored": True, "spacing_mm": (2.5, 0.703125, 0.703125)},
 }
-
-
-@pytest.fixture(scope="module")
-def chest_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetch(CHEST_CT, tmp_path_factory.mktemp("sample"))
 
 
 @pytest.mark.parametrize("case", OPTIONS)
