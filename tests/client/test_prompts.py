@@ -27,3 +27,20 @@ def test_refused_in_words(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
         read_prompts(path)
     assert caught.value.remedy
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """Windows' Notepad writes one, where it says "UTF-8 with BOM"."""
+    path = tmp_path / "bank.json"
+    content = '[{"finding": "Lungenödem", "present": "It is there.", "absent": "It is not."}]'
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    (entry,) = read_prompts(path)
+    assert entry.finding == "Lungenödem"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_refused_by_name(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "bank.json"
+    path.write_text('[{"finding": "Lungenödem", "present": "a", "absent": "b"}]', encoding)
+    with pytest.raises(InvalidInput, match="not JSON in UTF-8"):
+        read_prompts(path)

@@ -18,7 +18,7 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
     Raises: Unreadable for a file that is no JSON, InvalidInput naming the entry that is wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad marks it
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
     except (ValueError, RecursionError) as error:
