@@ -24,12 +24,24 @@ from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
+from ctclip_export.parity.runtimes import require_bfloat16
 from ctclip_export.repository.build import export_repository
 from ctclip_export.samples.scans import Scan
+from ctclip_server.embedded import EmbeddedTriton
 
 from ..conftest import Golden
 
 ERROR = 1e-3
+
+
+def has_bfloat16() -> bool:
+    try:
+        require_bfloat16()
+    except InvalidInput:
+        return False
+    return True
+
+
 LOOSE = Bounds(codes=0.5, cosine=0.9, probability=0.1)
 
 
@@ -183,6 +195,20 @@ def half(
     return out
 
 
+@pytest.fixture(scope="module")
+def bfloat(
+    golden: Golden,
+    checkpoint: Checkpoint,
+    text_model: TextModel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("bfloat") / "repository"
+    export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out, precision="bf16"
+    )
+    return out
+
+
 def climb(
     repository: Path, golden: Golden, scans: Path, *more: str, reference: bool = True
 ) -> list[str]:
@@ -217,6 +243,48 @@ def test_a_sound_fp16_repository_passes(
     text = page.read_text()
     assert "PASSED" in text
     assert "scan1.nii.gz" in text
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+def test_bf16_is_judged_and_served_by_openvino(
+    bfloat: Path, golden: Golden, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(climb(bfloat, golden, scans)) == 0
+    rungs = {rung["rung"]: rung for rung in json.loads(capsys.readouterr().out)["rungs"]}
+    assert {name: rung["verdict"] for name, rung in rungs.items()} == {
+        "PyTorch bf16": "PASS",
+        "ONNX bf16, ONNX Runtime": "NOT RUN",
+        "ONNX bf16, OpenVINO": "PASS",
+        "TensorRT engine": "NOT RUN",
+        "served by Triton (openvino)": "PASS",
+        "client, from a CT file (openvino)": "PASS",
+    }
+    assert "no bf16 kernels" in rungs["ONNX bf16, ONNX Runtime"]["reason"]
+    # It did compute in bfloat16: float32 would be a thousand times closer.
+    assert 1 - rungs["ONNX bf16, OpenVINO"]["cosine"] > 1e-5
+
+
+def test_a_cpu_without_bfloat16_runs_no_bf16_rung(
+    bfloat: Path,
+    golden: Golden,
+    scans: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse() -> None:
+        raise InvalidInput("openvino: this CPU has no bfloat16 arithmetic.")
+
+    monkeypatch.setattr("ctclip_bench.ladder.climb.require_bfloat16", refuse)
+    assert main(climb(bfloat, golden, scans)) == 0
+    rungs = json.loads(capsys.readouterr().out)["rungs"]
+    assert [rung["verdict"] for rung in rungs] == ["PASS", *["NOT RUN"] * 5]
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+def test_bf16_in_onnx_runtime_is_refused_with_the_way_out(bfloat: Path) -> None:
+    with pytest.raises(InvalidInput, match="implementation for") as caught, EmbeddedTriton(bfloat):
+        pass
+    assert "--config-name openvino" in caught.value.remedy
 
 
 def test_a_swapped_weight_fails_on_every_rung_above(

@@ -42,6 +42,7 @@ from ctclip_server.repository import check_repository
 PORT_ATTEMPTS = 5
 DRAIN_S = 10
 """Seconds that requests in flight get when the server is stopped."""
+_NO_KERNEL = "Could not find an implementation for"
 STUB_SHARED_MEMORY_BYTES = 1 << 20
 """First size of a Python stub's shared memory; Triton grows it to what its tensors need."""
 
@@ -363,9 +364,13 @@ class EmbeddedTriton:
 
     def _not_loaded(self, diagnosis: Diagnosis) -> CTClipError:
         reasons = [f"'{model}' does not load: {why}" for model, why in diagnosis.models.items()]
-        return InvalidInput(
-            "\n       ".join(reasons), f"Mend {self.repository}, or export it again. {self._hint()}"
-        )
+        remedy = f"Mend {self.repository}, or export it again."
+        if any(_NO_KERNEL in why for why in diagnosis.models.values()):
+            remedy = (
+                "ONNX Runtime cannot compute in this precision here (bf16 on a CPU): OpenVINO can, "
+                "with --config-name openvino."
+            )
+        return InvalidInput("\n       ".join(reasons), f"{remedy} {self._hint()}")
 
     def _ended(self, what: str) -> CTClipError:
         code = self._exit_code

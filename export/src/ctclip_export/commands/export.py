@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.signals import termination_interrupts
 from ctclip_export.precisions import PRECISIONS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+@termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Export, and say what was written."""
     from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
@@ -77,11 +78,6 @@ def run(args: argparse.Namespace) -> int:
     geometry = Geometry(args.volume_shape, args.target_spacing)
     prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
     text_model = read_text_model(args.text_model)
-    # So that a stop asked for by the system, or a terminal that was closed, takes the same way out
-    # as Ctrl-C: nothing half-written.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
-            signal.signal(number, _interrupt)
     with Stages() as stages:
         with stages.stage("Checkpoint: read and check"):
             checkpoint = load_checkpoint(args.checkpoint, text_model, geometry, args.classfine)
@@ -118,11 +114,9 @@ def _report(export: Export) -> None:
     print(f"{'model':<19}{'compared with the reference':<37}{'largest':>9}{'allowed':>20}")
     for found in export.agreements:
         print(f"{found.model:<19}{found.quantity:<37}{found.measured:>9.1e}{found.allowed:>20}")
-    print(f"Serve it: ctclip serve --repository {export.repository}")
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    # ONNX Runtime has no bfloat16 kernels for CPUs.
+    config = " --config-name openvino" if export.release["precision"] == "bf16" else ""
+    print(f"Serve it: ctclip serve --repository {export.repository}{config}")
 
 
 def _volume_shape(text: str) -> tuple[int, ...]:
