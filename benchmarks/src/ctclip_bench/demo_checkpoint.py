@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,7 +90,12 @@ def make_checkpoint(demo: DemoModel, scan: Volume, path: Path, stages: Stages) -
         usage = code_usage(tokens, model.vision.codebook)
     with stages.stage("Demo checkpoint: write"):
         save_in_upstream_layout(model, path, SEED)
-        record.write_text(json.dumps(asdict(usage)) + "\n", encoding="utf-8")
+        part = record.with_name(f"{record.name}.part-{os.getpid()}")
+        try:
+            part.write_text(json.dumps(asdict(usage)) + "\n", encoding="utf-8")
+            part.replace(record)
+        finally:
+            part.unlink(missing_ok=True)
     return usage
 
 

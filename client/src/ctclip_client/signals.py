@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, so that work is put away as after Ctrl-C.
 
-    Signals that somebody has taken care of (nohup ignores SIGHUP) stay as they are.
+    Signals that somebody has taken care of (nohup ignores SIGHUP) stay as they are. Around a
+    function as `@termination_interrupts()`, or in a `with`; in the main thread only.
     """
     taken = [
         number
@@ -24,8 +27,25 @@ def termination_interrupts() -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, signal.SIG_DFL)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        # A closed terminal sends it twice, itself and by way of the shell. The second one must not
+        # interrupt the tidying up.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _silence_closed_terminal()
     raise KeyboardInterrupt
+
+
+def _silence_closed_terminal() -> None:
+    """Without this, the first word on the way out would raise OSError instead of being said."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

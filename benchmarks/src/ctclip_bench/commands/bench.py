@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctclip_client.commands.connection import add_connection_options
+from ctclip_client.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_bench.ladder.rungs import Job
@@ -93,6 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(url=None, timeout_s=600.0)
 
 
+@termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Judge, measure, write, print."""
     from ctclip_bench.ladder.climb import read_job

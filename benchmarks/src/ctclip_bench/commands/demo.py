@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ctclip_bench.bounds import COSINE_BOUND, PROBABILITY_BOUND
+from ctclip_client.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_bench.demo import DemoResult
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+@termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Run the demo and print what it found."""
     from ctclip_bench.demo import run_demo

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.signals import termination_interrupts
+
 if TYPE_CHECKING:
     from ctclip_bench.ladder.climb import Climb
     from ctclip_bench.ladder.rungs import Job
@@ -47,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
 
 
+@termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Climb, print, and say by the exit code whether it may serve."""
     from rich.console import Console
@@ -78,8 +81,11 @@ def run(args: argparse.Namespace) -> int:
         areas = compare_auroc(release["findings"], labels, *result.probabilities)
     if args.report:
         part = args.report.with_name(f".{args.report.name}.{os.getpid()}")
-        part.write_text(as_page(result, areas), encoding="utf-8")
-        part.replace(args.report)
+        try:
+            part.write_text(as_page(result, areas), encoding="utf-8")
+            part.replace(args.report)
+        finally:
+            part.unlink(missing_ok=True)
     if args.json:
         json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
         print()

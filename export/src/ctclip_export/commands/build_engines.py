@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from ctclip_client.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_export.engines.build import Engine
@@ -38,14 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+@termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Build, and say what became of the graphs."""
     from ctclip_client.progress import Stages
     from ctclip_export.engines.build import build_engines
     from ctclip_export.engines.target import TARGETS
 
-    # So that a stop asked for by the system takes the same way out as Ctrl-C: nothing half-written.
-    signal.signal(signal.SIGTERM, _interrupt)
     target = TARGETS[args.target]
     with Stages() as stages:
         engines = build_engines(
@@ -96,7 +96,3 @@ def _report(engines: Sequence[Engine]) -> None:
 def _float32(engine: Engine) -> str:
     names = () if engine.report is None else engine.report.products.get("float32", ())
     return ", ".join(names) or "none"
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -1,0 +1,134 @@
+"""Long commands that are told to end: nothing half-written, nothing left running, exit code 130."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CTCLIP = str(Path(sys.executable).with_name("ctclip"))
+Command = Callable[[str], list[str]]
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process id -> command line, of everything that a process has started, by any way."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            _, _, numbers = (entry / "stat").read_text().rpartition(")")
+            parents[int(entry.name)] = int(numbers.split()[1])
+    found: dict[int, str] = {}
+    todo = [pid]
+    while todo:
+        parent = todo.pop()
+        for child, its_parent in parents.items():
+            if its_parent == parent:
+                with contextlib.suppress(OSError):
+                    found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+                todo.append(child)
+    return found
+
+
+def wait_for(what: str, pid: int) -> set[int]:
+    """Process ids below `pid`, once one of them is running `what`."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        below = descendants(pid)
+        if any(what in command for command in below.values()):
+            return set(below)
+        time.sleep(0.05)
+    raise AssertionError(f"no process below {pid} runs {what}")
+
+
+def still_there(pids: set[int]) -> set[int]:
+    """Which of them have not gone after some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        pids = {pid for pid in pids if Path(f"/proc/{pid}/stat").exists()}
+        if not pids:
+            break
+        time.sleep(0.05)
+    return pids
+
+
+@pytest.fixture
+def command(
+    repository: Path, phantoms: Path, chest_ct: Path, vocabulary: Path, tmp_path: Path
+) -> Command:
+    """Arguments of a command that takes long and writes only below `tmp_path`."""
+    data = tmp_path / "demo" / "data"
+    data.mkdir(parents=True)
+    for sample in (chest_ct, vocabulary):
+        (data / sample.name).symlink_to(sample)
+    (tmp_path / "out").mkdir()
+    out = str(tmp_path / "out")
+    subject = ["--repository", str(repository)]
+    scans = ["--scans", str(phantoms)]
+    commands = {
+        "demo": ["--small", "--folder", str(data.parent)],
+        "parity": [*subject, *scans, "--report", f"{out}/report.html"],
+        "bench": [*subject, *scans, "--out", out, "--requests", "10000"],
+        "build-engines": [*subject, "--target", "tensorrt-rtx", "--out", f"{out}/engines"],
+    }
+    return lambda name: [CTCLIP, name, *commands[name]]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "runs", "ending"),
+    [
+        ("demo", "Sample CT: read", "", signal.SIGTERM),
+        ("demo", "Demo checkpoint: encode", "", signal.SIGHUP),
+        ("parity", "ONNX fp32, OpenVINO", "tritonserver", signal.SIGTERM),
+        ("bench", "Scans: read", "tritonserver", signal.SIGTERM),
+        ("build-engines", "ctclip_vision: check", "engines.compiler", signal.SIGTERM),
+    ],
+)
+def test_a_terminated_command_leaves_nothing(
+    name: str, stage: str, runs: str, ending: signal.Signals, command: Command, tmp_path: Path
+) -> None:
+    with subprocess.Popen(command(name), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if line.startswith(stage):
+                break
+        assert stage in seen, seen
+        started = wait_for(runs, process.pid) if runs else set(descendants(process.pid))
+        process.send_signal(ending)
+        said = process.stderr.read()
+        assert process.wait(60) == 130, said
+    assert said.splitlines()[-1] == "interrupted"
+    # A rung of the ladder, a process of its own, tells how it was ended.
+    assert name == "parity" or "Traceback" not in said
+    assert still_there(started) == set()
+    assert [path for path in (tmp_path / "out").rglob("*") if not path.is_dir()] == []
+    small = tmp_path / "demo" / "small"
+    assert not small.exists() or not any(".part" in path.name for path in small.iterdir())
+
+
+def test_a_closed_terminal_ends_a_command_and_its_server(command: Command, tmp_path: Path) -> None:
+    """Whatever is still said has nobody to go to; that must not get into the way of the end."""
+    master, terminal = pty.openpty()
+    # In a session of its own, as a terminal emulator starts it.
+    with subprocess.Popen(
+        ["setsid", "--ctty", *command("bench")],  # noqa: S607
+        stdin=terminal, stdout=terminal, stderr=terminal,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        shown = b""
+        while b"Scans: read" not in shown:
+            shown += os.read(master, 65536)
+        started = wait_for("tritonserver", process.pid)
+        os.close(master)
+        assert process.wait(60) == 130
+    assert still_there(started) == set()
+    assert list((tmp_path / "out").iterdir()) == []
