@@ -230,6 +230,7 @@ def test_a_sound_fp16_repository_passes(
     result = json.loads(capsys.readouterr().out)
     verdicts = {rung["rung"]: rung["verdict"] for rung in result["rungs"]}
     assert verdicts == {
+        "files": "PASS",
         "PyTorch fp16": "PASS",
         "ONNX fp16, ONNX Runtime": "PASS",
         "ONNX fp16, OpenVINO": "PASS",
@@ -252,6 +253,7 @@ def test_bf16_is_judged_and_served_by_openvino(
     assert main(climb(bfloat, golden, scans)) == 0
     rungs = {rung["rung"]: rung for rung in json.loads(capsys.readouterr().out)["rungs"]}
     assert {name: rung["verdict"] for name, rung in rungs.items()} == {
+        "files": "PASS",
         "PyTorch bf16": "PASS",
         "ONNX bf16, ONNX Runtime": "NOT RUN",
         "ONNX bf16, OpenVINO": "PASS",
@@ -277,7 +279,7 @@ def test_a_cpu_without_bfloat16_runs_no_bf16_rung(
     monkeypatch.setattr("ctclip_bench.ladder.climb.require_bfloat16", refuse)
     assert main(climb(bfloat, golden, scans)) == 0
     rungs = json.loads(capsys.readouterr().out)["rungs"]
-    assert [rung["verdict"] for rung in rungs] == ["PASS", *["NOT RUN"] * 5]
+    assert [rung["verdict"] for rung in rungs] == ["PASS", "PASS", *["NOT RUN"] * 5]
 
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
@@ -308,7 +310,9 @@ def test_a_swapped_weight_fails_on_every_rung_above(
     verdicts = {rung["rung"]: rung["verdict"] for rung in result["rungs"]}
     assert verdicts.pop("TensorRT engine") == "NOT RUN"
     assert set(verdicts.values()) == {"FAIL"}
-    assert len(verdicts) == 4
+    assert len(verdicts) == 5
+    reasons = {rung["rung"]: rung["reason"] for rung in result["rungs"]}
+    assert reasons["files"].startswith("ctclip_vision: model.onnx is not the file that prov")
     record = json.loads((spoiled / "ctclip_check" / "1" / "ladder.json").read_text())
     assert record["passed"] is False
     assert [failure.partition(":")[0] for failure in record["failures"]] == list(verdicts)
@@ -330,6 +334,7 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
     assert record["release"] == result["release"]["release"]
     assert "scan0" not in json.dumps(record)  # file names may name patients
     assert {rung["rung"]: rung["verdict"] for rung in result["rungs"]} == {
+        "files": "PASS",
         "ONNX fp32, OpenVINO": "PASS",
         "TensorRT engine": "NOT RUN",
         "served by Triton": "PASS",
@@ -345,6 +350,41 @@ def test_another_checkpoint_is_refused(
     other = ["--against", str(golden.folder / "ct_lipro.pt")]
     assert main([*flags, *other, "--text-model", str(golden.text_model)]) == 2
     assert "is not the checkpoint this repository was exported from" in capsys.readouterr().err
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = Path(shutil.copytree(golden.text_model, tmp_path / "text_model"))
+    words = (other / "vocab.txt").read_text().splitlines()
+    words[-1], words[-2] = words[-2], words[-1]
+    (other / "vocab.txt").write_text("\n".join(words) + "\n")
+    flags = climb(repository, golden, scans, reference=False)
+    against = ["--against", str(golden.checkpoint), "--text-model", str(other)]
+    assert main([*flags, *against]) == 2
+    assert "is not the vocabulary this repository was exported with" in capsys.readouterr().err
+
+
+def test_a_swapped_vocabulary_in_the_repository_fails_by_name(
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoiled = Path(shutil.copytree(repository, tmp_path / "repository"))
+    path = spoiled / "ctclip_tokenizer" / "1" / "vocab.txt"
+    words = path.read_text().splitlines()
+    path.write_text("\n".join([*words[:-2], words[-1], words[-2]]) + "\n")
+    assert main(climb(spoiled, golden, scans)) == 1
+    rungs = {rung["rung"]: rung for rung in json.loads(capsys.readouterr().out)["rungs"]}
+    assert "ctclip_tokenizer: vocab.txt is not the file" in rungs["files"]["reason"]
+    assert rungs["served by Triton"]["verdict"] == "FAIL"
+    assert "ctclip_tokenizer" in rungs["served by Triton"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from ctclip_bench.ladder import rungs
+from ctclip_bench.ladder.files import changed_files
 from ctclip_bench.ladder.process import Outcome, Rung, run_rung
 from ctclip_bench.ladder.rungs import Answer, Job
-from ctclip_client.contract import CHECK, VISION, Finding, Geometry
+from ctclip_client.contract import CHECK, TOKENIZER, VISION, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.progress import Stages
 from ctclip_export.engines.run import missing_engine
@@ -62,8 +63,9 @@ class Climb:
 
     @property
     def passed(self) -> bool:
-        """No rung failed, and at least one ran."""
-        kinds = {verdict.verdict for verdict in self.verdicts}
+        """No rung failed, and at least one ran; that the files are whole is no rung that ran."""
+        kinds = {verdict.verdict for verdict in self.verdicts if verdict.volumes}
+        kinds |= {"FAIL"} & {verdict.verdict for verdict in self.verdicts}
         return "FAIL" not in kinds and "PASS" in kinds
 
 
@@ -98,6 +100,8 @@ def read_job(
             f"(SHA-256 {sha256(checkpoint)[:12]}…, expected {known[:12]}…).",
             "Name the checkpoint of the export, or export this one.",
         )
+    if text_model is not None:
+        _check_vocabulary(text_model, repository / TOKENIZER.name / version)
     if config_name is None and precision not in ONNX_RUNTIME_PRECISIONS:
         config_name = "openvino"  # of the CPU backends the one that computes in it
     job = Job(
@@ -105,6 +109,22 @@ def read_job(
         tuple(scans), checkpoint, text_model, url, config_name,
     )  # fmt: skip
     return job, release
+
+
+def _check_vocabulary(text_model: Path, folder: Path) -> None:
+    """Another vocabulary of the same size raises no shape error: only its words are others."""
+    mine = sha256(text_model / "vocab.txt") if (text_model / "vocab.txt").is_file() else ""
+    try:
+        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        known = str(record["vocabulary_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the rung "files" says so
+    if mine and mine != known:
+        raise InvalidInput(
+            f"--text-model: {text_model / 'vocab.txt'} is not the vocabulary this repository was "
+            f"exported with (SHA-256 {mine[:12]}…, expected {known[:12]}…).",
+            "Name the text model of the export.",
+        )
 
 
 def _served_version(repository: Path) -> str:
@@ -143,6 +163,8 @@ class _Climber:
         self.error = 0.0
 
     def run(self) -> Climb:
+        changed = changed_files(self.job.repository, self.job.version)
+        self.verdicts.append(Verdict("files", "FAIL" if changed else "PASS", changed))
         ladder = self._ladder()
         baseline_name, rung, _ = next(step for step in ladder if not step.missing)
         outcome = self._run(baseline_name, rung)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_bench.ladder import rungs
+from ctclip_bench.ladder.files import changed_files
 from ctclip_bench.ladder.process import run_rung
 from ctclip_bench.ladder.rungs import Job
 from ctclip_bench.latency.server import Server
 from ctclip_client import InvalidInput, Scores, Volume
 from ctclip_client.progress import Stages
-from ctclip_export.hashing import sha256
 from ctclip_export.parity.judge import Bounds, Reading, Verdict, bounds_for, judge
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, require_bfloat16
 
@@ -75,7 +74,7 @@ def compare_with_reference(
             zero_shot = client.zero_shot(volumes[0], job.prompts)
             texts = [text for entry in job.prompts for text in (entry.present, entry.absent)]
             text_embeddings = client.encode_text(texts)
-    if changed := _changed_files(job):
+    if changed := changed_files(job.repository, job.version):
         verdict = Verdict("files of the repository", "FAIL", changed)
         return Agreement(baseline, bounds, (verdict,))
     with (
@@ -124,19 +123,6 @@ def _check_release(scores: Scores, release: dict[str, Any], server: Server) -> N
             f"--repository: it holds release {expected}; {server.address} serves {got}.",
             "Name the repository that the server was started with.",
         )
-
-
-def _changed_files(job: Job) -> str:
-    """Graphs that are not those which provenance.json describes: both sides would use them."""
-    changed = []
-    for record in sorted(job.repository.glob("*/*/provenance.json")):
-        content = json.loads(record.read_text(encoding="utf-8"))
-        file = record.parent / content["file"]
-        if not file.is_file() or sha256(file) != content["file_sha256"]:
-            changed.append(f"{record.parent.parent.name}: {content['file']}")
-    if not changed:
-        return ""
-    return f"{', '.join(changed)} is not the file that provenance.json describes"
 
 
 def _reading(answer: rungs.Answer) -> Reading:
