@@ -11,7 +11,6 @@
 #   TORCH_INDEX_URL  index to take torch from. By default pip takes it from its own index, whose
 #                    build for Linux brings several GB of CUDA libraries. Without a GPU, avoid them:
 #                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-
 #   REPOSITORY       what bench, gpu-check and gpu-bench work on; by default that of make demo
 #   CHECKPOINT       its checkpoint and the folder of its text model: the reference to compare with.
 #   TEXT_MODEL       Without them it is the repository's own ONNX graphs
@@ -24,10 +23,12 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 TORCH_INDEX_URL ?=
+CPU_TORCH := https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 DISTRIBUTIONS := client export server benchmarks
 INSTALLED := $(VENV)/installed
+INSTALL = $(BIN)/python scripts/install.py -c constraints.txt
 TEST_FLAGS ?=
 
 DEMO := build/demo/published
@@ -50,15 +51,19 @@ INPUTS = --repository $(REPOSITORY) $(REFERENCE) $(if $(URL),--url $(URL)) --out
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "Variables, such as TORCH_INDEX_URL to avoid CUDA, are explained at the head of the Makefile."
 
 environment: $(INSTALLED) ## Make .venv with everything in it
 
 $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@sh scripts/check-machine.sh "$(PYTHON)"
-	@echo "Making $(VENV): takes some minutes the first time"
+	@if test -x $(BIN)/python; then echo "Bringing $(VENV) up to date"; else \
+		echo "Making $(VENV), once: about 0.6 GB of packages, which takes some minutes"; \
+		$(if $(TORCH_INDEX_URL),,echo "  and several GB of CUDA libraries with torch; without a GPU, avoid these:"; \
+		echo "  TORCH_INDEX_URL=$(CPU_TORCH)";) fi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
+	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
+	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
 	@touch $@
 
 demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (about 5 minutes)
