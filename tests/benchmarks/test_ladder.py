@@ -238,6 +238,10 @@ def test_a_sound_fp16_repository_passes(
         "served by Triton": "PASS",
         "client, from a CT file": "PASS",
     }
+    errors = {rung["rung"]: rung["similarity_error"] for rung in result["rungs"]}
+    # A rung that hides its tokens is held to the error of the one that runs the same in the open.
+    assert errors["served by Triton"] == errors["ONNX fp16, ONNX Runtime"]
+    assert errors["served by Triton"] != errors["ONNX fp16, OpenVINO"]
     assert result["passed"] is True
     assert len(result["auroc"]) == len(PUBLISHED_FINDINGS)
     assert {area["positives"] for area in result["auroc"]} == {1}
