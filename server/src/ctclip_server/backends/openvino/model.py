@@ -84,6 +84,13 @@ class TritonPythonModel:
                     f"input '{name}': got shape {list(array.shape)}, expected no axis of size 0",
                     invalid=True,
                 )
+            if array.dtype == np.int64 and not _fits_int32(array):
+                # OpenVINO would drop the upper half of each number and answer for the lower one.
+                raise RefusedError(
+                    f"input '{name}': got numbers from {array.min()} to {array.max()}, expected "
+                    "some that OpenVINO can hold in 32 bits",
+                    invalid=True,
+                )
         return inputs
 
     def _run(self, names: list[str], feed: Tensors) -> Tensors:
@@ -98,6 +105,11 @@ class TritonPythonModel:
         if size < self._batch:
             outputs = {name: array[:size] for name, array in outputs.items()}
         return outputs
+
+
+def _fits_int32(array: np.ndarray[Any, Any]) -> bool:
+    limits = np.iinfo(np.int32)
+    return bool(array.min() >= limits.min and array.max() <= limits.max)
 
 
 def _check_precision(model: str, compiled: ov.CompiledModel, settings: OpenVINOSettings) -> None:
