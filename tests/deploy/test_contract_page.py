@@ -260,6 +260,13 @@ def relevance(code: int = 0, norm: float = 1) -> dict[str, Array]:
     }
 
 
+def tokens(word: int, kept: int) -> dict[str, Array]:
+    return {
+        "INPUT_IDS": ("INT64", np.full((1, 3), word, np.int64)),
+        "ATTENTION_MASK": ("INT64", np.full((1, 3), kept, np.int64)),
+    }
+
+
 NAN, INFINITE = float("nan"), float("inf")
 OTHER_TYPE: dict[str, Array] = {"VOLUME": ("UINT16", np.zeros((20, 24, 28), np.uint16))}
 SCANS, EMBED = PATHOLOGIES.name, TEXT_EMBEDDING_ENSEMBLE.name
@@ -297,6 +304,13 @@ WRONG: dict[str, list[tuple[str, dict[str, Array]]]] = {
         ("ctclip_findings", {"IMAGE_EMBEDDING": ("FP32", np.full((1, 32), NAN, np.float32))}),
         ("ctclip_relevance", relevance(code=-1)),
         ("ctclip_relevance", relevance(norm=0)),
+    ],
+    "voxels, token ids or a mask that are none, sent to a model": [
+        *(
+            ("ctclip_vision", {"VOXELS": ("FP32", np.full((1, 1, 40, 60, 100), bad, np.float32))})
+            for bad in (NAN, INFINITE)
+        ),
+        *(("ctclip_text", tokens(*pair)) for pair in ((-1, 1), (10**6, 1), (1, 0), (1, 2))),
     ],
     "an odd number of prompts": [(ZERO_SHOT.name, scan() | texts("PROMPTS", b"a", b"b", b"c"))],
     "an unknown model or version": [

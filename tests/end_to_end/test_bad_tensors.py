@@ -205,7 +205,23 @@ SCORES: list[Bad] = [
     ("TEXT_EMBEDDING", floats(2, E, value=NAN), INTERNAL, "finite"),
     ("TEXT_EMBEDDING", floats(2, E - 1), INVALID, r"Expected \[-1,32\], got \[2,31\]"),
 ]
+
+
+def voxels(value: float, at: int) -> Array:
+    """Of the golden grid, one of them odd."""
+    array = floats(1, 1, 40, 60, 100)
+    array.ravel()[at] = value
+    return array
+
+
+NO_VOXELS: list[Bad] = [
+    ("VOXELS", voxels(value, at), INTERNAL,
+     r"finite numbers.*got .*VOXELS FP32 \[1, 1, 40, 60, 100\]")
+    for value in (NAN, INF, -INF, 1e30)
+    for at in (0, 120_000, 239_999)
+]  # fmt: skip
 VOXELS: list[Bad] = [
+    *NO_VOXELS,
     ("VOXELS", floats(1, 1, 39, 60, 100), INVALID, r"Expected .*40,60,100\], got \[1,1,39"),
     ("VOXELS", floats(1, 40, 60, 100), INVALID, r"Expected .*40,60,100\], got \[1,40"),
     ("VOXELS", floats(1, 1, 40, 60, 100).astype(np.float16), INVALID, "'FP16'.*expects 'FP32'"),
@@ -222,16 +238,40 @@ CODES: list[Bad] = [
     ),
     ("IMAGE_NORM", floats(2, 1), INTERNAL, r"for each volume.*got .*\[2, 1\]"),
 ]
-TOKENS: list[Bad] = [
-    (
-        "INPUT_IDS",
-        np.full((2, 9), 10**9),
-        INTERNAL,
-        "idx=1000000000 must be within.*got .*INPUT_IDS",
+TOKEN_SHAPE = (2, 11)  # of the good request
+
+
+def tokens(value: int, *at: int) -> Array:
+    array = np.ones(TOKEN_SHAPE, np.int64)
+    array[at] = value
+    return array
+
+
+NO_TOKENS: list[Bad] = [
+    *(
+        ("INPUT_IDS", tokens(value, 1, 10), INTERNAL,
+         r"rows of 1 to 512 ids, each from 0 to \d+'.*got INPUT_IDS INT64 \[2, 11\]")
+        for value in (-1, -(10**6), 10**6, 10**9, -(2**31), 2**31 - 1, 2**31, 2**32, -(2**63))
     ),
-    ("INPUT_IDS", np.ones((2, 3), np.int64), INTERNAL, r"got .*INPUT_IDS INT64 \[2, 3\]"),
+    *(
+        ("ATTENTION_MASK", wrong, INTERNAL,
+         rf"0 and 1 in the shape of INPUT_IDS, with a 1 in.*ATTENTION_MASK INT64 \[2, {length}\]")
+        for wrong, length in (
+            (tokens(0, 0), 11), (tokens(0, 1), 11), (tokens(0), 11), (tokens(2, 1, 3), 11),
+            (tokens(-1, 0, 0), 11), (tokens(2**32, 1, 10), 11), (tokens(1)[:, :1], 1),
+            (tokens(1)[:, :5], 5),
+        )
+    ),
+    ("INPUT_IDS", np.ones((2, 3), np.int64), INTERNAL,
+     r"in the shape of INPUT_IDS.*got INPUT_IDS INT64 \[2, 3\]"),
+    ("INPUT_IDS", np.ones((2, 513), np.int64), INTERNAL,
+     r"(rows of 1 to 512 ids|in the shape of INPUT_IDS).*got INPUT_IDS INT64 \[2, 513\]"),
+]  # fmt: skip
+TOKENS: list[Bad] = [
+    *NO_TOKENS,
+    ("INPUT_IDS", np.ones((2, 0), np.int64), INTERNAL, r"got INPUT_IDS INT64 \[2, 0\]"),
     ("INPUT_IDS", np.ones(9, np.int64), INVALID, "batch size does not match"),
-    ("INPUT_IDS", np.ones((2, 9), np.int32), INVALID, "'INT32'.*expects 'INT64'"),
+    ("INPUT_IDS", np.ones(TOKEN_SHAPE, np.int32), INVALID, "'INT32'.*expects 'INT64'"),
 ]
 
 TRIED: dict[str, list[Bad]] = {
@@ -294,3 +334,33 @@ def test_a_refusal_comes_after_all_first_steps_were_handed_out(
     started = time.perf_counter()
     caller.refusal("ctclip_zero_shot", good["ctclip_zero_shot"] | wrong)
     assert time.perf_counter() - started >= 0.05
+
+
+# --- the same graphs in the other engine ---
+
+
+@pytest.fixture(scope="module")
+def in_openvino(repository: Path) -> Iterator[Caller]:
+    with EmbeddedTriton(repository, config_name="openvino") as server:
+        made = Caller(server.grpc_url)
+        yield made
+        made.client.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "tried"), [("ctclip_vision", NO_VOXELS), ("ctclip_text", NO_TOKENS)]
+)
+def test_openvino_refuses_every_time(
+    model: str, tried: list[Bad], in_openvino: Caller, good: dict[str, Arrays]
+) -> None:
+    """It infers a shape once and remembers that it did: a refusal must not wear off."""
+    before = in_openvino.bits(model, good[model])
+    for name, array, _, words in tried:
+        expected = INTERNAL, words
+        if array.dtype == np.int64 and not (array.min() >= -(2**31) and array.max() < 2**31):
+            expected = INVALID, f"input '{name}': got numbers from .* in 32 bits"
+        for _ in range(2):
+            status, message = in_openvino.refusal(model, good[model] | {name: array})
+            assert status == expected[0], message
+            assert re.search(expected[1], " ".join(message.split())), message
+        assert in_openvino.bits(model, good[model]) == before

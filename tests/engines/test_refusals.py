@@ -27,6 +27,7 @@ from ctclip_export.engines.record import Key, Record, difference, require
 from ctclip_export.engines.run import checked_engine, missing_engine
 from ctclip_export.engines.target import RTX, TENSORRT, EngineError
 from ctclip_export.engines.typed_graph import check_typed_graph
+from ctclip_export.guards import remove_guard
 from ctclip_export.hashing import sha256
 
 Copied = Callable[..., Path]
@@ -240,14 +241,17 @@ def test_an_engine_of_another_graph_is_built_anew(copied: Copied, tmp_path: Path
 # --- builds that cannot be, or do not end well ---
 
 
-def test_a_compiler_that_is_killed_is_a_failure(
-    exported: Callable[[str], Path], tmp_path: Path
-) -> None:
-    graph = graph_of(exported("fp32"))
+def test_a_compiler_that_is_killed_is_a_failure(copied: Copied, tmp_path: Path) -> None:
+    graph = graph_of(copied("fp32"))
     job = Job(
         RTX.name, str(graph), str(tmp_path / "model.rtx"), str(tmp_path / "outcome.json"), "8.0",
         profile_of(VISION, graph), 2**30, "",
     )  # fmt: skip
+    with pytest.raises(EngineError, match="its parser refuses the graph: node 'guard_"):
+        compile_in_process(job, lambda _: None)
+    proto = onnx.load(graph)
+    remove_guard(proto)
+    onnx.save(proto, graph)
 
     def kill(process: int) -> None:
         threading.Timer(0.3, os.kill, (process, signal.SIGKILL)).start()

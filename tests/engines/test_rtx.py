@@ -93,6 +93,23 @@ def test_nothing_is_inserted_but_host_code(precision: str, compiled: Compiled) -
             assert kinds <= {"shape_call"}
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_guards_are_not_compiled(
+    precision: str, compiled: Compiled, exported: Callable[[str], Path]
+) -> None:
+    for engine in compiled(precision):
+        if engine.model in (VISION.name, TEXT_ENCODER.name):
+            path = exported(precision) / engine.model / "1" / "model.onnx"
+            assert engine.record.onnx_sha256 == sha256(path)
+            served = {node.name for node in onnx.load(path).graph.node}
+            guards = {name for name in served if name.startswith("guard_")}
+            assert guards
+            assert engine.report is not None
+            assert not guards & {name for layer in engine.report.layers for name in layer.nodes}
+            left = {file.name for file in engine.folder.iterdir()}
+            assert left == {"model.rtx", "engine.json", "layers.json"}
+
+
 def test_the_record_says_what_it_was_built_from(
     compiled: Compiled, exported: Callable[[str], Path]
 ) -> None:

@@ -93,6 +93,7 @@ REFUSALS = (
     Refusal("a volume with an axis of size 0", "INTERNAL", 500),
     Refusal("an odd number of prompts", "INTERNAL", 500),
     Refusal("an embedding, a code or a length that is none, sent to a model", "INTERNAL", 500),
+    Refusal("voxels, token ids or a mask that are none, sent to a model", "INTERNAL", 500),
     Refusal("an unknown model or version", "NOT_FOUND", 404),
 )
 """Each is provoked by a test, over gRPC and over HTTP."""

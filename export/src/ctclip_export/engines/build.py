@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from ctclip_client.contract import (
     CLASSFINE,
     FINDINGS,
@@ -36,6 +38,7 @@ from ctclip_export.engines.target import (
 )
 from ctclip_export.engines.typed_graph import check_typed_graph
 from ctclip_export.engines.warmup import write_warmup
+from ctclip_export.guards import remove_guard
 from ctclip_export.hashing import sha256
 from ctclip_export.precisions import precision_of
 from ctclip_export.samples.sample_data import kept_folder
@@ -147,13 +150,15 @@ class _Builder:
             staging.enter_context(tempfile.TemporaryDirectory(prefix=".engine-", dir=beside))
         )
         plan = made / self.target.plan
+        source = _unguarded(graph, made)
         job = Job(
-            self.target.name, str(graph), str(plan), str(made / "outcome.json"), self.capability,
+            self.target.name, str(source), str(plan), str(made / "outcome.json"), self.capability,
             key.profile, self.workspace_bytes, self._timing_cache(),
         )  # fmt: skip
         with self.stages.stage(f"{model.name}: build for {self.capability}", 100) as advance:
             outcome = compile_in_process(job, advance)
-        report = read_layers(outcome.log, graph)
+        report = read_layers(outcome.log, source)
+        source.unlink()  # up to 700 MB, and other engines are still to come
         record = Record(
             **asdict(key),
             gpu_name="" if self.gpu is None else self.gpu.name,
@@ -174,6 +179,16 @@ class _Builder:
         if self.target is not TENSORRT:
             return ""
         return str(kept_folder() / f"timing-{self.library_version}-sm{self.capability}.bin")
+
+
+def _unguarded(graph: Path, folder: Path) -> Path:
+    """A copy that the compiler takes, in folders of the same names: its messages say them."""
+    copy = folder / Path(*graph.parts[-3:])
+    copy.parent.mkdir(parents=True)
+    proto = onnx.load(graph)
+    remove_guard(proto)
+    onnx.save(proto, copy)
+    return copy
 
 
 def check_memory(records: list[Record], gpu: Gpu) -> None:

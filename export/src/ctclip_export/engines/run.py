@@ -22,6 +22,7 @@ from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.record import Key, require
 from ctclip_export.engines.target import TENSORRT, EngineError, load_library
+from ctclip_export.guards import remove_guard
 from ctclip_export.hashing import sha256
 from ctclip_export.parity.runtimes import searched_tokens
 
@@ -95,6 +96,7 @@ class EngineVision:
         """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
         self._plan = checked_engine(VISION, graph, precision)
         proto = onnx.load(graph)
+        remove_guard(proto)  # as in the plan
         self._tokens = searched_tokens(proto.graph)
         proto.graph.output.append(
             onnx.helper.make_tensor_value_info(self._tokens, onnx.TensorProto.FLOAT, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ from ctclip_export.graphs import (
     trace_text,
     trace_vision,
 )
+from ctclip_export.guards import guard_text, guard_vision
 from ctclip_export.hashing import sha256
 from ctclip_export.parity.compare import Agreement, largest
 from ctclip_export.parity.graphs import (
@@ -175,7 +177,10 @@ class _Builder:
             return self._build_int8_vision(self.scans, stages)
         with stages.stage("Vision encoder: trace"):
             twin = model if precision == "fp32" else typed_twin(model, precision, VISION.name)
-            path = self._save(VISION, trace_vision(twin, precision))
+            proto = trace_vision(twin, precision)
+            guard_vision(proto)
+            path = self._save(VISION, proto)
+            del proto  # 700 MB that the comparison needs
         with stages.stage("Vision encoder: compare with the reference"):
             if precision == "fp32":
                 return check_vision(path, model, self.geometry)
@@ -198,7 +203,10 @@ class _Builder:
             with stages.stage("Vision encoder: quantise"):
                 trial = Path(folder) / "model.onnx"
                 quantiser.write(trial, quantiser.parts)
-                self._save(VISION, onnx.load(trial))
+                proto = onnx.load(trial)
+                guard_vision(proto)
+                shutil.copyfile(self._save(VISION, proto), trial)  # what is judged will serve
+                del proto
             title = "Vision encoder: compare with the reference"
             with stages.stage(title, len(judging)) as advance:
                 found, outputs = check_quantised_vision(
@@ -220,7 +228,11 @@ class _Builder:
         model, precision = self.model.text, precision_of(TEXT_ENCODER, self.precision)
         with stages.stage("Text encoder: trace"):
             twin = model if precision == "fp32" else typed_twin(model, precision, TEXT_ENCODER.name)
-            path = self._save(TEXT_ENCODER, trace_text(twin, precision))
+            proto = trace_text(twin, precision)
+            config = self.model.config.text
+            guard_text(proto, config.vocabulary_size, config.positions)
+            path = self._save(TEXT_ENCODER, proto)
+            del proto
         with stages.stage("Text encoder: compare with the reference"):
             # Odd texts apart: the longest text decides what all of its batch costs.
             prompts, odd = self._tokenize(self._sentences()), self._tokenize(ODD_TEXTS)
