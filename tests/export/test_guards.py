@@ -203,7 +203,7 @@ def test_masks_that_are_none(
         *({"ATTENTION_MASK": put(mask, row, value=0)} for row in (0, last)),
         *({"ATTENTION_MASK": put(mask, last, 2, value=value)} for value in (-1, 2, 10**9)),
         {"ATTENTION_MASK": np.zeros_like(mask)},
-        # Would be broadcast, and answered.
+        # OpenVINO alone would broadcast the one row, and answer.
         {"ATTENTION_MASK": mask[:, :1]},
         {"ATTENTION_MASK": mask[:1]},
         {"ATTENTION_MASK": np.ones((ids.shape[1], len(ids)), np.int64)},
