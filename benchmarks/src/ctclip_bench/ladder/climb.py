@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctclip_bench.ladder import rungs
 from ctclip_bench.ladder.files import changed_files
-from ctclip_bench.ladder.process import Outcome, Rung, run_rung
+from ctclip_bench.ladder.process import Outcome, Rung, run_rung, without_names
 from ctclip_bench.ladder.rungs import Answer, Job
 from ctclip_client.contract import CHECK, TOKENIZER, VISION, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
@@ -173,7 +173,10 @@ class _Climber:
         changed = changed_files(self.job.repository, self.job.version)
         self.verdicts.append(Verdict("files", "FAIL" if changed else "PASS", changed))
         ladder = self._ladder()
-        first = next(step for step in ladder if not step.missing)
+        first = next((step for step in ladder if not step.missing), None)
+        if first is None:
+            self.verdicts += [Verdict(step.name, "NOT RUN", step.missing) for step in ladder]
+            return self._finish("nothing", None)
         baseline_name = first.name
         outcome = self._run(first.name, first.rung)
         if outcome.failure:
@@ -246,7 +249,8 @@ class _Climber:
         with self.stages.stage(name, len(self.job.scans)) as advance:
             outcome = run_rung(rung, self.job, folder, advance)
         if outcome.failure:
-            self.verdicts.append(Verdict(name, "FAIL", outcome.failure))
+            reason = without_names(outcome.failure, [scan.path for scan in self.job.scans])
+            self.verdicts.append(Verdict(name, "FAIL", reason))
         return outcome
 
     def _reading(self, answer: Answer, *, margins: bool = False) -> Reading:

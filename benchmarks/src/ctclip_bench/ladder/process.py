@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -84,6 +84,23 @@ def _outcome(code: int | None, folder: Path, expected: int) -> Outcome:
     return Outcome(tuple(answers))
 
 
+def without_names(reason: str, scans: Sequence[Path]) -> str:
+    """A rung's reason, with scans by number: it is kept, and file names may be patients' names.
+
+    Numbers count from 1, in the order in which the ladder lists its scans.
+    """
+    names: dict[str, str] = {}
+    for number, path in enumerate(scans, 1):
+        for spelling in (path, path.absolute(), path.resolve(), path.name):
+            names.setdefault(str(spelling), f"scan {number}")
+        for folder in (path.absolute().parent, path.resolve().parent):
+            if folder != folder.parent:
+                names.setdefault(str(folder), "the scans' folder")
+    for name in sorted(names, key=len, reverse=True):
+        reason = reason.replace(name, names[name])
+    return reason
+
+
 def _work(rung: Rung, job: Job, folder: Path) -> None:
     # A stop asked for by the system must still stop the server that a rung may have started.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -99,6 +116,8 @@ def _work(rung: Rung, job: Job, folder: Path) -> None:
 
     try:
         rung(job, emit)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except CTClipError as error:
         (folder / _ERROR).write_text(error.cause, encoding="utf-8")
         raise SystemExit(1) from None

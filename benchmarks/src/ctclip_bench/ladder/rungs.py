@@ -35,6 +35,7 @@ from ctclip_export.parity.runtimes import (
     run_text_onnx,
     run_text_openvino,
 )
+from ctclip_export.precisions import precision_of
 from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
 from ctclip_export.runtime import run_onnx
 from ctclip_export.samples.scans import Scan
@@ -138,7 +139,9 @@ def openvino(job: Job, emit: Callable[[Answer], None]) -> None:
 
 def engine(job: Job, emit: Callable[[Answer], None]) -> None:
     """Both plans in TensorRT on the GPU, the scores in ONNX Runtime as they are served."""
-    text = checked_engine(TEXT_ENCODER, job.file(TEXT_ENCODER.name), job.precision)
+    text = checked_engine(
+        TEXT_ENCODER, job.file(TEXT_ENCODER.name), precision_of(TEXT_ENCODER, job.precision)
+    )
 
     def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
         outputs = text.run({"INPUT_IDS": ids, "ATTENTION_MASK": mask})
