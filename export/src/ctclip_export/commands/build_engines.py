@@ -42,16 +42,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Build, and say what became of the graphs."""
+    from ctclip_client.errors import InvalidInput
     from ctclip_client.progress import Stages
     from ctclip_export.engines.build import build_engines
     from ctclip_export.engines.target import TARGETS
 
     target = TARGETS[args.target]
-    with Stages() as stages:
-        engines = build_engines(
-            args.repository, target,
-            compute_capability=args.compute_capability, out=args.out, stages=stages,
-        )  # fmt: skip
+    try:
+        with Stages() as stages:
+            engines = build_engines(
+                args.repository, target,
+                compute_capability=args.compute_capability, out=args.out, stages=stages,
+            )  # fmt: skip
+    except OSError as error:
+        option, folder = ("--out", args.out) if args.out else ("--repository", args.repository)
+        raise InvalidInput(
+            f"{option}: cannot write below {folder} ({error.strerror or error}).",
+            "Name a folder on a disk with room that you may write to; nothing was placed.",
+        ) from error
     _report(engines)
     if target.builds_on_gpu:
         print("Not compared with the reference yet: make gpu-check")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -50,6 +51,7 @@ COMPILED = (*ENCODERS, SCORE, FINDINGS, RELEVANCE, CLASSFINE)
 """What TensorRT for RTX compiles: everything but preprocessing (INT16 and FP64, which TensorRT
 does not take) and Python."""
 DEFAULT_CAPABILITY = "8.0"
+_PINNED = re.compile(r"\bmodel_version\s*:\s*(\d+)")
 WORKSPACE_BYTES = 4 * 2**30
 """Most that one engine may ask for beside its weights. The published model in float32 takes 3.2 GB
 for four volumes and 2.1 GB for 64 texts of 512 tokens."""
@@ -240,7 +242,8 @@ def _check_out(repository: Path, target: Target, out: Path | None) -> None:
 def _read_repository(
     repository: Path, models: Sequence[Model]
 ) -> tuple[dict[str, Any], dict[Model, str]]:
-    """The release's record, and the newest version of every model to build."""
+    """The release's record, and the version to build of every model: the one that is served."""
+    served = _pinned_version(repository)
     versions: dict[Model, str] = {}
     for model in models:
         found = [
@@ -248,6 +251,8 @@ def _read_repository(
             for path in (repository / model.name).glob("*/model.onnx")
             if path.parent.name.isdecimal()
         ]
+        if served is not None:
+            found = [version for version in found if version == served]
         if found:
             versions[model] = str(max(found))
         elif model is not CLASSFINE:
@@ -257,6 +262,24 @@ def _read_repository(
             )
     release = _provenance(repository / VISION.name / versions[VISION])["release"]
     return release, versions
+
+
+def _pinned_version(repository: Path) -> int | None:
+    """The version that all ensembles pin, not the newest: after a rollback they differ.
+
+    None where there is no ensemble. Raises: InvalidInput in the middle of a promotion.
+    """
+    pinned = {
+        int(version)
+        for config in repository.glob("*/config.pbtxt")
+        for version in _PINNED.findall(config.read_text(encoding="utf-8"))
+    }
+    if len(pinned) > 1:
+        raise InvalidInput(
+            f"--repository: its ensembles pin versions {sorted(pinned)}, expected one.",
+            "Finish the promotion first: ctclip promote, or ctclip rollback.",
+        )
+    return next(iter(pinned), None)
 
 
 def _provenance(folder: Path) -> dict[str, Any]:

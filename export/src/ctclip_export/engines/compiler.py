@@ -7,6 +7,7 @@ and an `Outcome` where the job says.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -80,7 +81,7 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
     config.add_optimization_profile(profile)
     cache = Path(job.timing_cache) if job.timing_cache else None
     if cache is not None:
-        content = cache.read_bytes() if cache.is_file() else b""
+        content = _kept(cache)
         # ignore_mismatch=False: one of another version or GPU is left aside, and written anew.
         config.set_timing_cache(config.create_timing_cache(content), False)
     plan = builder.build_serialized_network(network, config)
@@ -106,11 +107,20 @@ def _aim(library: Any, target: Target, config: Any, compute_capability: str) -> 
         config.set_compute_capability(getattr(library.ComputeCapability, name), 0)
 
 
+def _kept(cache: Path) -> bytes:
+    try:
+        return cache.read_bytes()
+    except OSError:
+        return b""
+
+
 def _keep(cache: Path, content: bytes) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    """The cache spares minutes next time; an engine must not be lost for want of a place for it."""
     part = cache.with_name(f".{cache.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(cache)
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(cache)
 
 
 def logger_of(library: Any) -> Any:
