@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
 from ctclip_export.phantom import chest_phantom
-from ctclip_export.repository.build import export_repository
+from ctclip_export.repository.build import Export, export_repository
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded import EmbeddedTriton
 
@@ -68,16 +69,29 @@ def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def repository(
+def exported_in(
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+) -> Callable[[str], Export]:
+    """The golden checkpoint in a precision, exported once for the run. Read-only, too."""
+
+    @functools.cache
+    def export(precision: str) -> Export:
+        return export_repository(
+            checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS,
+            tmp_path_factory.mktemp(f"export-{precision}") / "model_repository",
+            precision=precision,
+        )  # fmt: skip
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def repository(exported_in: Callable[[str], Export]) -> Path:
     """The golden checkpoint, exported. Read-only: copy it before changing anything."""
-    out = tmp_path_factory.mktemp("export") / "model_repository"
-    export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
-    return out
+    return exported_in("fp32").repository
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,9 @@ from ctclip_bench.ladder.rungs import Answer, Job
 from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
-from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
 from ctclip_export.parity.runtimes import require_bfloat16
-from ctclip_export.repository.build import export_repository
+from ctclip_export.repository.build import Export
 from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded import EmbeddedTriton
 
@@ -182,31 +181,17 @@ def scans(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def half(
-    golden: Golden,
-    checkpoint: Checkpoint,
-    text_model: TextModel,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    out = tmp_path_factory.mktemp("half") / "repository"
-    export_repository(
-        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out, precision="fp16"
-    )
-    return out
+def half(exported_in: Callable[[str], Export], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, because the ladder writes its verdict into it."""
+    folder = tmp_path_factory.mktemp("half") / "repository"
+    return Path(shutil.copytree(exported_in("fp16").repository, folder))
 
 
 @pytest.fixture(scope="module")
-def bfloat(
-    golden: Golden,
-    checkpoint: Checkpoint,
-    text_model: TextModel,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    out = tmp_path_factory.mktemp("bfloat") / "repository"
-    export_repository(
-        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out, precision="bf16"
-    )
-    return out
+def bfloat(exported_in: Callable[[str], Export], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, too."""
+    folder = tmp_path_factory.mktemp("bfloat") / "repository"
+    return Path(shutil.copytree(exported_in("bf16").repository, folder))
 
 
 def climb(

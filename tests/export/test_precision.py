@@ -14,12 +14,11 @@ import torch
 
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.checkpoint import Checkpoint, TextModel
-from ctclip_export.graphs import trace_text, trace_vision
 from ctclip_export.graphs.versions import IR_VERSION
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.precision import DTYPES, trunk_parts, typed
 from ctclip_export.parity.compare import ParityError
-from ctclip_export.repository.build import export_repository
+from ctclip_export.repository.build import Export, export_repository
 
 from ..conftest import Golden
 
@@ -27,9 +26,9 @@ LOW = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_islands_stay_float32(precision: str, checkpoint: Checkpoint) -> None:
+def test_islands_stay_float32(precision: str, exported_in: Callable[[str], Export]) -> None:
     """By the types that ONNX's own strict inference finds, not by the exporter's intention."""
-    proto = trace_vision(typed(checkpoint.model.vision, precision), precision)
+    proto = onnx.load(exported_in(precision).repository / "ctclip_vision" / "1" / "model.onnx")
     assert proto.ir_version == IR_VERSION
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
@@ -55,8 +54,10 @@ def test_islands_stay_float32(precision: str, checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_text_keeps_its_projection_float32(precision: str, checkpoint: Checkpoint) -> None:
-    proto = trace_text(typed(checkpoint.model.text, precision), precision)
+def test_text_keeps_its_projection_float32(
+    precision: str, exported_in: Callable[[str], Export], checkpoint: Checkpoint
+) -> None:
+    proto = onnx.load(exported_in(precision).repository / "ctclip_text" / "1" / "model.onnx")
     onnx.checker.check_model(proto, full_check=True)
     low = [i.name for i in proto.graph.initializer if i.data_type == LOW[precision]]
     assert not any("projection" in name or "norm" in name for name in low)
@@ -153,13 +154,8 @@ def test_the_part_to_blame_is_named_and_nothing_is_placed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bf16_is_exported_and_says_what_was_not_run(
-    golden: Golden, checkpoint: Checkpoint, text_model: TextModel, tmp_path: Path
-) -> None:
-    export = export_repository(
-        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "out",
-        precision="bf16",
-    )  # fmt: skip
+def test_bf16_is_exported_and_says_what_was_not_run(exported_in: Callable[[str], Export]) -> None:
+    export = exported_in("bf16")
     assert export.release["precision"] == "bf16"
     compared = [found.quantity for found in export.agreements if found.model == "ctclip_vision"]
     assert any(quantity.startswith("bf16 PyTorch") for quantity in compared)
