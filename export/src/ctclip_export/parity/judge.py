@@ -35,7 +35,8 @@ BOUNDS: dict[str, Bounds] = {
 
 Measured by `ctclip parity` on the demo checkpoint, the worst of a real CT and ten variations of it
 that its codebook was not fitted to, on any runtime of a CPU (codes, cosine, |Δprobability|):
-fp32 0.99993, 0.999995, 1.0e-4; fp16 0.9992, 0.99997, 6.1e-4; bf16 0.9945, 0.99978, 2.7e-3.
+fp32 0.99993, 0.999995, 1.0e-4; fp16 0.9992, 0.99997, 6.1e-4; bf16 0.9945, 0.99978, 2.7e-3;
+int8 0.9872, 0.99949, 1.2e-3.
 fp32 has room for ties: 2.5e-5 of the tokens have two codes within the error of a float32 cosine,
 and one volume in twenty has two of them.
 """
@@ -48,7 +49,7 @@ def bounds_for(precision: str, tokens: int) -> Bounds:
 
     On a small grid a forgiven tie or two outweigh every rounding. Where λ = (1 − share) · N ties
     are allowed on average, λ + 2√λ are still chance (two deviations of Poisson's law): of 60 codes
-    2 in fp16, 4 in bf16. Each flipped code is another of N shares of the embedding. Measured on 60
+    1 in fp16, 3 in bf16, 6 in int8. Each flipped code is another of N shares of the embedding. Measured on 60
     codes: one tie costs the cosine 0.0024 and a probability up to 0.016, two in bf16 0.0029 of the
     cosine; about twice that is allowed. On the published grid the bounds hold as they are.
     """
