@@ -49,9 +49,10 @@ def bounds_for(precision: str, tokens: int) -> Bounds:
 
     On a small grid a forgiven tie or two outweigh every rounding. Where λ = (1 − share) · N ties
     are allowed on average, λ + 2√λ are still chance (two deviations of Poisson's law): of 60 codes
-    1 in fp16, 3 in bf16, 6 in int8. Each flipped code is another of N shares of the embedding. Measured on 60
-    codes: one tie costs the cosine 0.0024 and a probability up to 0.016, two in bf16 0.0029 of the
-    cosine; about twice that is allowed. On the published grid the bounds hold as they are.
+    1 in fp16, 3 in bf16, 6 in int8. Each flipped code is another of N shares of the embedding.
+    Measured on 60 codes: one tie costs the cosine 0.0024 and a probability up to 0.016, two in bf16
+    0.0029 of the cosine; about twice that is allowed. On the published grid the bounds hold as they
+    are.
     """
     bounds = BOUNDS[precision]
     if precision == "fp32" or tokens >= _SMALL_GRID:
