@@ -7,7 +7,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from ctclip_client.progress import Advance, Stages
 from ctclip_export.checkpoint.load import declared_random
 from ctclip_export.graphs import preprocess_graph
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
+from ctclip_export.runtime import preprocess_inputs
 from ctclip_export.samples.variations import thinned, vary
 
 SEED = 20
@@ -129,12 +129,7 @@ class _Preprocess:
 
     def __call__(self, scan: Volume) -> Tensor:
         """VOXELS (1, 1, D, H, W)."""
-        inputs = {
-            "VOLUME": np.ascontiguousarray(scan.voxels),
-            "SPACING": np.array(scan.spacing_mm, np.float64),
-            "RESCALE": np.array(scan.rescale, np.float32),
-        }
-        (voxels,) = self._session.run(None, inputs)
+        (voxels,) = self._session.run(None, preprocess_inputs(scan))
         return torch.from_numpy(voxels)
 
 

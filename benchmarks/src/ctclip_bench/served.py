@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ctclip_bench.bounds import COSINE_BOUND, PROBABILITY_BOUND
 from ctclip_client import Volume
-from ctclip_client.contract import MAX_TOKENS, Finding, Geometry
+from ctclip_client.contract import Finding, Geometry
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model.preprocess import preprocess
-from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
+from ctclip_export.tokens import tokenised
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,9 @@ def reference_answer(
     model = checkpoint.model
     voxels = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry)
     image, _, _ = model.vision(voxels)
-    tokenizer = bert_tokenizer(text_model.vocabulary_bytes.decode("utf-8"), MAX_TOKENS)
     texts = [text for entry in bank for text in (entry.present, entry.absent)]
-    encodings = tokenizer.encode_batch(texts)
-    ids = torch.tensor([encoding.ids for encoding in encodings])
-    mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+    tokens = tokenised(texts, text_model.vocabulary_bytes.decode("utf-8"))
+    ids, mask = (torch.from_numpy(array) for array in tokens)
     logits, probabilities = model.score(image, model.text(ids, mask))
     return Answer(image[0].numpy(), logits[0].numpy(), probabilities[0].numpy())
 

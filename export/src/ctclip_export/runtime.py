@@ -1,4 +1,4 @@
-"""Run an ONNX file on the CPU, as the parity checks need it."""
+"""Run an ONNX file on the CPU, as everything needs it that compares or prepares."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
+from ctclip_client.contract import RESCALE, SPACING, VOLUME, VOXELS
+from ctclip_client.volume import Volume
 
 
 def run_onnx(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -18,3 +22,18 @@ def run_onnx(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def preprocess_inputs(scan: Volume) -> dict[str, NDArray[Any]]:
+    """What the preprocessing graph takes, by name: VOLUME, SPACING, RESCALE."""
+    return {
+        VOLUME.name: np.ascontiguousarray(scan.voxels),
+        SPACING.name: np.array(scan.spacing_mm, np.float64),
+        RESCALE.name: np.array(scan.rescale, np.float32),
+    }
+
+
+def run_preprocess(path: Path, scan: Volume) -> NDArray[np.float32]:
+    """VOXELS (1, 1, D, H, W) of a scan, by an exported preprocessing graph."""
+    voxels: NDArray[np.float32] = run_onnx(path, preprocess_inputs(scan))[VOXELS.name]
+    return voxels

@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ctclip_bench.gpu.steps import Inputs, ctclip, require_gpu, require_tensorrt, run
+from ctclip_bench.ladder import ENGINE_RUNG
 from ctclip_bench.latency.record import check_folder, file_name, free_path, write_json
 from ctclip_client.errors import CTClipError
 from ctclip_export.engines.gpu import Gpu
-
-ENGINE_RUNG = "TensorRT engine"
 
 
 def check(inputs: Inputs) -> int:

@@ -14,7 +14,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.ladder import rungs
+from ctclip_bench.ladder import ENGINE_RUNG, rungs
 from ctclip_bench.ladder.files import changed_files
 from ctclip_bench.ladder.process import Outcome, Rung, run_rung, without_names
 from ctclip_bench.ladder.rungs import Answer, Job
@@ -25,6 +25,7 @@ from ctclip_export.engines.run import missing_engine
 from ctclip_export.hashing import sha256
 from ctclip_export.model.precision import DTYPES
 from ctclip_export.parity.judge import Reading, Verdict, bounds_for, judge
+from ctclip_export.parity.readings import code_margins, largest_change
 from ctclip_export.parity.runtimes import (
     ONNX_RUNTIME_PRECISIONS,
     load_openvino,
@@ -35,10 +36,8 @@ from ctclip_export.samples.scans import Scan
 from ctclip_server.releases.ladder import LadderRecord, plans_of
 from ctclip_server.releases.members import read_members
 
-ENGINE_RUNG = "TensorRT engine"
 FLOAT32_ERROR = 1e-6
 """Of a cosine over 512 channels, by the order of the sum."""
-_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,12 @@ class _Climber:
             return
         if "tokens" in outcome.answers[0]:
             pairs = zip(outcome.answers, tokens, strict=True)
-            error = max(self._similarity_error(a["tokens"], ref) for a, ref in pairs)
+            error = max(
+                largest_change(
+                    torch.from_numpy(a["tokens"]), torch.from_numpy(ref), self.unit_codebook
+                )
+                for a, ref in pairs
+            )
             self.errors[step.name] = error
         else:
             # Where that rung was the baseline, the order of float32 sums is all that differs.
@@ -255,27 +259,14 @@ class _Climber:
 
     def _reading(self, answer: Answer, *, margins: bool = False) -> Reading:
         codes = answer.get("codes")
-        found = None
+        found: Any = None
         if margins and codes is not None:
-            unit = torch.from_numpy(answer["tokens"])
-            best = [
-                (part @ self.unit_codebook).topk(2, dim=-1).values
-                for part in torch.split(unit, _CHUNK)
-            ]
-            both = torch.cat(best)
-            found = (both[:, 0] - both[:, 1]).reshape(codes.shape).numpy()
+            found = code_margins(torch.from_numpy(answer["tokens"]), self.unit_codebook)
+            found = found.reshape(codes.shape).numpy()
         return Reading(
             codes, answer["image_embedding"], answer["logits"], answer["probabilities"], found,
             answer["text_embedding"],
         )  # fmt: skip
-
-    def _similarity_error(
-        self, tokens: NDArray[np.float32], reference: NDArray[np.float32]
-    ) -> float:
-        """Largest |Δcosine| over tokens and codes; cosines are linear in the unit tokens."""
-        difference = torch.from_numpy(tokens) - torch.from_numpy(reference)
-        parts = torch.split(difference, _CHUNK)
-        return max(float((part @ self.unit_codebook).abs().max()) for part in parts)
 
     def _finish(self, baseline: str, probabilities: NDArray[np.float32] | None) -> Climb:
         both = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ctclip_client import Client, InvalidInput, read_volume
 from ctclip_client.contract import (
     FINDINGS,
-    MAX_TOKENS,
+    PREPROCESS,
     TEXT_ENCODER,
     TOKENIZER,
     VISION,
@@ -36,9 +36,9 @@ from ctclip_export.parity.runtimes import (
     run_text_openvino,
 )
 from ctclip_export.precisions import precision_of
-from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
-from ctclip_export.runtime import run_onnx
+from ctclip_export.runtime import run_onnx, run_preprocess
 from ctclip_export.samples.scans import Scan
+from ctclip_export.tokens import Ids, tokenised
 from ctclip_server.embedded import EmbeddedTriton
 
 Answer = dict[str, NDArray[Any]]
@@ -46,7 +46,6 @@ Answer = dict[str, NDArray[Any]]
 text_embedding (2F, E) of the bank's sentences."""
 
 
-Ids = NDArray[np.int64]
 EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
 """Token ids and mask (N, L) -> embeddings (N, E)."""
 
@@ -96,7 +95,7 @@ def _pytorch(job: Job, precision: str, emit: Callable[[Answer], None]) -> None:
     text_model = read_text_model(job.text_model)
     model = load_checkpoint(job.checkpoint, text_model, job.geometry).model
     vocabulary = text_model.vocabulary_bytes.decode("utf-8")
-    ids, mask = (torch.from_numpy(array) for array in _tokenized(job.sentences, vocabulary))
+    ids, mask = (torch.from_numpy(array) for array in tokenised(job.sentences, vocabulary))
     vision, text = model.vision, model.text
     if precision != "fp32":
         vision, text = typed(vision, precision), typed(text, precision)
@@ -155,7 +154,7 @@ def _graphs(
     job: Job, vision: VisionRuntime, encode: EncodeText, emit: Callable[[Answer], None]
 ) -> None:
     vocabulary = job.file(TOKENIZER.name, "vocab.txt").read_text(encoding="utf-8")
-    ids, mask = _tokenized(job.sentences, vocabulary)
+    ids, mask = tokenised(job.sentences, vocabulary)
     size = TEXT_ENCODER.max_batch_size
     starts = range(0, len(ids), size)
     bank = np.concatenate([encode(ids[at : at + size], mask[at : at + size]) for at in starts])
@@ -221,17 +220,7 @@ def _check_release(job: Job, served_release: Mapping[str, Any]) -> None:
 
 
 def _voxels(job: Job, scan: Scan) -> NDArray[np.float32]:
-    volume = scan.volume()
-    outputs = run_onnx(
-        job.file("ctclip_preprocess"),
-        {
-            "VOLUME": np.ascontiguousarray(volume.voxels),
-            "SPACING": np.array(volume.spacing_mm, np.float64),
-            "RESCALE": np.array(volume.rescale, np.float32),
-        },
-    )
-    voxels: NDArray[np.float32] = outputs["VOXELS"]
-    return voxels
+    return run_preprocess(job.file(PREPROCESS.name), scan.volume())
 
 
 def _infer(
@@ -242,14 +231,6 @@ def _infer(
     result = client.infer(model, [tensor])
     names = [output.name for output in result.get_response().outputs]
     return {output: result.as_numpy(output) for output in names}
-
-
-def _tokenized(texts: Sequence[str], vocabulary: str) -> tuple[Ids, Ids]:
-    """Token ids and mask (N, L), as the repository's tokenizer makes them."""
-    encodings = bert_tokenizer(vocabulary, MAX_TOKENS).encode_batch(list(texts))
-    ids = np.array([encoding.ids for encoding in encodings], np.int64)
-    mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-    return ids, mask
 
 
 def _answer(outputs: Answer, bank: NDArray[np.float32]) -> Answer:

@@ -19,7 +19,7 @@ from ctclip_bench.latency.load import Work
 from ctclip_bench.latency.server import Raw, Server, shared_region
 from ctclip_client import Client, Scores, Volume
 from ctclip_client.contract import PREPROCESS, VISION, VOXELS
-from ctclip_export.runtime import run_onnx
+from ctclip_export.runtime import run_preprocess
 
 
 def whole_path(server: Server, volumes: Sequence[Volume], agreement: Agreement) -> Work[Scores]:
@@ -63,18 +63,7 @@ def _encode(client: Client, sentences: Sequence[str]) -> NDArray[np.float32]:
 def prepared(job: Job, volumes: Sequence[Volume]) -> NDArray[np.float32]:
     """VOXELS (S, 1, D, H, W) of scans, by the repository's own preprocessing."""
     path = job.file(PREPROCESS.name)
-    each = [
-        run_onnx(
-            path,
-            {
-                "VOLUME": np.ascontiguousarray(volume.voxels),
-                "SPACING": np.array(volume.spacing_mm, np.float64),
-                "RESCALE": np.array(volume.rescale, np.float32),
-            },
-        )[VOXELS.name]
-        for volume in volumes
-    ]
-    return np.concatenate(each)
+    return np.concatenate([run_preprocess(path, volume) for volume in volumes])
 
 
 def split(batch: int, largest: int) -> list[int]:

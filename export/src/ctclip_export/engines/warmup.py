@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ctclip_client.contract import (
     ATTENTION_MASK,
     INPUT_IDS,
-    MAX_TOKENS,
     PREPROCESS,
     TEXT_ENCODER,
     TOKENIZER,
@@ -24,9 +23,9 @@ from ctclip_client.contract import (
     Geometry,
 )
 from ctclip_export.phantom import chest_phantom
-from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
 from ctclip_export.repository.tensorrt import WARMUP_TOKENS
-from ctclip_export.runtime import run_onnx
+from ctclip_export.runtime import run_preprocess
+from ctclip_export.tokens import tokenised
 
 FOLDER = "warmup"
 
@@ -37,21 +36,14 @@ def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> 
     z, y, x = geometry["volume_shape"]
     spacing_z, spacing_y, spacing_x = geometry["target_spacing_mm"]
     scan = chest_phantom(Geometry((z, y, x), (spacing_z, spacing_y, spacing_x)))
-    voxels = run_onnx(
-        repository / PREPROCESS.name / version / "model.onnx",
-        {
-            "VOLUME": scan.voxels,
-            "SPACING": np.array(scan.spacing_mm, np.float64),
-            "RESCALE": np.array(scan.rescale, np.float32),
-        },
-    )["VOXELS"]
+    voxels = run_preprocess(repository / PREPROCESS.name / version / "model.onnx", scan)
     _write(repository / VISION.name, {VOXELS.name: voxels})
     vocabulary = (repository / TOKENIZER.name / version / "vocab.txt").read_text(encoding="utf-8")
     text = release["prompts"][0]["absent"]
-    encoding = bert_tokenizer(vocabulary, MAX_TOKENS).encode_batch([text])[0]
+    (tokens,), _ = tokenised([text], vocabulary)
     ids, mask = np.zeros((2, WARMUP_TOKENS), np.int64)
-    count = min(len(encoding.ids), WARMUP_TOKENS)
-    ids[:count], mask[:count] = encoding.ids[:count], 1
+    count = min(len(tokens), WARMUP_TOKENS)
+    ids[:count], mask[:count] = tokens[:count], 1
     _write(repository / TEXT_ENCODER.name, {INPUT_IDS.name: ids, ATTENTION_MASK.name: mask})
 
 

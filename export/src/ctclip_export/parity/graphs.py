@@ -24,7 +24,7 @@ from ctclip_export.model import CTCLIP, Classifier, CTViT
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, Bound, ParityError, compare
 from ctclip_export.phantom import chest_phantom
-from ctclip_export.runtime import run_onnx
+from ctclip_export.runtime import preprocess_inputs, run_onnx
 
 # Two orders of float32 operations on numbers of size 1 differ by about 1e-6; a wrong epsilon, GELU
 # or padding by 1e-3 and more. The bounds stand between.
@@ -47,11 +47,7 @@ def check_preprocess(
     found: list[Agreement] = []
     for seed in seeds:
         scan = chest_phantom(geometry, seed)
-        inputs: dict[str, NDArray[Any]] = {
-            "VOLUME": scan.voxels,
-            "SPACING": np.array(scan.spacing_mm, np.float64),
-            "RESCALE": np.array(scan.rescale, np.float32),
-        }
+        inputs = preprocess_inputs(scan)
         expected = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry).numpy()
         found += compare(
             PREPROCESS.name, run_onnx(path, inputs), {"VOXELS": expected}, {"VOXELS": VOXELS_BOUND}

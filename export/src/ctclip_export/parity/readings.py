@@ -34,14 +34,11 @@ class Reference:
         vision = self.model.vision
         stages = vision.stages(voxels)
         tokens = torch.nn.functional.normalize(vision.to_grid(stages.temporal_tokens), dim=-1)
-        margins = [
-            (best := vision.similarities(chunk).topk(2, dim=-1).values)[:, 0] - best[:, 1]
-            for chunk in torch.split(tokens.flatten(0, 3), _CHUNK)
-        ]
+        margins = code_margins(tokens.flatten(0, 3), vision.unit_codebook.T)
         reading = make_reading(stages.codes, stages.embedding, self.score)
         complete = Reading(
             reading.codes, reading.image_embedding, reading.logits, reading.probabilities,
-            torch.cat(margins).reshape(stages.codes.shape[1:]).numpy(),
+            margins.reshape(stages.codes.shape[1:]).numpy(),
         )  # fmt: skip
         self.readings.append(complete)
         self.tokens.append(tokens.flatten(0, 3))
@@ -55,9 +52,19 @@ class Reference:
     def similarity_error(self, volume: int, tokens: Tensor) -> float:
         """Largest |Δcosine| over all tokens and codes, for unit tokens (N, W) of another rung."""
         codes = self.model.vision.unit_codebook.T  # (W, Z)
-        difference = tokens.float() - self.tokens[volume]  # cosines are linear in the unit tokens
-        largest = [float((part @ codes).abs().max()) for part in torch.split(difference, _CHUNK)]
-        return max(largest)
+        return largest_change(tokens.float(), self.tokens[volume], codes)
+
+
+def code_margins(tokens: Tensor, codes: Tensor) -> Tensor:
+    """Best similarity minus second best, (N,), of unit tokens (N, W) with unit codes (W, Z)."""
+    best = [(part @ codes).topk(2, dim=-1).values for part in torch.split(tokens, _CHUNK)]
+    return torch.cat([each[:, 0] - each[:, 1] for each in best])
+
+
+def largest_change(tokens: Tensor, reference: Tensor, codes: Tensor) -> float:
+    """Largest |Δcosine| over tokens and codes; cosines are linear in the unit tokens (N, W)."""
+    parts = torch.split(tokens - reference, _CHUNK)
+    return max(float((part @ codes).abs().max()) for part in parts)
 
 
 def make_reading(codes: Tensor, embedding: Tensor, score: Score) -> Reading:

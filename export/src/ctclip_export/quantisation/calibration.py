@@ -6,14 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client.contract import VOXELS
 from ctclip_client.errors import CTClipError, InvalidInput
-from ctclip_export.runtime import run_onnx
+from ctclip_export.runtime import run_preprocess
 from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
 from ctclip_export.samples.scans import Scan, scans_in
 
@@ -83,13 +81,7 @@ class Voxels:
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for scan in self._scans:
-            volume = scan.volume()
-            inputs: dict[str, NDArray[Any]] = {
-                "VOLUME": np.ascontiguousarray(volume.voxels),
-                "SPACING": np.array(volume.spacing_mm, np.float64),
-                "RESCALE": np.array(volume.rescale, np.float32),
-            }
-            voxels: NDArray[np.float32] = run_onnx(self._preprocess, inputs)[VOXELS.name]
+            voxels = run_preprocess(self._preprocess, scan.volume())
             self._digest.update(voxels.data)
             yield voxels
 

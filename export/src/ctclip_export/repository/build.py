@@ -21,7 +21,6 @@ from ctclip_client.contract import (
     CLASSFINE_MODELS,
     ENSEMBLES,
     FINDINGS,
-    MAX_TOKENS,
     MODELS,
     PREPROCESS,
     RELEVANCE,
@@ -67,8 +66,8 @@ from ctclip_export.repository.pbtxt import VERSION
 from ctclip_export.repository.placement import check_target, staged
 from ctclip_export.repository.provenance import Origin, release_record, write_provenance
 from ctclip_export.repository.python_models import copy_sources
-from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
 from ctclip_export.repository.variants import variant_configs
+from ctclip_export.tokens import Ids, tokenised
 
 ODD_TEXTS = ("", "A 5 mm nodule in the right lower lobe; no effusion!", "effusion " * 600)
 """Checked beside the prompts: nothing, punctuation and digits, and more than fits."""
@@ -310,10 +309,5 @@ class _Builder:
         """Present, absent, present, absent, …"""
         return [text for prompt in self.prompts for text in (prompt.present, prompt.absent)]
 
-    def _tokenize(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and mask (N, L), by the very code that the tokenizer's model runs."""
-        tokenizer = bert_tokenizer(self.text_model.vocabulary_bytes.decode("utf-8"), MAX_TOKENS)
-        encodings = tokenizer.encode_batch(list(texts))
-        ids = np.array([encoding.ids for encoding in encodings], np.int64)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-        return ids, mask
+    def _tokenize(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
+        return tokenised(texts, self.text_model.vocabulary_bytes.decode("utf-8"))

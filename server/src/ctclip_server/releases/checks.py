@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.ladder import check_ladder
 from ctclip_server.releases.members import PROVENANCE, Members
 from ctclip_server.repository import read_config
@@ -127,8 +127,7 @@ def _check_parity(members: Members, name: str, version: int, record: Mapping[str
 def _check_file(folder: Path, record: Mapping[str, Any]) -> None:
     path = folder / record["file"]
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
     except OSError as error:
         raise ReleaseRefusedError(f"release: {path}: {error.strerror}.", _EXPORT) from error
     if found != record["file_sha256"]:

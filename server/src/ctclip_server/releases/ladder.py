@@ -6,7 +6,6 @@ other scans, other runtimes, engines on the GPU. Its last word counts, and engin
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError
+from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.members import Members
 
 FILE = "ladder.json"
@@ -59,7 +59,7 @@ def check_ladder(members: Members, version: int, release: str) -> None:
     known = record.plans if record is not None and record.release == release else {}
     for model in members.steps:
         plan = members.repository / model / str(version) / PLAN
-        if plan.is_file() and known.get(model) != _sha256(plan):
+        if plan.is_file() and known.get(model) != sha256(plan):
             raise LadderRefusedError(
                 f"release: the engine of '{model}' version {version} was never compared with the "
                 "reference.",
@@ -70,7 +70,7 @@ def check_ladder(members: Members, version: int, release: str) -> None:
 def plans_of(repository: Path, version: str) -> dict[str, str]:
     """SHA-256 of every engine of one version, by model."""
     return {
-        plan.parent.parent.name: _sha256(plan) for plan in repository.glob(f"*/{version}/{PLAN}")
+        plan.parent.parent.name: sha256(plan) for plan in repository.glob(f"*/{version}/{PLAN}")
     }
 
 
@@ -84,8 +84,3 @@ def _read(path: Path) -> LadderRecord | None:
             f"release: {path} is damaged ({type(error).__name__}): nobody knows what it said.",
             "Climb the ladder again: ctclip parity --repository DIR.",
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
