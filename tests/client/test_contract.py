@@ -33,10 +33,11 @@ def batched(model: Model, tensor: Tensor) -> Tensor:
 def test_every_tensor_of_an_ensemble_resolves(ensemble: Ensemble) -> None:
     made = {tensor.name: tensor for tensor in ensemble.inputs}
     for step in ensemble.steps:
-        for tensor in step.model.inputs:
-            name = step.inputs.get(tensor.name, tensor.name)
+        tensors = {tensor.name: tensor for tensor in step.model.inputs}
+        for inside, name in step.input_map().items():
             assert name in made, f"{step.model.name} wants {name}, which nothing makes before it"
-            assert agree(made[name], batched(step.model, tensor)), f"{step.model.name}: {name}"
+            wanted = batched(step.model, tensors[inside])
+            assert agree(made[name], wanted), f"{step.model.name}: {name}"
         assert set(step.inputs) <= {tensor.name for tensor in step.model.inputs}
         assert set(step.outputs) <= {tensor.name for tensor in step.model.outputs}
         for tensor in step.model.outputs:
@@ -56,6 +57,38 @@ def test_metadata_is_checked_before_anything_sees_it(ensemble: Ensemble) -> None
         for tensor in step.model.inputs:
             if tensor in (contract.SPACING, contract.RESCALE):
                 assert step.inputs[tensor.name].startswith("CHECKED_")
+
+
+def levels(ensemble: Ensemble) -> list[list[str]]:
+    """Names of the steps that Triton hands out at once, in their order."""
+    ready = {tensor.name for tensor in ensemble.inputs}
+    waiting, found = list(ensemble.steps), []
+    while waiting:
+        level = [step for step in waiting if set(step.input_map().values()) <= ready]
+        assert level, waiting
+        waiting = [step for step in waiting if step not in level]
+        ready |= {step.outputs.get(t.name, t.name) for step in level for t in step.model.outputs}
+        found.append([step.model.name for step in level])
+    return found
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda e: e.name)
+def test_nothing_is_in_flight_beside_a_step_that_may_refuse(ensemble: Ensemble) -> None:
+    """Triton before 26.02 may end or hang should it refuse then: see ZERO_SHOT."""
+    *before, last = levels(ensemble)
+    assert all(len(level) == 1 for level in before)
+    # Nothing that a caller sends reaches these two unmade.
+    assert len(last) == 1 or set(last) == {"ctclip_findings", "ctclip_relevance"}
+
+
+def test_prompts_are_checked_before_the_image_costs_anything() -> None:
+    assert contract.ZERO_SHOT.steps[0].input_map()["PROMPTS"] == "PROMPTS"
+    assert all(
+        "PROMPTS" not in step.input_map()
+        for ensemble in ENSEMBLES
+        if ensemble is not contract.ZERO_SHOT
+        for step in ensemble.steps
+    )
 
 
 def test_names_are_unique_and_free_of_surprises() -> None:

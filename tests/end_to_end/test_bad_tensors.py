@@ -7,7 +7,6 @@ that it got before.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,8 +186,8 @@ TEXTS: list[Bad] = [
 PROMPTS: list[Bad] = [
     ("PROMPTS", *bad[1:3], bad[3]) for bad in TEXTS if bad[1].ndim == 1 and bad[1].dtype == object
 ] + [
-    ("PROMPTS", texts(b"a"), INTERNAL, r"must come in pairs.*got .*TEXT_EMBEDDING FP32 \[1, 32\]"),
-    ("PROMPTS", texts(b"a", b"b", b"c"), INTERNAL, r"must come in pairs.*got .*\[3, 32\]"),
+    ("PROMPTS", texts(b"a"), INVALID, "got 1, expected pairs"),
+    ("PROMPTS", texts(b"a", b"b", b"c"), INVALID, "got 3, expected pairs"),
 ]
 EMBEDDINGS: list[Bad] = [
     ("IMAGE_EMBEDDING", floats(0, E), INTERNAL, r"at least one.*got .*\[0, 32\]"),
@@ -275,7 +274,7 @@ TOKENS: list[Bad] = [
 ]
 
 TRIED: dict[str, list[Bad]] = {
-    "ctclip_check": SHAPES + CHECKED,
+    "ctclip_check": SHAPES + CHECKED + PROMPTS,
     "ctclip_preprocess": SHAPES + VOLUMES + UNCHECKED,
     "ctclip_vision": VOXELS,
     "ctclip_tokenizer": TEXTS,
@@ -310,30 +309,19 @@ def test_nonsense_is_refused_in_words_and_leaves_no_trace(
 
 
 def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Arrays]) -> None:
-    """Triton 2.51 can stop for ever when the first of two first steps fails at once."""
+    """Triton 2.51 may end, or stop, where a step fails beside another one: see ZERO_SHOT."""
     model = "ctclip_zero_shot"
     before = caller.bits(model, good[model])
     wrong = [
         good[model] | {"SPACING": spacing(NAN, 1, 1)},
         good[model] | {"VOLUME": np.zeros((0, 24, 28), np.int16)},
         good[model] | {"PROMPTS": texts(b"a", b"\xff")},
+        good[model] | {"PROMPTS": texts(*[b"a"] * 66)},
     ]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda n: caller.refusal(model, wrong[n % 3])[0], range(150)))
+        found = list(threads.map(lambda n: caller.refusal(model, wrong[n % 4])[0], range(4000)))
     assert set(found) == {INVALID, INTERNAL}
     assert caller.bits(model, good[model]) == before
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"SPACING": spacing(NAN, 1, 1)}, {"VOLUME": np.zeros((0, 24, 28), np.int16)}]
-)
-def test_a_refusal_comes_after_all_first_steps_were_handed_out(
-    wrong: Arrays, caller: Caller, good: dict[str, Arrays]
-) -> None:
-    """Why the storm is survived: see ctclip_check and the drop-in's rounds."""
-    started = time.perf_counter()
-    caller.refusal("ctclip_zero_shot", good["ctclip_zero_shot"] | wrong)
-    assert time.perf_counter() - started >= 0.05
 
 
 # --- the same graphs in the other engine ---

@@ -20,11 +20,15 @@ Dim = int | str
 
 @dataclass(frozen=True)
 class Tensor:
-    """One named tensor: Triton data type (`INT16`, `FP32`, `BYTES`, …), axes outermost first."""
+    """One named tensor: Triton data type (`INT16`, `FP32`, `BYTES`, …), axes outermost first.
+
+    optional: a model's input that a request may leave out.
+    """
 
     name: str
     dtype: str
     dims: tuple[Dim, ...]
+    optional: bool = False
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Axes as a config states them: known sizes filled in from `sizes`, free axes as -1."""
@@ -50,12 +54,20 @@ class Step:
     """One model inside an ensemble.
 
     A tensor keeps its name inside the ensemble unless `inputs` or `outputs` renames it
-    (model's name -> ensemble's name).
+    (model's name -> ensemble's name). An optional input that `inputs` does not name is left out.
     """
 
     model: Model
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+
+    def input_map(self) -> dict[str, str]:
+        """Every input that the step is given: model's name -> ensemble's name."""
+        return {
+            tensor.name: self.inputs.get(tensor.name, tensor.name)
+            for tensor in self.model.inputs
+            if not tensor.optional or tensor.name in self.inputs
+        }
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,10 @@ def _stacked(tensor: Tensor, *leading: Dim) -> Tensor:
     return Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims))
 
 
+def _optional(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.name, tensor.dtype, tensor.dims, optional=True)
+
+
 def _logits(*dims: Dim) -> Tensor:
     return Tensor("LOGITS", "FP32", (*dims, 2))
 
@@ -182,7 +198,12 @@ def _probabilities(*dims: Dim) -> Tensor:
 
 
 # --- models ------------------------------------------------------------------------------------
-CHECK = Model("ctclip_check", "python", (SPACING, RESCALE), (SPACING, RESCALE, PROVENANCE))
+CHECK = Model(
+    "ctclip_check",
+    "python",
+    (SPACING, RESCALE, _optional(PROMPTS)),
+    (SPACING, RESCALE, PROVENANCE),
+)
 PREPROCESS = Model(
     "ctclip_preprocess", "onnxruntime", (VOLUME, SPACING, RESCALE), (_stacked(VOXELS, 1),)
 )
@@ -193,8 +214,12 @@ VISION = Model(
     (IMAGE_EMBEDDING, IMAGE_NORM, CODES),
     max_batch_size=4,
 )
+# IMAGE_NORM is not read: an ensemble that maps it has the texts wait for the image.
 TOKENIZER = Model(
-    "ctclip_tokenizer", "python", (TEXT,), (_stacked(INPUT_IDS, "N"), _stacked(ATTENTION_MASK, "N"))
+    "ctclip_tokenizer",
+    "python",
+    (TEXT, _optional(_stacked(IMAGE_NORM, "V"))),
+    (_stacked(INPUT_IDS, "N"), _stacked(ATTENTION_MASK, "N")),
 )
 TEXT_ENCODER = Model(
     "ctclip_text",
@@ -246,11 +271,20 @@ PATHOLOGIES = Ensemble(
     (_logits(1, "F"), _probabilities(1, "F"), _IMAGE, PROVENANCE),
     (*_ENCODE_IMAGE, Step(FINDINGS)),
 )
+# One step after another, and the first checks the prompts, too. Triton before 26.02 has no defence
+# when a step fails while another one is in flight: its core may answer the request twice, which
+# ends the server, or wait for itself for ever. What a caller can do wrong must fail alone.
 ZERO_SHOT = Ensemble(
     "ctclip_zero_shot",
     (*_SCAN, PROMPTS),
     (_logits(1, "P"), _probabilities(1, "P"), _IMAGE, PROVENANCE),
-    (*_ENCODE_IMAGE, Step(TOKENIZER, inputs={"TEXT": "PROMPTS"}), Step(TEXT_ENCODER), Step(SCORE)),
+    (
+        Step(CHECK, inputs={"PROMPTS": "PROMPTS"}, outputs=_CHECKED),
+        *_ENCODE_IMAGE[1:],
+        Step(TOKENIZER, inputs={"TEXT": "PROMPTS", "IMAGE_NORM": "IMAGE_NORM"}),
+        Step(TEXT_ENCODER),
+        Step(SCORE),
+    ),
 )
 IMAGE_EMBEDDING_ENSEMBLE = Ensemble(
     "ctclip_image_embedding", _SCAN, (_IMAGE, PROVENANCE), _ENCODE_IMAGE

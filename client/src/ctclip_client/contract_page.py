@@ -91,7 +91,7 @@ REFUSALS = (
     Refusal("more texts than fit into one request", "INVALID_ARGUMENT", 400),
     Refusal("no texts, or bytes that are not UTF-8", "INVALID_ARGUMENT", 400),
     Refusal("a volume with an axis of size 0", "INTERNAL", 500),
-    Refusal("an odd number of prompts", "INTERNAL", 500),
+    Refusal("an odd number of prompts", "INVALID_ARGUMENT", 400),
     Refusal("an embedding, a code or a length that is none, sent to a model", "INTERNAL", 500),
     Refusal("voxels, token ids or a mask that are none, sent to a model", "INTERNAL", 500),
     Refusal("an unknown model or version", "NOT_FOUND", 404),
@@ -154,6 +154,7 @@ def _tensors(tensors: Iterable[Tensor], *, batched: bool) -> str:
     first = ("B",) if batched else ()
     return "<br>".join(
         f"{tensor.name} {tensor.dtype} [{', '.join(map(str, (*first, *tensor.dims)))}]"
+        + (", optional" if tensor.optional else "")
         for tensor in tensors
     )
 

@@ -5,7 +5,6 @@ Imported inside Triton's Python stub only, which alone has `triton_python_backen
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +16,6 @@ from ctclip_server.dropin.batching import Tensors, can_be_joined, join, split
 Run = Callable[[list[str], Tensors], Tensors]
 """Names of the outputs wanted and the inputs -> the outputs. Raises: RefusedError."""
 
-
-_REFUSAL_DELAY_S = 0.05
-"""What a refusal waits before it is sent. Triton before 26.02 may stop for ever should a step of an
-ensemble fail while its first steps are still being handed out (as in ctclip_check's model.py)."""
 _KINDS = {"b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
 _SHOWN = 4
 """Values of a tensor that a message may hold."""
@@ -45,15 +40,6 @@ def answer(
         run: executes the model.
         batched: whether the first axis of all tensors is the batch.
     """
-    responses = _answers(requests, feed, run, batched=batched)
-    if any(response.has_error() for response in responses):
-        time.sleep(_REFUSAL_DELAY_S)
-    return responses
-
-
-def _answers(
-    requests: Sequence[Any], feed: Callable[[Any], Tensors], run: Run, *, batched: bool
-) -> list[Any]:
     responses: list[Any] = [None] * len(requests)
     feeds: dict[int, Tensors] = {}
     for index, request in enumerate(requests):
