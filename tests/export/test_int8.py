@@ -106,11 +106,26 @@ def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
         "spatial.blocks.0.attention.to_out",
         "spatial.blocks.0.feed_forward.to_hidden",
     ]
+    assert len(set(found.values())) == len(found)
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.spatial.blocks[0].attention.to_q.weight += 1
     with pytest.raises(RuntimeError, match=r"spatial\.blocks\.0\.attention\.to_q"):
         dense_products(graph, other)
+
+
+def test_layers_of_equal_weights_are_told_apart(checkpoint: Checkpoint) -> None:
+    """A range of their own for each, though the exporter may keep their weights once."""
+    from ctclip_export.graphs import trace_vision
+
+    model = copy.deepcopy(checkpoint.model.vision)
+    blocks = model.spatial.blocks
+    with torch.no_grad():
+        for block in blocks[1:]:
+            block.attention.to_q.weight.copy_(blocks[0].attention.to_q.weight)
+    found = list(dense_products(trace_vision(model).graph, model).values())
+    expected = [f"spatial.blocks.{i}.attention.to_q" for i in range(len(blocks))]
+    assert [name for name in found if name in expected] == expected
 
 
 def _outlier(model: CTCLIP) -> None:
