@@ -20,7 +20,7 @@ from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.engines.build import build_engines, check_memory
 from ctclip_export.engines.compiler import Job
-from ctclip_export.engines.gpu import Gpu, NoGpu, parse_gpu
+from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.record import Key, Record, difference, require
@@ -314,18 +314,6 @@ def test_usage(
 def test_another_folder_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="has no ctclip_vision"):
         build_engines(tmp_path, RTX, out=tmp_path.parent / "engines")
-
-
-# --- the GPU, as the driver tells it ---
-
-
-def test_the_drivers_line_is_read() -> None:
-    gpu = parse_gpu("NVIDIA A100-SXM4-80GB, 8.0, 81920, 512, 570.86.15\n")
-    assert (gpu.name, gpu.compute_capability) == ("NVIDIA A100-SXM4-80GB", "8.0")
-    assert (gpu.memory_bytes, gpu.memory_used_bytes) == (81920 * 2**20, 512 * 2**20)
-    for odd in ("", "No devices were found", "a, b, c, d, e"):
-        with pytest.raises(NoGpu):
-            parse_gpu(odd)
 
 
 def test_engines_that_do_not_fit_together_are_not_placed(key: Key) -> None:

@@ -27,7 +27,7 @@ class Usage:
 
 
 def gpu_memory() -> int | None:
-    """Bytes in use on the first GPU, by everything that runs there; None without a GPU."""
+    """Bytes in use on the first visible GPU, by all that runs there; None without a GPU."""
     try:
         return read_gpu().memory_used_bytes
     except NoGpu:

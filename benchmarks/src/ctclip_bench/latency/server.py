@@ -64,7 +64,7 @@ class Server:
         return None if self.process_id is None else process_memory(self.process_id)
 
     def gpu(self) -> Gpu | None:
-        """The first GPU of this machine, if the server is here and there is one."""
+        """The first visible GPU of this machine, if the server is here and there is one."""
         try:
             return read_gpu() if self.on_this_machine else None
         except NoGpu:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ctclip_client.errors import CTClipError
 
+DRIVERS_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""With it in its environment, a process numbers GPUs as nvidia-smi and docker do. CUDA's own order
+is by speed."""
 _QUERY = "name,compute_cap,memory.total,memory.used,driver_version"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class NoGpu(CTClipError):
@@ -26,14 +33,18 @@ class Gpu:
     driver: str
 
 
-def read_gpu(index: int = 0) -> Gpu:
-    """Ask `nvidia-smi`. Raises: NoGpu."""
+def read_gpu(environment: Mapping[str, str] | None = None) -> Gpu:
+    """Ask `nvidia-smi` for the GPU that CUDA takes by itself: the first visible one.
+
+    environment: of the process that uses the GPU; without it, this one's. Raises: NoGpu.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         raise NoGpu("no NVIDIA driver: nvidia-smi is not on this machine.", _remedy())
+    name = _first_visible(os.environ if environment is None else environment)
     try:
         done = subprocess.run(
-            [program, f"--id={index}", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"],
+            [program, f"--id={name}", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -46,12 +57,24 @@ def read_gpu(index: int = 0) -> Gpu:
 
 def parse_gpu(text: str) -> Gpu:
     """One line of `nvidia-smi --format=csv,noheader,nounits` (memory in MiB). Raises: NoGpu."""
-    fields = [field.strip() for field in text.strip().splitlines()[0].split(",")] if text else []
+    fields = [field.strip() for field in text.strip().partition("\n")[0].split(",")]
     try:
         name, capability, total, used, driver = fields
         return Gpu(name, capability, int(total) * 2**20, int(used) * 2**20, driver)
     except ValueError as error:
         raise NoGpu(f"nvidia-smi: not understood: {text.strip()!r}", _remedy()) from error
+
+
+def _first_visible(environment: Mapping[str, str]) -> str:
+    """Its number or UUID, as nvidia-smi takes them. Raises: NoGpu."""
+    visible = environment.get(_VISIBLE, "0")
+    first = visible.partition(",")[0].strip()
+    if not re.fullmatch(r"\d+|GPU-.+", first):
+        raise NoGpu(
+            f"{_VISIBLE}: got '{visible}', expected the number or the UUID (GPU-…) of a GPU.",
+            "Name one, or leave the variable out.",
+        )
+    return first
 
 
 def _remedy() -> str:

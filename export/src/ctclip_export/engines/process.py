@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import IO
 
 from ctclip_client.progress import Advance
 from ctclip_export.engines.compiler import Job, Outcome
+from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.target import EngineError
 
 _COMMAND = (sys.executable, "-m", "ctclip_export.engines.compiler")
@@ -32,8 +34,9 @@ def compile_in_process(
     name = Path(job.onnx).parent.parent.name
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
-        )
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+            env={**os.environ, **DRIVERS_ORDER},
+        )  # fmt: skip
         started(process.pid)
         try:
             _converse(process, job, advance)
