@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -21,10 +22,16 @@ from tritonclient import grpc
 from ctclip_client import Volume
 from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.signals import termination_interrupts
 from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
 from ctclip_server import EmbeddedTriton
+from ctclip_server.releases.checks import check_release
+from ctclip_server.releases.control import Control
+from ctclip_server.releases.members import read_members
+from ctclip_server.releases.staging import take_in
+from ctclip_server.releases.switch import Switch
 
 from ..conftest import Golden
 from .releases import Load, Stubs, configs, copied, edit_record, known_answers
@@ -240,6 +247,76 @@ def test_a_command_that_was_killed_is_completed_by_the_next(
         assert set(load.releases(since=completed)) == {names[1]}
     load.check(known)
     other.check(known)
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_a_command_that_is_told_to_end_puts_everything_back(
+    command: str,
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    volume: Volume,
+    known: Known,
+    names: tuple[str, str],
+) -> None:
+    """By the system, as `systemctl stop` and a cancelled job do."""
+    serving, coming, name = "1", "2", names[0]
+    arguments = ["--repository", str(live), "--url", triton.grpc_url]
+    if command == "promote":
+        take_in(read_members(live), read_members(second))
+    else:
+        assert _switch("promote", live, triton, "--from", second) == 0
+        serving, coming, name = "2", "1", names[1]
+    before = configs(live)
+    with (
+        Load(triton.grpc_url, volume, threads=1) as load,
+        subprocess.Popen(
+            [sys.executable, "-m", "ctclip_client", command, *arguments],
+            stderr=subprocess.PIPE, text=True,
+        ) as process,
+    ):  # fmt: skip
+        vision = live / "ctclip_vision/config.pbtxt"
+        deadline = time.monotonic() + 60
+        while "[1, 2]" not in vision.read_text() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130, said
+        assert configs(live) == before
+        load.more(3)
+    load.check(known)
+    assert set(load.releases()) == {name}
+    assert f"Nothing has changed: version {serving} still serves." in said
+    assert said.splitlines()[-1] == "interrupted"
+    deadline = time.monotonic() + 60
+    while set.union(*_loaded(triton).values()) != {serving} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert coming not in set.union(*_loaded(triton).values())
+
+
+def test_a_switch_that_ends_while_the_old_version_is_unloaded_says_so_on_disk(
+    live: Path, triton: EmbeddedTriton, second: Path, volume: Volume, names: tuple[str, str]
+) -> None:
+    members = read_members(live)
+    release = check_release(members, take_in(members, read_members(second)))
+
+    @contextlib.contextmanager
+    def stage(description: str) -> Iterator[None]:
+        if description.startswith("Unload"):
+            signal.raise_signal(signal.SIGTERM)
+        yield
+
+    with Control(triton.grpc_url, load_timeout_s=60) as control:
+        switch = Switch(control, members, release, stage)
+        with termination_interrupts(), pytest.raises(KeyboardInterrupt):
+            switch.run({1}, 60)
+    assert switch.changed_over
+    assert _stated(live) == {"2"}
+    with Load(triton.grpc_url, volume, threads=1) as load:
+        load.more(2)
+    assert set(load.releases()) == {names[1]}
+    assert _switch("promote", live, triton) == 0
+    assert set.union(*_loaded(triton).values()) == {"2"}
 
 
 def test_configs_agree_after_every_single_write(

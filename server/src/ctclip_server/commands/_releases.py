@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctclip_client.cli import EXIT_OK
 from ctclip_client.errors import InvalidInput, Unreadable
+
+if TYPE_CHECKING:
+    from ctclip_server.releases.checks import Release
+    from ctclip_server.releases.switch import Switch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +48,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def switch(args: argparse.Namespace, *, back: bool) -> int:
-    """Make another release serve.
+    """Make another release serve. Told to end (SIGTERM, SIGHUP, Ctrl-C), put everything back.
 
     Raises:
         CTClipError: it may not serve, or could not; the one that served still does.
     """
+    # Here and not later: a signal that arrives inside these imports may surface as their failure.
+    import tritonclient.grpc  # noqa: F401
+
     from ctclip_client.progress import Stages
+    from ctclip_client.signals import termination_interrupts
     from ctclip_server.releases.checks import check_release
     from ctclip_server.releases.control import Control
     from ctclip_server.releases.members import read_members
@@ -62,7 +72,7 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
         headers={} if args.headers is None else read_headers(args.headers),
         root_certificates=args.tls_ca,
     )
-    with control, Stages() as stages:
+    with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)
         asked = args.to
         if candidate is not None:
@@ -76,7 +86,12 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
                 f"{release} takes the place of version {', '.join(map(str, sorted(served)))}. Both "
                 "are loaded for a while: the server needs twice the memory of its models."
             )
-        left = Switch(control, members, release, stages.stage).run(served, args.timeout_s)
+        change = Switch(control, members, release, stages.stage)
+        try:
+            left = change.run(served, args.timeout_s)
+        except KeyboardInterrupt:
+            _say(_interrupted(change, release, served))
+            raise
     if left:
         _say(
             f"warning: after {args.timeout_s:g} s there are still requests of the old version in "
@@ -84,6 +99,12 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
         )
     print(f"{args.url} serves {release}" + (" as before" if served == {version} else ""))
     return EXIT_OK
+
+
+def _interrupted(change: Switch, release: Release, served: Collection[int]) -> str:
+    if not change.changed_over:
+        return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."
+    return f"{release} serves. The same command unloads what is left of the old version."
 
 
 def read_headers(path: Path) -> dict[str, str]:

@@ -45,7 +45,10 @@ def served_versions(control: Control, members: Members) -> frozenset[int]:
 
 
 class Switch:
-    """From what a server serves to `target`; `stage` is told what is going on."""
+    """From what a server serves to `target`; `stage` is told what is going on.
+
+    changed_over: whether the target serves, and all that is left is to unload the rest.
+    """
 
     def __init__(self, control: Control, members: Members, target: Release, stage: Stage) -> None:
         self._control = control
@@ -59,6 +62,7 @@ class Switch:
         self._ensembles = tuple(name for name in members.ensembles if ready[name])
         self._active = {name: self._active_config(name) for name in self._steps}
         self._undo: list[tuple[str, Path, str]] = []
+        self.changed_over = False
 
     def run(self, served: Collection[int], timeout_s: float) -> dict[str, list[int]]:
         """Switch; return what is still being unloaded after `timeout_s` (model -> versions).
@@ -66,6 +70,8 @@ class Switch:
         Raises:
             CTClipError: the switch failed. Before the last ensemble has changed over, everything is
                 put back and the server serves what it served; after that, it serves the target.
+            KeyboardInterrupt: likewise; after that, a server that is started serves the target
+                alone, and a running one may still hold the old version in memory.
         """
         self._refresh(served)
         try:
@@ -80,6 +86,7 @@ class Switch:
                     error.remedy,
                 ) from error
             raise
+        self.changed_over = True
         try:
             with self._stage(f"Unload all but version {self._target}"):
                 for name in self._steps:
@@ -92,6 +99,9 @@ class Switch:
                 f"{error.cause} Version {self._target} serves, but the switch is not complete.",
                 f"{error.remedy} The same command completes it.",
             ) from error
+        except KeyboardInterrupt:
+            self._write_the_rest()
+            raise
         return left
 
     def _refresh(self, served: Collection[int]) -> None:
