@@ -6,8 +6,16 @@ import os
 import re
 import signal
 import subprocess
+import time
 
+import grpc
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ctclip_client import Client
+from ctclip_client.errors import CTClipError
+from ctclip_export.phantom import chest_phantom
 
 READY = re.compile(
     r"ready grpc=127\.0\.0\.1:(\d+) http=127\.0\.0\.1:(\d+) metrics=127\.0\.0\.1:(\d+)\n"
@@ -98,3 +106,37 @@ def test_a_repository_that_does_not_load_exits_with_2_and_the_reason(repository,
     assert out == ""
     assert "error: 'add' does not load: model 'add', tensor 'X'" in err
     assert len(err.splitlines()) < 6
+
+
+def test_a_model_whose_python_process_died_is_back_at_the_same_port(golden, exported_in, serve):
+    """A shape of more elements than 64 bits count passes Triton 2.51 and ends the process."""
+    process = serve("--repository", exported_in("fp32").repository)
+    port = READY.fullmatch(process.stdout.readline())[1]
+    volume = chest_phantom(golden.geometry)
+    with Client(f"127.0.0.1:{port}") as client:
+        before = client.pathologies(volume)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            message = service_pb2.ModelInferRequest(model_name="ctclip_pathologies")
+            for name, dtype, shape, data in (
+                ("VOLUME", "INT16", (2**62, 4, 4), b""),
+                ("SPACING", "FP64", (3,), np.ones(3)),
+                ("RESCALE", "FP32", (2,), np.ones(2, np.float32)),
+            ):
+                message.inputs.add(name=name, datatype=dtype, shape=shape)
+                message.raw_input_contents.append(bytes(data))
+            with pytest.raises(grpc.RpcError, match="not healthy"):
+                service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=60)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                after = client.pathologies(volume)
+                break
+            except CTClipError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out == ""
+    assert "WARNING: The Python process of a model has died. Starting Triton again" in err

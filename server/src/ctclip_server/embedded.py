@@ -38,11 +38,14 @@ from ctclip_server.ports import (
     taken,
 )
 from ctclip_server.repository import check_repository
+from ctclip_server.stubs import dead_stubs
 
 PORT_ATTEMPTS = 5
 DRAIN_S = 10
 """Seconds that requests in flight get when the server is stopped."""
 _NO_KERNEL = "Could not find an implementation for"
+STUB_CHECK_S = 1.0
+"""How often `wait` looks after Triton's Python processes; a dead one is found the second time."""
 STUB_SHARED_MEMORY_BYTES = 1 << 20
 """First size of a Python stub's shared memory; Triton grows it to what its tensors need."""
 
@@ -51,6 +54,10 @@ class _PortTakenError(Exception):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self.port = port
+
+
+class StubDiedError(ServerError):
+    """The Python process of a model has died, which Triton does not mend: start it again."""
 
 
 class EmbeddedTriton:
@@ -123,7 +130,7 @@ class EmbeddedTriton:
         self.stop()
 
     def start(self) -> None:
-        """Start Triton and return when every model is ready.
+        """Start Triton and return when every model is ready. Started again, it has the same ports.
 
         Raises:
             InvalidInput: the repository, the host or a port cannot be used as given.
@@ -158,6 +165,7 @@ class EmbeddedTriton:
                 self.stop()
                 raise
             else:
+                self._asked_ports = ports
                 self.grpc_url, self.http_url, self.metrics_url = (
                     f"{self.host}:{port}" for port in ports
                 )
@@ -209,10 +217,20 @@ class EmbeddedTriton:
         """Wait until Triton ends, which it does on its own only by failing.
 
         Raises:
-            ServerError: always, with the reason.
+            StubDiedError: a model's Python process is gone; `stop` and `start` bring it back.
+            ServerError: always otherwise, with the reason.
         """
+        before: set[int] = set()
+        looked = time.monotonic()
         while self.is_running():
             self._read_reports(0.5)
+            if self.process_id is None or time.monotonic() - looked < STUB_CHECK_S:
+                continue
+            dead, looked = dead_stubs(self.process_id), time.monotonic()
+            if dead & before:
+                self._ready = False  # it would wait for that process, and in vain
+                raise StubDiedError("The Python process of a model has died.", self._hint())
+            before = dead
         raise self._ended("Triton ended")
 
     def _launch(self, installation: Installation, address: str, ports: Ports) -> None:

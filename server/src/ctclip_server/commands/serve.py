@@ -52,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM (0) or Ctrl-C (130).
 
     Raises:
-        CTClipError: it cannot start, or Triton ended on its own.
+        CTClipError: it cannot start, or Triton ended on its own. Should only the Python process of
+            a model die, which Triton 2.51 never mends, Triton is started again.
     """
     # Here and not later: a signal that arrives inside these imports may surface as their failure.
     import tritonclient.grpc  # noqa: F401
 
-    from ctclip_server.embedded import EmbeddedTriton
+    from ctclip_server.embedded import EmbeddedTriton, StubDiedError
 
     server = EmbeddedTriton(
         args.repository,
@@ -75,21 +76,27 @@ def run(args: argparse.Namespace) -> int:
             began = time.monotonic()
             _say(f"starting Triton with {args.repository} ...")
             _warn_of_small_shared_memory()
-            with server:
-                _say(f"every model is ready after {time.monotonic() - began:.1f} s")
-                print(
-                    f"ready grpc={server.grpc_url} http={server.http_url} "
-                    f"metrics={server.metrics_url}",
-                    flush=True,
-                )
-                try:
-                    server.wait()
-                except (KeyboardInterrupt, _TerminatedError):
-                    _say("stopping; requests in flight may finish, a second signal ends them")
-                    raise
+            first = True
+            while True:
+                with server:
+                    _say(f"every model is ready after {time.monotonic() - began:.1f} s")
+                    if first:
+                        print(
+                            f"ready grpc={server.grpc_url} http={server.http_url} "
+                            f"metrics={server.metrics_url}",
+                            flush=True,
+                        )
+                    first = False
+                    try:
+                        server.wait()
+                    except StubDiedError as died:
+                        _say(f"WARNING: {died.cause} Starting Triton again, at the same ports ...")
+                    except (KeyboardInterrupt, _TerminatedError):
+                        _say("stopping; requests in flight may finish, a second signal ends them")
+                        raise
+                began = time.monotonic()
         except _TerminatedError:
             return EXIT_OK
-    return EXIT_OK
 
 
 @contextmanager
