@@ -208,7 +208,8 @@ def test_the_right_engine_is_taken(built: Path, key: Key) -> None:
         ({"profile": {"VOXELS": [[1]]}}, "it was built for other shapes"),
         ({"plan_sha256": "0" * 64}, "is not the file that engine.json describes"),
         ({"plan_bytes": 7}, "model.plan is truncated: 6 of 7 bytes"),
-        ({"onnx_sha256": None}, "built from another ONNX file"),
+        ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
+        ({"onnx_sha256": None}, "onnx_sha256: got null, expected text"),
     ],
 )
 def test_any_difference_refuses_it(

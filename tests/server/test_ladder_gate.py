@@ -68,6 +68,44 @@ def test_a_damaged_record_is_no_pass(text: str, release: Path) -> None:
         check(release)
 
 
+NAMED = {"release": "r", "passed": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([], "got [], expected an object"),
+        (None, "got null, expected an object"),
+        ({"passed": True}, "release: it is missing, expected text"),
+        (NAMED | {"release": 1}, "release: got 1, expected text"),
+        (NAMED | {"passed": "yes"}, 'passed: got "yes", expected true or false'),
+        (NAMED | {"plans": None}, "plans: got null, expected an object of texts"),
+        (NAMED | {"plans": ["x"]}, 'plans: got ["x"], expected an object of texts'),
+        (NAMED | {"plans": {"v": 5}}, 'plans: got {"v": 5}, expected an object of texts'),
+        (NAMED | {"failures": "one"}, 'failures: got "one", expected a list of texts'),
+        (NAMED | {"failures": [None]}, "failures: got [null], expected a list of texts"),
+        (NAMED | {"more": 2}, "more: nothing is known of such a field"),
+    ],
+)
+def test_a_wrong_field_is_named(content: object, complaint: str, release: Path) -> None:
+    path = release / "ctclip_check" / "1" / "ladder.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(LadderRefusedError) as caught:
+        check(release)
+    assert str(path) in caught.value.cause
+    assert f"is damaged: {complaint}" in caught.value.cause
+    assert "ctclip parity" in caught.value.remedy
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(release: Path) -> None:
+    folder = release / "ctclip_check" / "1"
+    (folder / "ladder.json").mkdir()
+    before = sorted(folder.iterdir())
+    with pytest.raises(OSError, match="irectory"):
+        LadderRecord(name_of(release), True).write(release, "1")
+    assert sorted(folder.iterdir()) == before
+
+
 def test_an_engine_serves_only_after_a_ladder_with_that_very_engine(release: Path) -> None:
     name, plan = name_of(release), release / "ctclip_vision" / "1" / "model.plan"
     plan.write_bytes(b"a plan")

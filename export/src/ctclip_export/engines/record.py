@@ -8,11 +8,36 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ctclip_client.json_fields import OBJECT, TEXT, WHOLE, Kind, complaint
+from ctclip_client.placing import placed
 from ctclip_export.engines.profile import Shapes
 from ctclip_export.engines.target import EngineError
 from ctclip_export.hashing import sha256
 
 FILE = "engine.json"
+
+
+def _are_shapes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(shapes, list)
+        and all(isinstance(shape, list) and all(map(WHOLE.holds, shape)) for shape in shapes)
+        for shapes in value.values()
+    )
+
+
+_KINDS = {
+    "onnx_sha256": TEXT,
+    "tensorrt_version": TEXT,
+    "gpu_name": TEXT,
+    "compute_capability": TEXT,
+    "profile": Kind(_are_shapes, "an object of shapes for each input"),
+    "precision": TEXT,
+    "plan_sha256": TEXT,
+    "plan_bytes": WHOLE,
+    "layers": OBJECT,
+}
+_SIZES = {"activation_bytes": WHOLE, "weights_bytes": WHOLE}
+_ALL_SIZES = frozenset(_SIZES)
 
 
 @dataclass(frozen=True)
@@ -44,23 +69,26 @@ class Record:
     layers: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write it whole or not at all."""
-        part = folder / f".{FILE}.part"
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        part.replace(folder / FILE)
+        """Write it whole or not at all. Raises: OSError."""
+        with placed(folder / FILE) as file:
+            file.write((json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> Record:
-    """Read `engine.json`. Raises: EngineError."""
+    """Read `engine.json`. Raises: EngineError naming the field, got and expected."""
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record = Record(**{each.name: content[each.name] for each in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
             f"engine: {path} cannot be read ({type(error).__name__}: {error}).", _rebuild()
         ) from error
-    return record
+    wrong = complaint(content, _KINDS)
+    if not wrong and (of_layers := complaint(content["layers"], _SIZES, optional=_ALL_SIZES)):
+        wrong = f"layers.{of_layers}"
+    if wrong:
+        raise EngineError(f"engine: {path} is damaged: {wrong}.", _rebuild())
+    return Record(**{each.name: content[each.name] for each in fields(Record)})
 
 
 def difference(folder: Path, plan: str, key: Key) -> str:

@@ -22,16 +22,41 @@ from ctclip_client.contract import (
     VOXELS,
     Geometry,
 )
+from ctclip_client.errors import Unreadable
+from ctclip_client.json_fields import (
+    OBJECT,
+    TEXT,
+    THREE_NUMBERS,
+    THREE_WHOLE,
+    Kind,
+    complaint,
+)
+from ctclip_client.placing import placed
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.tensorrt import WARMUP_TOKENS
 from ctclip_export.runtime import run_preprocess
 from ctclip_export.tokens import tokenised
 
 FOLDER = "warmup"
+_GEOMETRY = {"volume_shape": THREE_WHOLE, "target_spacing_mm": THREE_NUMBERS}
+_PROMPTS = Kind(
+    lambda value: (
+        isinstance(value, list)
+        and bool(value)
+        and all(complaint(entry, {"absent": TEXT}) == "" for entry in value)
+    ),
+    "a list of objects with a text 'absent'",
+)
 
 
 def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> None:
-    """Write both models' files, through the repository's own preprocessing and vocabulary."""
+    """Write both models' files, through the repository's own preprocessing and vocabulary.
+
+    Raises:
+        Unreadable: the release's record lacks what they are made from.
+        OSError: they cannot be written; each lies there whole, or not at all.
+    """
+    _check(release)
     geometry = release["geometry"]
     z, y, x = geometry["volume_shape"]
     spacing_z, spacing_y, spacing_x = geometry["target_spacing_mm"]
@@ -47,10 +72,20 @@ def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> 
     _write(repository / TEXT_ENCODER.name, {INPUT_IDS.name: ids, ATTENTION_MASK.name: mask})
 
 
+def _check(release: Mapping[str, Any]) -> None:
+    wrong = complaint(release, {"geometry": OBJECT, "prompts": _PROMPTS})
+    if not wrong and (inner := complaint(release["geometry"], _GEOMETRY)):
+        wrong = f"geometry.{inner}"
+    if wrong:
+        raise Unreadable(
+            f"warm-up: the release in provenance.json is damaged: {wrong}.",
+            "Name a repository that ctclip export has written.",
+        )
+
+
 def _write(model: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     folder = model / FOLDER
     folder.mkdir(exist_ok=True)
     for name, array in tensors.items():
-        part = folder / f".{name}.part"
-        part.write_bytes(np.ascontiguousarray(array).tobytes())
-        part.replace(folder / name)
+        with placed(folder / name) as file:
+            file.write(np.ascontiguousarray(array).tobytes())

@@ -13,11 +13,15 @@ from pathlib import Path
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError
+from ctclip_client.json_fields import TEXT, TEXT_BY_NAME, TEXTS, TRUTH, complaint
+from ctclip_client.placing import placed
 from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.members import Members
 
 FILE = "ladder.json"
 PLAN = "model.plan"
+_KINDS = {"release": TEXT, "passed": TRUTH, "failures": TEXTS, "plans": TEXT_BY_NAME}
+_OPTIONAL = frozenset({"failures", "plans"})
 
 
 class LadderRefusedError(CTClipError):
@@ -38,18 +42,17 @@ class LadderRecord:
 
     def write(self, repository: Path, version: str) -> None:
         """Keep it beside the release, whole or not at all. Raises: OSError."""
-        folder = repository / CHECK.name / version
-        part = folder / f".{FILE}.part"
-        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        part.replace(folder / FILE)
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        with placed(repository / CHECK.name / version / FILE) as file:
+            file.write(text.encode())
 
 
 def check_ladder(members: Members, version: int, release: str) -> None:
     """Refuse a release whose ladder failed, and engines that no ladder was climbed with.
 
-    Raises: LadderRefusedError naming the rung or the engine.
+    Raises: LadderRefusedError naming the rung, the engine, or what is damaged.
     """
-    record = _read(members.repository / CHECK.name / str(version) / FILE)
+    record = read_ladder(members.repository, version)
     if record is not None and record.release == release and not record.passed:
         raise LadderRefusedError(
             f"release: version {version} failed its ladder: {'; '.join(record.failures)}.",
@@ -74,13 +77,27 @@ def plans_of(repository: Path, version: str) -> dict[str, str]:
     }
 
 
-def _read(path: Path) -> LadderRecord | None:
+def read_ladder(repository: Path, version: int | str) -> LadderRecord | None:
+    """What is kept beside a version, None if nothing is.
+
+    Raises: LadderRefusedError naming the field, what it holds and what it should.
+    """
+    path = repository / CHECK.name / str(version) / FILE
     if not path.exists():
         return None
     try:
-        return LadderRecord(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise LadderRefusedError(
-            f"release: {path} is damaged ({type(error).__name__}): nobody knows what it said.",
-            "Climb the ladder again: ctclip parity --repository DIR.",
-        ) from error
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"it cannot be read as JSON ({type(error).__name__})") from error
+    if wrong := complaint(content, _KINDS, optional=_OPTIONAL):
+        raise _damaged(path, wrong)
+    if unknown := sorted(set(content) - set(_KINDS)):
+        raise _damaged(path, f"{unknown[0]}: nothing is known of such a field")
+    return LadderRecord(**content)
+
+
+def _damaged(path: Path, why: str) -> LadderRefusedError:
+    return LadderRefusedError(
+        f"release: {path} is damaged: {why}. Nobody knows what it said.",
+        "Climb the ladder again: ctclip parity --repository DIR.",
+    )
