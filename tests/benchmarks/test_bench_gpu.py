@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.chdir(tmp_path)  # a .env of this working tree is not meant
     return folder
 
 
@@ -227,14 +228,19 @@ def test_the_ladder_is_kept_with_the_gpus_name(
     program(programs, "nvidia-smi", SMI)
     steps: list[str] = []
 
-    def step(command: Sequence[str]) -> int:
+    def step(command: Sequence[str], environment: Mapping[str, str]) -> int:
+        assert environment["CUDA_VISIBLE_DEVICES"] == "1"
         steps.append(command[3])
         return 0
 
-    def parity(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+    def parity(
+        command: Sequence[str], environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        assert environment["CUDA_VISIBLE_DEVICES"] == "1"
         steps.append(command[3])
         return subprocess.CompletedProcess(command, 0, json.dumps(ladder(engine)))
 
+    monkeypatch.setenv("CTCLIP_GPU", "1")
     monkeypatch.setattr(check_module, "require_tensorrt", lambda: None)
     monkeypatch.setattr(check_module, "run", step)
     monkeypatch.setattr(check_module, "climb_ladder", parity)

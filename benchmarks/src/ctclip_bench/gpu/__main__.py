@@ -11,6 +11,7 @@ from ctclip_bench.gpu.bench import bench
 from ctclip_bench.gpu.check import check
 from ctclip_bench.gpu.steps import Inputs
 from ctclip_client.errors import CTClipError
+from ctclip_client.signals import termination_interrupts
 
 EXIT_INTERRUPTED = 130
 
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tuple(more),
     )
     try:
-        return check(inputs) if args.what == "check" else bench(inputs)
+        with termination_interrupts():
+            return check(inputs) if args.what == "check" else bench(inputs)
     except CTClipError as error:
         print(f"error: {error.cause}", file=sys.stderr)
         if error.remedy:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctclip_bench.gpu.steps import CONFIG_NAME, Inputs, ctclip, require_docker, require_gpu, run
+from ctclip_bench.gpu.steps import (
+    CONFIG_NAME,
+    Inputs,
+    chosen_gpu,
+    ctclip,
+    gpu_environment,
+    require_docker,
+    require_gpu,
+    run,
+)
+from ctclip_bench.gpu.variables import ADMIN_HEADER, GPU, GRPC_PORT, USER, compose_variables
 from ctclip_client.errors import InvalidInput, Unavailable
 
 PROFILE = "tensorrt"
 BUILDER, SERVICE = "build-engines", "triton-tensorrt"
 """Of docker-compose.yml."""
+_LOOPBACK = "127.0.0.1"
 _REMEDY = "Or start Triton with the plans yourself, and name it: make gpu-bench URL=HOST:8001"
 
 
@@ -25,30 +36,39 @@ def bench(inputs: Inputs) -> int:
     """
     if inputs.url is not None:
         inputs.check()
-        return _measure(inputs, inputs.url)
-    require_gpu("Run make gpu-bench on the machine with the GPU. " + _REMEDY)
+        return _measure(inputs, inputs.url, gpu_environment(chosen_gpu()))
+    variables = compose_variables(Path.cwd(), os.environ)
+    # Without the variable it is 0 for Compose, whatever CUDA sees outside of the container.
+    gpu = gpu_environment(variables.get(GPU) or "0")
+    require_gpu("Run make gpu-bench on the machine with the GPU. " + _REMEDY, gpu)
     docker = require_docker("Install Docker Engine with Compose. " + _REMEDY)
     inputs.check()
-    with _container(docker, inputs.repository) as url:
-        return _measure(inputs, url)
+    header = variables.get(ADMIN_HEADER, "")  # statistics and configs are only had with it
+    flags = ["--header", f"triton-grpc-protocol-{header}"] if "=" in header else []
+    with _container(docker, inputs.repository, variables) as url:
+        return _measure(inputs, url, gpu, flags)
 
 
-def _measure(inputs: Inputs, url: str) -> int:
+def _measure(
+    inputs: Inputs, url: str, environment: Mapping[str, str], flags: Sequence[str] = ()
+) -> int:
     return run(
         ctclip(
             "bench", "--repository", str(inputs.repository), "--config-name", CONFIG_NAME,
-            "--url", url, "--out", str(inputs.out), *inputs.reference(), *inputs.more,
-        )
+            "--url", url, "--out", str(inputs.out), *flags, *inputs.reference(), *inputs.more,
+        ),
+        environment,
     )  # fmt: skip
 
 
 @contextmanager
-def _container(docker: str, repository: Path) -> Iterator[str]:
+def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> Iterator[str]:
     """The official Triton over the repository, with its plans; taken down at the end.
 
     Plans are built in the image that serves, those that match are kept: a plan runs on no other
-    TensorRT than the one that built it.
+    TensorRT than the one that built it. variables: as Compose reads them.
     """
+    port = variables.get(GRPC_PORT) or "8001"
     every = [flag for profile in ("cpu", "gpu", PROFILE) for flag in ("--profile", profile)]
     running = subprocess.run(
         [docker, "compose", *every, "ps", "--quiet"], capture_output=True, text=True, check=False
@@ -59,13 +79,14 @@ def _container(docker: str, repository: Path) -> Iterator[str]:
         # `up` would start it anew with another repository, under whoever uses it.
         raise InvalidInput(
             "docker compose: a server of this project runs already.",
-            "Measure that one: make gpu-bench URL=localhost:8001. Or stop it first: docker compose "
-            "--profile NAME down",
+            f"Measure that one: make gpu-bench URL=localhost:{port}. Or stop it first: docker "
+            "compose --profile NAME down",
         )
     compose = [docker, "compose", "--profile", PROFILE]
-    environment = {"CTCLIP_REPOSITORY": str(repository.absolute())}
-    if "CTCLIP_USER" not in os.environ:  # whoever runs this may write plans into the repository
-        environment["CTCLIP_USER"] = f"{os.getuid()}:{os.getgid()}"
+    # Only this machine measures, so only this machine reaches it, whatever is set for serving.
+    environment = {"CTCLIP_REPOSITORY": str(repository.absolute()), "CTCLIP_BIND": _LOOPBACK}
+    if not variables.get(USER):  # whoever runs this may write plans into the repository
+        environment[USER] = f"{os.getuid()}:{os.getgid()}"
     steps = (
         ["build", BUILDER, SERVICE],
         ["run", "--rm", BUILDER],
@@ -78,6 +99,6 @@ def _container(docker: str, repository: Path) -> Iterator[str]:
                     f"docker compose {' '.join(step)} ended with exit code {code}.",
                     "See what it said above. " + _REMEDY,
                 )
-        yield f"127.0.0.1:{os.environ.get('CTCLIP_GRPC_PORT') or 8001}"
+        yield f"{_LOOPBACK}:{port}"
     finally:
         run([*compose, "down"], environment)

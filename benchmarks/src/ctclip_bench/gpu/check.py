@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from ctclip_bench.gpu.steps import Inputs, ctclip, require_gpu, require_tensorrt, run
+from ctclip_bench.gpu.steps import (
+    Inputs,
+    chosen_gpu,
+    ctclip,
+    finish,
+    gpu_environment,
+    require_gpu,
+    require_tensorrt,
+    run,
+)
 from ctclip_bench.ladder import ENGINE_RUNG
 from ctclip_bench.latency.record import check_folder, file_name, free_path, write_json
 from ctclip_client.errors import CTClipError
@@ -21,15 +31,18 @@ def check(inputs: Inputs) -> int:
 
     Raises: CTClipError if the machine lacks something, or a step dies.
     """
-    gpu = require_gpu("Run make gpu-check on the machine with the GPU that will serve.")
+    environment = gpu_environment(chosen_gpu())
+    gpu = require_gpu(
+        "Run make gpu-check on the machine with the GPU that will serve.", environment
+    )
     require_tensorrt()
     inputs.check()
     check_folder(inputs.out)
     repository = str(inputs.repository)
-    code = run(ctclip("build-engines", "--repository", repository, "--target", "tensorrt"))
-    if code:
+    build = ctclip("build-engines", "--repository", repository, "--target", "tensorrt")
+    if code := run(build, environment):
         return code
-    ladder = _parity(inputs)
+    ladder = _parity(inputs, environment)
     content = {
         **without_names(ladder, inputs.url),
         "passed": ladder["passed"] and not engine_complaint(ladder),
@@ -46,20 +59,25 @@ def check(inputs: Inputs) -> int:
     return 0 if ladder["passed"] else 1
 
 
-def _parity(inputs: Inputs) -> dict[str, Any]:
+def _parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]:
     """The ladder's JSON. Its exit code says nothing here: 1 is a result, and a death is seen."""
     url = ["--url", inputs.url] if inputs.url else []
     command = ctclip(
         "parity", "--repository", str(inputs.repository), *inputs.reference(), *url, "--json",
         *inputs.more,
     )  # fmt: skip
-    done = climb_ladder(command)
+    done = climb_ladder(command, environment)
     return read_ladder(done.returncode, done.stdout)
 
 
-def climb_ladder(command: list[str]) -> subprocess.CompletedProcess[str]:
+def climb_ladder(
+    command: list[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
     """Run `ctclip parity`, its progress before everyone's eyes and its JSON caught."""
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    return subprocess.CompletedProcess(command, *finish(process))
 
 
 def read_ladder(code: int, text: str) -> dict[str, Any]:

@@ -7,16 +7,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
 from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
-from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
+from ctclip_export.engines.gpu import DRIVERS_ORDER, Gpu, NoGpu, read_gpu
 from ctclip_export.engines.target import TENSORRT, load_library
 
 CONFIG_NAME = "tensorrt"
 _DOCKER_ANSWERS_S = 30
+_ENDS_BY_ITSELF_S, _PUTS_AWAY_S = 3, 60
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,23 @@ class Inputs:
         return ["--against", str(self.checkpoint), "--text-model", str(self.text_model)]
 
 
-def require_gpu(remedy: str) -> Gpu:
-    """The GPU of this machine. Raises: NoGpu with that remedy."""
+def chosen_gpu() -> str:
+    """CTCLIP_GPU as Compose reads it; "" if it is not set."""
+    return compose_variables(Path.cwd(), os.environ, (GPU,)).get(GPU, "")
+
+
+def gpu_environment(gpu: str) -> dict[str, str]:
+    """What a process needs to use that GPU (number or UUID; "": the first visible) and no other.
+
+    docker and nvidia-smi number GPUs alike; with this, CUDA does, too.
+    """
+    return {**DRIVERS_ORDER, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+
+
+def require_gpu(remedy: str, environment: Mapping[str, str]) -> Gpu:
+    """The GPU that a process with this in its environment uses. Raises: NoGpu with that remedy."""
     try:
-        return read_gpu()
+        return read_gpu({**os.environ, **environment})
     except NoGpu as error:
         raise NoGpu(error.cause, remedy) from error
 
@@ -93,13 +109,40 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
     Raises: CTClipError.
     """
-    done = subprocess.run(command, check=False, env={**os.environ, **(environment or {})})
-    if done.returncode < 0:
+    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, text=True)
+    code, _ = finish(process)
+    if code < 0:
         raise CTClipError(
-            f"{_name(command)} was killed by signal {-done.returncode}.",
+            f"{_name(command)} was killed by signal {-code}.",
             "Nothing can be said of what it had not finished: run it again.",
         )
-    return done.returncode
+    return code
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and caught output. If this is interrupted, the process may put away its work.
+
+    Killing it, as subprocess.run does, would leave half-built engines in the repository.
+    """
+    with process:
+        try:
+            text = process.communicate()[0]
+        except BaseException:
+            _end(process)
+            raise
+    return process.returncode, text or ""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    # After Ctrl-C it is ending already; told once more, it would leave off putting away.
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_ENDS_BY_ITSELF_S)
+        return
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_PUTS_AWAY_S)
+        return
+    process.kill()
 
 
 def _name(command: Sequence[str]) -> str:
