@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,9 @@ NAMED = {"release": "r", "passed": True}
         (NAMED | {"plans": {"v": 5}}, 'plans: got {"v": 5}, expected an object of texts'),
         (NAMED | {"failures": "one"}, 'failures: got "one", expected a list of texts'),
         (NAMED | {"failures": [None]}, "failures: got [null], expected a list of texts"),
+        (NAMED | {"scans": True}, "scans: got true, expected a whole number"),
+        (NAMED | {"scans": 1.5}, "scans: got 1.5, expected a whole number"),
+        (NAMED | {"failed_plans": None}, "failed_plans: got null, expected an object of texts"),
         (NAMED | {"more": 2}, "more: nothing is known of such a field"),
     ],
 )
@@ -119,4 +123,90 @@ def test_an_engine_serves_only_after_a_ladder_with_that_very_engine(release: Pat
     check(release)
     plan.write_bytes(b"another plan")
     with pytest.raises(LadderRefusedError, match="was never compared"):
+        check(release)
+
+
+# --- what a later climb may say of an earlier one ---
+
+X, Y = {"ctclip_vision": "x" * 64}, {"ctclip_vision": "y" * 64}
+
+
+def verdict(passed: bool, scans: int, **more: Any) -> LadderRecord:
+    failures = () if passed else (f"rung {scans}",)
+    return LadderRecord("r", passed, more.pop("failures", failures), scans=scans, **more)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "present", "reason"),
+    [
+        (verdict(False, 11), verdict(True, 11), {}, ""),
+        (verdict(False, 11), verdict(True, 10), {}, "failed on 11 scans, this climb saw 10"),
+        (verdict(False, 11), verdict(False, 10), {}, "at least 11 scans"),
+        (verdict(True, 11), verdict(False, 1), {}, ""),
+        (verdict(True, 11), verdict(True, 1), {}, ""),
+        # A record of before scans were counted.
+        (verdict(False, 0), verdict(True, 1), {}, ""),
+        (verdict(False, 2, reference=True), verdict(True, 9), {}, "--against CHECKPOINT"),
+        (verdict(False, 2, reference=True), verdict(True, 2, reference=True), {}, ""),
+        (verdict(False, 2, failed_plans=X), verdict(True, 2), X, "with the engines that lie there"),
+        (verdict(False, 2, failed_plans=X), verdict(True, 2, plans=X), X, ""),
+        (verdict(False, 2, failed_plans=X), verdict(True, 2), {}, ""),
+        (verdict(False, 2, failed_plans=X), verdict(True, 2), Y, ""),
+        # No rung could run: that says nothing.
+        (verdict(True, 2), verdict(False, 0, failures=()), {}, "no rung of it could run"),
+    ],
+)
+def test_a_failure_stays_until_a_climb_saw_as_much(
+    earlier: LadderRecord, later: LadderRecord, present: dict[str, str], reason: str
+) -> None:
+    kept, said = later.after(earlier, present)
+    assert bool(said) == bool(reason)
+    assert reason in said
+    assert kept.passed == (earlier if reason else later).passed
+
+
+def test_two_failures_are_both_remembered() -> None:
+    earlier = verdict(False, 11)
+    kept, _ = verdict(False, 2, reference=True, failed_plans=X).after(earlier, X)
+    assert kept.failures == ("rung 11", "rung 2")
+    assert (kept.scans, kept.reference, kept.failed_plans) == (11, True, X)
+
+
+@pytest.mark.parametrize(
+    ("later", "present", "plans"),
+    [
+        (verdict(True, 2), X, X),
+        (verdict(False, 2), X, X),
+        (verdict(True, 2), Y, {}),
+        (verdict(True, 2, plans=Y), Y, Y),
+        (verdict(False, 2, failed_plans=X), X, {}),
+        (verdict(False, 0, failures=()), X, X),
+    ],
+)
+def test_engines_that_passed_and_lie_there_still_have_passed(
+    later: LadderRecord, present: dict[str, str], plans: dict[str, str]
+) -> None:
+    kept, _ = later.after(verdict(True, 2, plans=X), present)
+    assert kept.plans == plans
+
+
+def test_engines_that_failed_do_not_pass_on_fewer_scans() -> None:
+    kept, said = verdict(True, 1, plans=X).after(verdict(False, 11, failed_plans=X), X)
+    assert said
+    assert (kept.passed, kept.plans) == (False, {})
+
+
+def test_another_release_has_no_say() -> None:
+    later = LadderRecord("other", True, scans=1)
+    assert later.after(verdict(False, 11, plans=X), X) == (later, "")
+    assert later.after(None, X) == (later, "")
+
+
+def test_the_gate_says_how_many_scans_it_takes(release: Path) -> None:
+    LadderRecord(name_of(release), False, ["x"], scans=11, reference=True).write(release, "1")
+    with pytest.raises(LadderRefusedError) as caught:
+        check(release)
+    assert "on at least 11 scans, against the checkpoint" in caught.value.remedy
+    LadderRecord(name_of(release), False).write(release, "1")
+    with pytest.raises(LadderRefusedError, match="no rung of it could run"):
         check(release)

@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
-    """Climb, print, and say by the exit code whether it may serve."""
+    """Climb, print, and say by the exit code whether every rung that ran has passed."""
     from rich.console import Console
 
     from ctclip_bench.ladder.climb import climb, read_job
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         labels = read_labels(args.labels, [scan.name for scan in scans], release["findings"])
     with Stages() as stages:
         result = climb(job, release, stages)
-    _keep(result, job)
+    _keep(result, job, sample=not args.scans)
     areas = []
     if labels is not None and result.probabilities is not None:
         areas = compare_auroc(release["findings"], labels, *result.probabilities)
@@ -119,13 +119,26 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _keep(result: Climb, job: Job) -> None:
+def _keep(result: Climb, job: Job, *, sample: bool) -> None:
     """The verdict, beside the release, for `ctclip promote`."""
+    from ctclip_server.releases.ladder import LadderRefusedError, read_ladder
+
     try:
-        result.record().write(job.repository, job.version)
+        earlier = read_ladder(job.repository, job.version)
+    except LadderRefusedError as error:
+        _note(f"{error.cause} It is replaced.")
+        earlier = None
+    record, stays = result.record(sample=sample).after(earlier, result.plans)
+    if stays:
+        _note(stays)
+    try:
+        record.write(job.repository, job.version)
     except OSError as error:
-        print(
-            f"note: the verdict is not kept beside the release: {error.strerror}. A release whose "
-            "ladder failed could still be promoted.",
-            file=sys.stderr,
+        _note(
+            f"the verdict is not kept beside the release: {error.strerror}. A release whose "
+            "ladder failed could still be promoted."
         )
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -14,7 +14,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.ladder import ENGINE_RUNG, rungs
+from ctclip_bench.ladder import ENGINE_RUNG, REFERENCE_RUNG, rungs
 from ctclip_bench.ladder.files import changed_files
 from ctclip_bench.ladder.process import Outcome, Rung, run_rung, without_names
 from ctclip_bench.ladder.rungs import Answer, Job
@@ -36,6 +36,8 @@ from ctclip_export.samples.scans import Scan
 from ctclip_server.releases.ladder import LadderRecord, plans_of
 from ctclip_server.releases.members import read_members
 
+FILES = "files"
+"""No rung, but said as one: whether the files are those that the export judged."""
 FLOAT32_ERROR = 1e-6
 """Of a cosine over 512 channels, by the order of the sum."""
 
@@ -54,12 +56,23 @@ class Climb:
     probabilities: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     plans: Mapping[str, str] = field(default_factory=dict)
 
-    def record(self) -> LadderRecord:
-        """What is kept beside the release; no name of a scan, which may name a patient."""
-        failures = tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL")
-        engines = {v.rung for v in self.verdicts if v.verdict == "PASS"} & {ENGINE_RUNG}
+    def record(self, *, sample: bool = False) -> LadderRecord:
+        """What is kept beside the release; no name of a scan, which may name a patient.
+
+        sample: whether the scans are the public chest CT and its variations.
+        """
+        verdicts = {verdict.rung: verdict.verdict for verdict in self.verdicts}
+        engine = verdicts.get(ENGINE_RUNG)
+        ran = any(verdict != "NOT RUN" for rung, verdict in verdicts.items() if rung != FILES)
         return LadderRecord(
-            str(self.release["release"]), self.passed, failures, self.plans if engines else {}
+            release=str(self.release["release"]),
+            passed=self.passed,
+            failures=tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL"),
+            plans=self.plans if engine == "PASS" else {},
+            failed_plans=self.plans if engine == "FAIL" else {},
+            scans=len(self.scans) if ran else 0,
+            sample=sample and ran,
+            reference=self.baseline == REFERENCE_RUNG,
         )
 
     @property
@@ -170,7 +183,7 @@ class _Climber:
 
     def run(self) -> Climb:
         changed = changed_files(self.job.repository, self.job.version)
-        self.verdicts.append(Verdict("files", "FAIL" if changed else "PASS", changed))
+        self.verdicts.append(Verdict(FILES, "FAIL" if changed else "PASS", changed))
         ladder = self._ladder()
         first = next((step for step in ladder if not step.missing), None)
         if first is None:
@@ -194,7 +207,7 @@ class _Climber:
         job, precision = self.job, self.job.precision
         steps = []
         if job.checkpoint is not None:
-            steps.append(_Step("PyTorch fp32", rungs.pytorch))
+            steps.append(_Step(REFERENCE_RUNG, rungs.pytorch))
             if precision in DTYPES and precision != "fp32":
                 steps.append(_Step(f"PyTorch {precision}", rungs.pytorch_typed))
         low = precision not in ONNX_RUNTIME_PRECISIONS

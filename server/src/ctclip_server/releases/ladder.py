@@ -1,31 +1,47 @@
 """`ladder.json`: what `ctclip parity` said of a release, kept beside it. A failed one never serves.
 
 The export's own comparisons, in every `provenance.json`, let a release in. The ladder goes further:
-other scans, other runtimes, engines on the GPU. Its last word counts, and engines need one.
+other scans, other runtimes, engines on the GPU. Its last word counts, unless it saw less than one
+that failed, and engines need one: see `LadderRecord.after`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError
-from ctclip_client.json_fields import TEXT, TEXT_BY_NAME, TEXTS, TRUTH, complaint
+from ctclip_client.json_fields import TEXT, TEXT_BY_NAME, TEXTS, TRUTH, WHOLE, complaint
 from ctclip_client.placing import placed
 from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.members import Members
 
 FILE = "ladder.json"
 PLAN = "model.plan"
-_KINDS = {"release": TEXT, "passed": TRUTH, "failures": TEXTS, "plans": TEXT_BY_NAME}
-_OPTIONAL = frozenset({"failures", "plans"})
+_KINDS = {
+    "release": TEXT,
+    "passed": TRUTH,
+    "failures": TEXTS,
+    "plans": TEXT_BY_NAME,
+    "failed_plans": TEXT_BY_NAME,
+    "scans": WHOLE,
+    "sample": TRUTH,
+    "reference": TRUTH,
+    "date": TEXT,
+}
+_OPTIONAL = frozenset(_KINDS) - {"release", "passed"}
 
 
 class LadderRefusedError(CTClipError):
     """The ladder failed, or was not climbed with the engines that would serve. Exit code 1."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 @dataclass(frozen=True)
@@ -33,18 +49,94 @@ class LadderRecord:
     """release: its name. failures: rung and reason of each rung that failed, in words.
 
     plans: SHA-256 of every engine that a rung was run on, and passed, by model.
+    failed_plans: of those that it was run on, and failed.
+    scans: how many were compared, 0 if that was not counted, or no rung could run.
+    sample: whether they are the public chest CT and its variations.
+    reference: whether the rungs were compared with the checkpoint, not with its exported graphs.
+    date: when it was climbed, in UTC; "" if unknown.
     """
 
     release: str
     passed: bool
     failures: Sequence[str] = ()
     plans: Mapping[str, str] = field(default_factory=dict)
+    failed_plans: Mapping[str, str] = field(default_factory=dict)
+    scans: int = 0
+    sample: bool = False
+    reference: bool = False
+    date: str = field(default_factory=_now)
+
+    def after(
+        self, earlier: LadderRecord | None, present: Mapping[str, str]
+    ) -> tuple[LadderRecord, str]:
+        """What to keep of this climb beside an earlier one; why the earlier verdict stays, or "".
+
+        The last word counts, but a failure stays until a climb saw as much as the one that failed,
+        and engines that passed have passed for as long as they lie there and fail no climb.
+
+        Args:
+            earlier: what was kept before.
+            present: SHA-256 of the engines that lie there, by model.
+        """
+        if earlier is None or earlier.release != self.release:
+            return self, ""
+        still = {
+            model: digest
+            for model, digest in earlier.plans.items()
+            if present.get(model) == digest != self.failed_plans.get(model)
+        }
+        if not self.passed and not self.failures:
+            return replace(earlier, plans=still), (
+                "no rung of it could run on this machine: the verdict of before stays."
+            )
+        lacking = [] if earlier.passed else _lacking(self, earlier, present)
+        if not lacking:
+            return replace(self, plans={**still, **self.plans}), ""
+        reason = (
+            f"the release failed before, and that stays: {'; '.join(lacking)}. It is lifted by a "
+            f"ladder that passes {earlier.conditions(present)}."
+        )
+        both = replace(
+            earlier,
+            failures=tuple(dict.fromkeys((*earlier.failures, *self.failures))),
+            plans=still,
+            failed_plans={**earlier.failed_plans, **self.failed_plans},
+            scans=max(earlier.scans, self.scans),
+            reference=earlier.reference or self.reference,
+            date=self.date,
+        )
+        return replace(earlier, plans=still) if self.passed else both, reason
+
+    def conditions(self, present: Mapping[str, str]) -> str:
+        """What a climb has to see, at least, to lift this failure."""
+        parts = [f"on at least {self.scans or 1} scans"]
+        if self.reference:
+            parts.append("against the checkpoint (--against CHECKPOINT --text-model DIR)")
+        if self.failed_there(present):
+            parts.append("with the engines that lie there, or without engines in the repository")
+        return ", ".join(parts)
+
+    def failed_there(self, present: Mapping[str, str]) -> bool:
+        """Whether engines that failed still lie there."""
+        return any(present.get(model) == digest for model, digest in self.failed_plans.items())
 
     def write(self, repository: Path, version: str) -> None:
         """Keep it beside the release, whole or not at all. Raises: OSError."""
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
         with placed(repository / CHECK.name / version / FILE) as file:
             file.write(text.encode())
+
+
+def _lacking(later: LadderRecord, failed: LadderRecord, present: Mapping[str, str]) -> list[str]:
+    """What a failure saw, and a later climb did not."""
+    lacking = []
+    if later.scans < failed.scans:
+        lacking.append(f"it failed on {failed.scans} scans, this climb saw {later.scans}")
+    if failed.reference and not later.reference:
+        lacking.append("it failed against the checkpoint, this climb began at its exported graphs")
+    if failed.failed_there(present) and not (later.plans or later.failed_plans):
+        lacking.append("its engines failed and lie there still, this climb ran none")
+    return lacking
 
 
 def check_ladder(members: Members, version: int, release: str) -> None:
@@ -54,10 +146,12 @@ def check_ladder(members: Members, version: int, release: str) -> None:
     """
     record = read_ladder(members.repository, version)
     if record is not None and record.release == release and not record.passed:
+        conditions = record.conditions(plans_of(members.repository, str(version)))
         raise LadderRefusedError(
-            f"release: version {version} failed its ladder: {'; '.join(record.failures)}.",
+            f"release: version {version} failed its ladder: "
+            f"{'; '.join(record.failures) or 'no rung of it could run'}.",
             "Only a release whose ladder has passed may serve. Export it anew, or in a higher "
-            "precision, and climb again: ctclip parity.",
+            f"precision, and climb again: ctclip parity, {conditions}.",
         )
     known = record.plans if record is not None and record.release == release else {}
     for model in members.steps:
@@ -93,7 +187,7 @@ def read_ladder(repository: Path, version: int | str) -> LadderRecord | None:
         raise _damaged(path, wrong)
     if unknown := sorted(set(content) - set(_KINDS)):
         raise _damaged(path, f"{unknown[0]}: nothing is known of such a field")
-    return LadderRecord(**content)
+    return LadderRecord(**{"date": "", **content})
 
 
 def _damaged(path: Path, why: str) -> LadderRefusedError:
