@@ -46,6 +46,7 @@ class Level:
     errors: class of error -> how often. wrong: answers that were not those whose parity was shown.
     stages: model -> Triton's own statistics, None where the server does not tell.
     client_ms: medians of what the client measured itself.
+    failure: why it could not be measured, in words without the server's address; "" if it was.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Level:
     first_error: CTClipError | None
     client_ms: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, Spent] | None = None
+    failure: str = ""
 
 
 def make_level(

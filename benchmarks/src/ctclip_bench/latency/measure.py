@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from ctclip_bench.latency.agreement import Agreement, compare_with_reference
 from ctclip_bench.latency.figures import Level, make_level
 from ctclip_bench.latency.load import Amount, Sample, Starter, Work, closed_loop, open_loop
 from ctclip_bench.latency.memory import Usage, Watch, gpu_memory
-from ctclip_bench.latency.server import Server
+from ctclip_bench.latency.server import Server, without_address
 from ctclip_bench.latency.statistics import Spent, difference
 from ctclip_bench.latency.workloads import prepared, split, texts, vision_batches, whole_path
 from ctclip_client import Volume
@@ -65,9 +65,19 @@ class Measurement:
         return tuple(f"{level.name}: {text}" for level in self.levels for text in level.wrong)
 
     @property
-    def passed(self) -> bool:
+    def failed(self) -> tuple[str, ...]:
+        """The levels that could not be measured, each with the reason."""
+        return tuple(f"{level.name}: {level.failure}" for level in self.levels if level.failure)
+
+    @property
+    def right(self) -> bool:
         """The verdict before the load, and every answer under it."""
         return self.agreement.passed and not self.wrong
+
+    @property
+    def passed(self) -> bool:
+        """Right, and complete."""
+        return self.right and not self.failed
 
     @property
     def failed_requests(self) -> int:
@@ -93,7 +103,8 @@ def measure(
     """Judge, and only where that passes, measure.
 
     gpu_before_bytes: memory in use on the GPU before this server was started, if that is known.
-    Raises: InvalidInput, ServiceError.
+    A level that cannot be measured is kept with its reason, and the next one is tried.
+    Raises: InvalidInput, ServiceError, before the first level.
     """
     server = subject.server
     agreement = compare_with_reference(
@@ -173,6 +184,7 @@ class _Load:
             voxels = prepared(self.job, self.volumes)[order]
         expected = np.stack([scores.image_embedding for scores in self.agreement.served])[order]
         with vision_batches(self.server, voxels) as batches:
+            self.notes += [batches.note] if batches.note else []
             for batch in self.plan.batches:
                 sizes = split(batch, limit)
                 load: dict[str, float | str] = {
@@ -203,12 +215,21 @@ class _Load:
         requests: int,
     ) -> None:
         before: dict[str, Spent] = {}
+        samples: list[Sample] = []
+        spent: dict[str, Spent] = {}
+        error: CTClipError | None = None
         with self.stages.stage(name, requests) as advance:
-            samples = run(lambda: before.update(self._read()), advance)
-            spent = difference(self._read(), before)
+            try:
+                samples = run(lambda: before.update(self._read()), advance)
+                spent = difference(self._read(), before)
+            except CTClipError as caught:  # the other levels are worth an hour, perhaps
+                error = caught
         level = make_level(name, what.load, what.units, samples, spent or None)
-        if level.n == 0 and level.first_error is not None:
-            raise level.first_error  # nothing was measured; this says why
+        if error is None and level.n == 0:
+            error = level.first_error
+        if error is not None:
+            cause = without_address(error.cause, self.server.address)
+            level = replace(level, failure=f"{type(error).__name__}: {cause}")
         self.levels[what.kind].append(level)
 
 

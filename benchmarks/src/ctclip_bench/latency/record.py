@@ -19,8 +19,9 @@ from ctclip_bench.machine import describe_machine
 from ctclip_client import InvalidInput, Volume
 from ctclip_export.engines.gpu import Gpu
 
-FORMAT = 1
-"""Raised whenever a key of the JSON changes its meaning."""
+FORMAT = 2
+"""Raised whenever a key of the JSON changes its meaning. 2: `passed` is false, too, where a level
+could not be measured."""
 
 
 def as_json(
@@ -39,7 +40,7 @@ def as_json(
     return {
         "passed": found.passed,
         "parity": {
-            "verdict": "PASS" if found.passed else "FAIL",
+            "verdict": "PASS" if found.right else "FAIL",
             "baseline": agreement.baseline,
             "bounds": asdict(agreement.bounds),
             "checks": [asdict(verdict) for verdict in agreement.verdicts],
@@ -82,6 +83,7 @@ def _level(level: Level) -> dict[str, Any]:
         "name": level.name,
         **level.load,
         "n": level.n,
+        "failure": level.failure or None,
         "errors": dict(level.errors),
         "wrong_answers": len(level.wrong),
         "latency_ms": None if level.latency_ms is None else _rounded(level.latency_ms),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import tritonclient.grpc as triton
+from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from ctclip_bench.latency.memory import process_memory
@@ -26,6 +29,7 @@ from ctclip_client import (
     Tls,
     Unavailable,
 )
+from ctclip_client._shared_memory import Region
 from ctclip_client.contract import MODELS
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded import EmbeddedTriton
@@ -148,28 +152,44 @@ class Raw:
         return self.ask(self.connection.get_model_config, model).config
 
 
-@contextmanager
-def shared_region(raw: Raw, name: str, nbytes: int) -> Iterator[Any]:
-    """System shared memory that the server has mapped, or None where it is not offered that way."""
-    import tritonclient.utils.shared_memory as memory
+@dataclass(frozen=True)
+class Shared:
+    """name: of a region that the server has mapped; "" if there is none. note: why there is none,
+    where somebody can do something about it.
+    """
 
+    name: str = ""
+    note: str = ""
+
+
+@contextmanager
+def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[Shared]:
+    """An array in system shared memory, for a server on this machine that allows it."""
     if not raw.server.on_this_machine:
-        yield None
+        yield Shared()
         return
     with ExitStack() as stack:
         try:
-            region = memory.create_shared_memory_region(name, f"/{name}", nbytes, create_only=True)
-        except memory.SharedMemoryException:
-            yield None
+            region = Region(array.nbytes)
+        except OSError as error:
+            yield Shared(
+                note=f"no shared memory ({array.nbytes:,} bytes): {error.strerror or error}. The "
+                "vision model's volumes were sent in messages, which is in its latency. "
+                "Enlarge /dev/shm (shm_size of a container)."
+            )
             return
-        stack.callback(memory.destroy_shared_memory_region, region)
+        stack.callback(region.close)
+        register = raw.connection.register_system_shared_memory
         try:
-            raw.ask(raw.connection.register_system_shared_memory, name, f"/{name}", nbytes)
+            raw.ask(register, region.name, region.key, region.nbytes)
         except CTClipError:  # off by default in Triton since 26.04
-            yield None
+            yield Shared()
             return
-        stack.callback(_forget, raw, name)
-        yield region
+        stack.callback(_forget, raw, region.name)
+        # The server has mapped it. Without its name, it goes with the last of the two processes.
+        region.unlink()
+        region.write(np.ascontiguousarray(array).view(np.int16))
+        yield Shared(region.name)
 
 
 def _forget(raw: Raw, name: str) -> None:
@@ -177,6 +197,14 @@ def _forget(raw: Raw, name: str) -> None:
         raw.ask(raw.connection.unregister_system_shared_memory, name)
     except CTClipError:
         return  # the server has gone, and its mapping with it
+
+
+def without_address(text: str, address: str) -> str:
+    """The same without host and port, as gRPC writes them, too: results name no machine."""
+    text = re.sub(r"\b(ipv4|ipv6|dns):[^\s;,]+", "the server", text)
+    text = text.replace(address, "the server")
+    host = address.rpartition(":")[0]
+    return re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "the server", text) if host else text
 
 
 def describe_server(server: Server, repository: Path, config_name: str | None) -> dict[str, Any]:

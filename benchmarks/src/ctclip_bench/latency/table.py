@@ -23,7 +23,7 @@ def show(console: Console, found: Measurement, content: Mapping[str, Any]) -> No
     for line in verdict_lines(found, content):
         console.print(line, highlight=False, soft_wrap=True)
     console.print()
-    if not found.passed:
+    if not found.right:
         console.print("No timings: what answers wrongly has no latency.", highlight=False)
         return
     for table in _tables(found):
@@ -33,11 +33,11 @@ def show(console: Console, found: Measurement, content: Mapping[str, Any]) -> No
 
 
 def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
-    """PASS or FAIL of each check, then what was measured and where."""
-    style = "bold green" if found.passed else "bold red"
+    """PASS or FAIL of each check, what could not be measured, then what was measured and where."""
+    style = "bold green" if found.right else "bold red"
     agreement = found.agreement
     lines = [
-        f"[{style}]PARITY {'PASS' if found.passed else 'FAIL'}[/] against {agreement.baseline}, "
+        f"[{style}]PARITY {'PASS' if found.right else 'FAIL'}[/] against {agreement.baseline}, "
         f"worst of {len(content['scans'])} scans"
     ]
     for verdict in agreement.verdicts:
@@ -51,8 +51,9 @@ def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {verdict.verdict} {verdict.rung}{numbers}{why}")
     if found.wrong:
         lines.append(f"  FAIL {len(found.wrong)} answers under load — {escape(found.wrong[0])}")
-    elif found.levels:
+    elif any(level.n for level in found.levels):
         lines.append("  PASS every answer under load repeats the judged one")
+    lines += [f"  [bold red]FAILED[/] {escape(reason)}" for reason in found.failed]
     if content["random_weights"]:
         lines.append("[bold yellow]RANDOM WEIGHTS[/]: a demo checkpoint; its findings mean nothing")
     release, machine, server = content["release"], content["machine"], content["server"]
@@ -84,9 +85,14 @@ def _tables(found: Measurement) -> list[Table]:
         ),
         _levels("Text encoder, tokenizer included (ms)", found.texts, ("texts",), "texts/s"),
     ]  # fmt: skip
-    ends = found.whole_path[:1] + (found.whole_path[-1:] if len(found.whole_path) > 1 else ())
-    tables += [_stages(level) for level in ends]
+    tables += [_stages(level) for level in _ends(found)]
     return [table for table in tables if table.row_count]
+
+
+def _ends(found: Measurement) -> list[Level]:
+    """The whole path under the least and the most load that was measured."""
+    measured = [level for level in found.whole_path if level.n]
+    return measured[:1] + measured[1:][-1:]
 
 
 def _levels(title: str, levels: Sequence[Level], load: Sequence[str], unit: str) -> Table:
@@ -101,7 +107,8 @@ def _levels(title: str, levels: Sequence[Level], load: Sequence[str], unit: str)
         table.add_row(
             *(str(level.load[name]) for name in load),
             str(level.n),
-            ", ".join(f"{count} {name}" for name, count in level.errors.items()) or "0",
+            ", ".join(f"{count} {name}" for name, count in level.errors.items())
+            or ("FAILED" if level.failure else "0"),
             *(map(_ms, shown) if shown else ("", "", "")),
             f"{level.throughput_per_s:.3g}",
             "" if encoder is None else f"{encoder.batch:.2g}",
@@ -122,11 +129,11 @@ def _stages(level: Level) -> Table:
 
 def _remarks(found: Measurement, content: Mapping[str, Any]) -> list[str]:
     lines = []
-    for level in found.whole_path[:1] + found.whole_path[1:][-1:]:
+    for level in _ends(found):
         if level.client_ms:
             parts = ", ".join(f"{name} {_ms(value)}" for name, value in level.client_ms.items())
             lines.append(f"On the client's side, {level.name}, medians in ms: {parts}")
-    if any(level.n < FEW for level in found.levels):
+    if any(0 < level.n < FEW for level in found.levels):
         lines.append(f"n < {FEW}: there p99 is little more than the slowest request.")
     machine = content["machine"]
     if machine["load_before"] > _BUSY * machine["cores"]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from ctclip_bench.ladder.rungs import Job
 from ctclip_bench.latency.agreement import Agreement, difference, embedding_difference
 from ctclip_bench.latency.load import Work
-from ctclip_bench.latency.server import Raw, Server, shared_region
+from ctclip_bench.latency.server import Raw, Server, Shared, shared_region
 from ctclip_client import Client, Scores, Volume
 from ctclip_client.contract import PREPROCESS, VISION, VOXELS
 from ctclip_export.runtime import run_preprocess
@@ -76,17 +74,16 @@ class VisionBatches:
     """The vision model alone, with prepared volumes that lie ready in the request.
 
     transport: how they travel; without shared memory their 221 MB each (at the published geometry)
-    are part of the latency.
+    are part of the latency. note: why there is none, if that can be changed.
     """
 
-    def __init__(self, raw: Raw, voxels: NDArray[np.float32], region: Any, name: str) -> None:
-        """voxels: (B, 1, D, H, W), as many as the largest request holds; region: with them in it,
-        known to the server by `name`, or None.
-        """
-        self.transport = "grpc" if region is None else "shared_memory"
+    def __init__(self, raw: Raw, voxels: NDArray[np.float32], shared: Shared) -> None:
+        """voxels: (B, 1, D, H, W), as many as the largest request holds; shared: they lie there."""
+        self.transport = "shared_memory" if shared.name else "grpc"
+        self.note = shared.note
         self._raw = raw
         self._voxels = voxels
-        self._name = "" if region is None else name
+        self._name = shared.name
         self._outputs = [triton.InferRequestedOutput(tensor.name) for tensor in VISION.outputs]
 
     def work(
@@ -145,10 +142,5 @@ class VisionBatches:
 @contextmanager
 def vision_batches(server: Server, voxels: NDArray[np.float32]) -> Iterator[VisionBatches]:
     """Place VOXELS (B, 1, D, H, W) where the server can see them, if it is on this machine."""
-    import tritonclient.utils.shared_memory as memory
-
-    name = f"ctclip-bench-{os.getpid()}-{secrets.token_hex(8)}"
-    with server.raw() as raw, shared_region(raw, name, voxels.nbytes) as region:
-        if region is not None:
-            memory.set_shared_memory_region(region, [voxels])
-        yield VisionBatches(raw, voxels, region, name)
+    with server.raw() as raw, shared_region(raw, voxels) as shared:
+        yield VisionBatches(raw, voxels, shared)

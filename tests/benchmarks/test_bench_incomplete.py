@@ -1,0 +1,131 @@
+"""What is kept where part of a measurement cannot be had: a level that fails, too little memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctclip_bench.latency import measure as measure_module
+from ctclip_bench.latency.load import Work
+from ctclip_bench.latency.server import Server, without_address
+from ctclip_bench.latency.workloads import vision_batches
+from ctclip_client.cli import main
+from ctclip_client.errors import DeadlineExceeded, Unavailable
+from ctclip_server.embedded import EmbeddedTriton
+
+SHM = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lives on Linux)
+
+
+# --- shared memory ---
+
+
+def left_behind() -> set[str]:
+    return {path.name for path in SHM.iterdir() if str(os.getpid()) in path.name}
+
+
+def test_volumes_travel_in_shared_memory(server: EmbeddedTriton) -> None:
+    voxels = np.arange(24, dtype=np.float32).reshape(2, 1, 2, 2, 3)
+    with vision_batches(Server(server.grpc_url, 60), voxels) as batches:
+        assert (batches.transport, batches.note) == ("shared_memory", "")
+        assert not left_behind()  # nor would anything be if this process were killed now
+        with Server(server.grpc_url, 60).raw() as raw:
+            assert len(raw.ask(raw.connection.get_system_shared_memory_status).regions) == 1
+    with Server(server.grpc_url, 60).raw() as raw:
+        assert not raw.ask(raw.connection.get_system_shared_memory_status).regions
+
+
+def test_memory_that_is_too_small_is_said_before_anything_is_written(
+    server: EmbeddedTriton,
+) -> None:
+    """A sparse file would be made, and the process die of SIGBUS while it is filled."""
+    room = os.statvfs(SHM)
+    too_much = room.f_blocks * room.f_frsize // 4 + 2**28
+    voxels = np.broadcast_to(np.float32(0), (too_much,))  # takes no memory here
+    with vision_batches(Server(server.grpc_url, 60), voxels) as batches:
+        assert batches.transport == "grpc"
+        assert "No space left on device" in batches.note
+        assert str(SHM) in batches.note
+    assert not left_behind()
+
+
+def test_another_machine_is_offered_none() -> None:
+    with vision_batches(Server("ct.example:8001", 60), np.zeros((1, 1), np.float32)) as batches:
+        assert (batches.transport, batches.note) == ("grpc", "")
+
+
+# --- levels ---
+
+
+def failing(texts: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
+    """Of the text levels, one cannot connect, another gets nothing but errors."""
+
+    def work(server: Server, job: Any, count: int, agreement: Any) -> Work[Any]:
+        @contextmanager
+        def connect() -> Iterator[Callable[[int], Any]]:
+            if count == 2:
+                raise Unavailable(f"{server.address}: its queue is full.")
+
+            def ask(number: int) -> Any:
+                raise DeadlineExceeded(f"no answer from {server.address} in 1 s.")
+
+            yield ask
+
+        good = texts(server, job, count, agreement)
+        return good if count in (1, 4) else Work(connect, good.inspect)
+
+    return work
+
+
+def test_a_level_that_fails_does_not_take_the_others_with_it(
+    server: EmbeddedTriton,
+    repository: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(measure_module, "texts", failing(measure_module.texts))
+    flags = ["--url", server.grpc_url, "--scans", str(phantoms), "--out", str(tmp_path)]
+    load = ["--concurrency", "1", "--batch", "0", "--texts", "1,2,3,4", "--requests", "2"]
+    command = ["bench", "--repository", str(repository), *flags, *load, "--warmup", "0"]
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("PARITY PASS")
+    assert "PASS every answer under load" in printed
+    assert "FAILED Text encoder, 2 texts: Unavailable: the server: its queue is full." in printed
+    assert "FAILED Text encoder, 3 texts: DeadlineExceeded" in printed
+    assert "scans/s" in printed
+    (path,) = tmp_path.iterdir()
+    assert path.stem.endswith("-FAILED")
+    content = json.loads(path.read_text())
+    assert server.grpc_url not in path.read_text()
+    assert (content["passed"], content["parity"]["verdict"]) == (False, "PASS")
+    assert [level["n"] for level in content["whole_path"] + content["texts"]] == [2, 2, 0, 0, 2]
+    assert [level["failure"] for level in content["texts"]] == [
+        None, "Unavailable: the server: its queue is full.",
+        "DeadlineExceeded: no answer from the server in 1 s.", None,
+    ]  # fmt: skip
+    assert content["texts"][2]["errors"] == {"DeadlineExceeded": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ct.example:8001: connection to ipv4:192.0.2.7:8001 refused", "ct.example:8001"),
+        ("[2001:db8::7]:8001: last error ipv6:[2001:db8::7]:8001; gone", "[2001:db8::7]:8001"),
+        ("ct.example is unknown", "ct.example:8001"),
+        ("ipv4:192.0.2.7:8001: refused", "192.0.2.7:8001"),
+    ],
+)
+def test_a_reason_names_no_host(text: str, address: str) -> None:
+    said = without_address(text, address)
+    assert "the server" in said
+    assert not re.search(r"example|192|db8|8001", said)
