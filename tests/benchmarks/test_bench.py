@@ -67,6 +67,7 @@ def written(out: Path) -> dict[str, Any]:
 def test_a_running_server_is_judged_and_then_measured(
     server: EmbeddedTriton,
     repository: Path,
+    golden: Golden,
     scans: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -78,7 +79,12 @@ def test_a_running_server_is_judged_and_then_measured(
     printed = capsys.readouterr().out
     found = written(out)
     assert json.loads(printed) == found
-    assert NAME not in printed  # a file's name may name a patient
+    # A file's name may name a patient, or whose checkpoint it is.
+    assert NAME not in printed
+    assert golden.checkpoint.name not in printed
+    assert found["release"]["checkpoint"] == {
+        "sha256": sha256(golden.checkpoint), "variant": "v2", "random_weights": False,
+    }  # fmt: skip
     assert list(found)[:2] == ["passed", "parity"]
     assert found["parity"]["verdict"] == "PASS"
     assert [check["verdict"] for check in found["parity"]["checks"]] == ["PASS", "PASS"]
@@ -125,6 +131,7 @@ def test_the_embedded_server_is_started_and_stopped(
     assert main(["bench", "--repository", str(repository), *flags]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("PARITY PASS against PyTorch fp32, worst of 1 scans")
+    assert f"checkpoint {sha256(golden.checkpoint)[:16]}…" in printed
     for part in ("whole path, own bank", "zero-shot", "p99", "scans/s", "Inside Triton", "n < 100"):
         assert part in printed
     found = written(tmp_path)

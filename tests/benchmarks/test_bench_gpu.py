@@ -179,7 +179,8 @@ def ladder(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
         {"rung": "TensorRT engine", "verdict": engine, "reason": "no GPU" if engine else ""},
     ]
     return {
-        "passed": passed, "rungs": rungs, "release": {"release": "0123abcd"},
+        "passed": passed, "rungs": rungs,
+        "release": {"release": "0123abcd", "checkpoint": {"name": "patient.pt", "sha256": "4567"}},
         "machine": {"processor": "x"}, "scans": ["patient.nii"],
     }  # fmt: skip
 
@@ -206,7 +207,16 @@ def test_results_name_no_server_and_no_patient() -> None:
     found = without_names({**ladder(), "rungs": [served]}, "ct.example:8001")
     assert found["rungs"][0]["rung"] == "served by Triton at a running server"
     assert found["scans"] == 1
+    assert found["release"]["checkpoint"] == {"sha256": "4567"}
+    assert "patient" not in json.dumps(found)
     assert without_names(ladder(), None)["rungs"] == ladder()["rungs"]
+
+
+def test_kept_results_name_no_checkpoint() -> None:
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        kept = json.loads(path.read_text(encoding="utf-8"))["release"]["checkpoint"]
+        assert "name" not in kept, path.name
+        assert len(kept["sha256"]) == 64
 
 
 def test_an_engine_that_did_not_run_has_not_passed() -> None:

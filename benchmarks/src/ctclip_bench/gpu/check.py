@@ -21,7 +21,7 @@ from ctclip_bench.gpu.steps import (
     run,
 )
 from ctclip_bench.ladder import ENGINE_RUNG
-from ctclip_bench.latency.record import check_folder, file_name, free_path, write_json
+from ctclip_bench.latency.record import check_folder, file_name, free_path, without_name, write_json
 from ctclip_client.errors import CTClipError
 from ctclip_export.engines.gpu import Gpu
 
@@ -89,6 +89,7 @@ def read_ladder(code: int, text: str) -> dict[str, Any]:
         ladder: dict[str, Any] = json.loads(text)
         passed, rungs = ladder["passed"], ladder["rungs"]
         _ = ladder["machine"], ladder["scans"], ladder["release"]["release"]
+        _ = ladder["release"]["checkpoint"]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CTClipError(f"ctclip parity printed no ladder ({error!r}).", remedy) from error
     if not rungs or passed != (code == 0):
@@ -111,7 +112,8 @@ def without_names(ladder: Mapping[str, Any], url: str | None) -> dict[str, Any]:
             }
             for r in rungs
         ]
-    return {**ladder, "rungs": rungs, "scans": len(ladder["scans"])}
+    release = without_name(ladder["release"])
+    return {**ladder, "release": release, "rungs": rungs, "scans": len(ladder["scans"])}
 
 
 def engine_complaint(ladder: Mapping[str, Any]) -> str:

@@ -31,7 +31,8 @@ def as_json(
     about: Mapping[str, Any],
     gpu: Gpu | None,
 ) -> dict[str, Any]:
-    """Everything, verdict first. Of scans only shapes and sizes: file names may name a patient.
+    """Everything, verdict first. No file's name, which may name a patient: of scans only shapes and
+    sizes, of the checkpoint its SHA-256.
 
     about: `release` (as PROVENANCE), `config`, `server`, `load_before`: the kernel's load average
     of the minute before, in busy cores; other work on this machine makes every latency longer.
@@ -49,7 +50,7 @@ def as_json(
         "random_weights": about["release"]["checkpoint"]["random_weights"],
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "release": about["release"],
+        "release": without_name(about["release"]),
         "config": about["config"],
         "server": about["server"],
         "scans": [
@@ -76,6 +77,12 @@ def as_json(
             "gpu": None if gpu is None else _gpu(gpu),
         },
     }
+
+
+def without_name(release: Mapping[str, Any]) -> dict[str, Any]:
+    """A release without its checkpoint's file name."""
+    checkpoint = {key: value for key, value in release["checkpoint"].items() if key != "name"}
+    return {**release, "checkpoint": checkpoint}
 
 
 def _level(level: Level) -> dict[str, Any]:

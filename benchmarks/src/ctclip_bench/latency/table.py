@@ -61,7 +61,7 @@ def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
     gpu = f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}; " if machine["gpu"] else ""
     lines += [
         f"release {release['release']} ({release['precision']}, {shape}), checkpoint "
-        f"{escape(release['checkpoint']['name'])}, config {content['config']}",
+        f"{release['checkpoint']['sha256'][:16]}…, config {content['config']}",
         f"Triton {server['triton']} ({server['kind']}), vision on "
         f"{server['models']['ctclip_vision']['backend']}; {gpu}{machine['processor']}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB",
