@@ -77,7 +77,7 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
         asked = args.to
         if candidate is not None:
             with stages.stage(f"Check and copy {candidate}"):
-                asked = take_in(members, read_members(candidate))
+                asked = take_in(members, read_members(candidate), _say)
         version = choose_target(members, served, back=back, asked=asked)
         with stages.stage(f"Check version {version}"):
             release = check_release(members, version)

@@ -50,7 +50,7 @@ def check_release(members: Members, version: int) -> Release:
             f"release: version {version} is incomplete: '{missing[0]}' has no such version.",
             "Place all models of a release: ctclip promote --from REPOSITORY does.",
         )
-    records = {name: _record(members, name, version) for name in members.steps}
+    records = {name: read_record(members, name, version) for name in members.steps}
     first, *others = members.steps
     for name in others:
         if records[name]["release"] != records[first]["release"]:
@@ -80,7 +80,8 @@ def release_name(members: Members, version: int) -> str:
     return ""
 
 
-def _record(members: Members, name: str, version: int) -> dict[str, Any]:
+def read_record(members: Members, name: str, version: int) -> dict[str, Any]:
+    """A model's `provenance.json`: release, file and its SHA-256. Raises: ReleaseRefusedError."""
     path = members.repository / name / str(version) / PROVENANCE
     try:
         record = json.loads(path.read_text("utf-8"))

@@ -9,19 +9,25 @@ from typing import Any
 
 from ctclip_client.errors import InvalidInput
 from ctclip_server.releases.checks import check_release, release_name
+from ctclip_server.releases.extras import Pair, Say, cannot_copy, take_over, take_warmup
 from ctclip_server.releases.members import Members
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.repository import read_config
 
 
-def take_in(members: Members, candidate: Members) -> int:
+def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> int:
     """Place the candidate's release beside those of `members`; return its version there.
 
     What is served does not change: configs keep naming the versions that they name. A release that
-    is there already is not placed twice.
+    is there already is not placed twice: only its engines and verdict are taken over, if newer.
+
+    Args:
+        members: the repository that is served.
+        candidate: the repository that the release was exported to.
+        say: told what was not taken over, and why.
 
     Raises:
-        ReleaseRefusedError: the candidate may not serve.
+        ReleaseRefusedError, LadderRefusedError: the candidate may not serve.
         InvalidInput: its tensors are others, or the repository cannot be written.
     """
     pinned = candidate.pinned()
@@ -36,6 +42,7 @@ def take_in(members: Members, candidate: Members) -> int:
     _check_same_tensors(members, candidate)
     for version in members.complete_versions():
         if release_name(members, version) == release.name:
+            take_over(Pair(members, version, candidate, source), say)
             return version
     _name_served_versions(members)
     # Above every folder there is: leftovers of an interrupted copy, too.
@@ -83,6 +90,7 @@ def _name_served_versions(members: Members) -> None:
 def _copy(members: Members, candidate: Members, source: int, version: int) -> None:
     placed: list[Path] = []
     try:
+        take_warmup(members, candidate, source)
         # Steps last: an interrupted copy leaves no step folder that belongs to no release.
         for name in (*members.ensembles, *members.steps):
             folder = members.repository / name
@@ -99,9 +107,5 @@ def _copy(members: Members, candidate: Members, source: int, version: int) -> No
         for path in placed:
             shutil.rmtree(path, ignore_errors=True)
         if isinstance(error, OSError):
-            raise InvalidInput(
-                f"repository: cannot copy the release into {members.repository}: "
-                f"{error.strerror or error}.",
-                "Make room for it, and run this where the repository may be written.",
-            ) from error
+            raise cannot_copy(members, error) from error
         raise
