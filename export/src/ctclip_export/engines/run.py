@@ -47,15 +47,22 @@ class Engine:
     """One plan and its execution context on the GPU."""
 
     def __init__(self, plan: Path) -> None:
-        """Raises: EngineError if TensorRT does not take the file."""
+        """Raises: EngineError if TensorRT does not take the file, or the GPU has no room for it."""
         self._library = load_library(TENSORRT)
         logger = logger_of(self._library)
         self._runtime = self._library.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
-            said = logger.errors[-1] if logger.errors else "no reason given"
-            raise EngineError(f"engine: {plan} cannot be loaded: {said}.", "Build it again.")
+            raise EngineError(
+                f"engine: {plan} cannot be loaded: {_said(logger)}.", "Build it again."
+            )
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(
+                f"engine: {plan} cannot be run: {_said(logger)}.",
+                "Usually GPU memory is short: nvidia-smi shows what holds it. End that, or take a "
+                "larger GPU.",
+            )
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -82,6 +89,10 @@ class Engine:
             raise EngineError("engine: TensorRT could not run the plan.")
         self._stream.synchronize()
         return {name: held[name].cpu().numpy() for name in outputs}
+
+
+def _said(logger: Any) -> str:
+    return str(logger.errors[-1]) if logger.errors else "no reason given"
 
 
 class EngineVision:

@@ -54,7 +54,7 @@ def load_library(target: Target) -> Any:
     present = [name for name in target.modules if find_spec(name) is not None]
     try:
         return importlib.import_module((present or target.modules)[0])
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library that the loader misses
         remedy = f"Install it: pip install {target.package}"
         if target is TENSORRT:
             remedy += (
