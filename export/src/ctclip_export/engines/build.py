@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def build_engines(
         repository, target, str(library.__version__), capability, gpu,
         workspace_bytes, stages or Stages(),
     )  # fmt: skip
-    with ExitStack() as staging:
+    with _gone_if_empty(out), ExitStack() as staging:
         engines = [
             builder.build(model, version, release, out, staging)
             for model, version in versions.items()
@@ -218,6 +218,18 @@ def _place(engine: Engine, made: Path, target: Target) -> None:
         if (made / name).is_file():
             (made / name).replace(engine.folder / name)
     engine.record.write(engine.folder)
+
+
+@contextmanager
+def _gone_if_empty(out: Path | None) -> Iterator[None]:
+    """Inside, `out` and folders above it may be made; what is still empty at the end goes again."""
+    new = [] if out is None else [each for each in (out, *out.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _check_out(repository: Path, target: Target, out: Path | None) -> None:
