@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,33 +15,36 @@ from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.engines.build import Engine, build_engines
 from ctclip_export.engines.target import RTX
 from ctclip_export.hashing import sha256
-from ctclip_export.repository.build import export_repository
+from ctclip_export.repository.build import Export, export_repository
 
 from ..conftest import Golden
 
 
 @pytest.fixture(scope="session")
 def exported(
+    exported_in: Callable[[str], Export],
     golden: Golden,
     text_model: TextModel,
     phantoms: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Path]:
-    """The golden checkpoint with its ClassFine head, exported once a precision. Read-only."""
-    made: dict[str, Path] = {}
+    """The golden checkpoint in a precision, exported once for the run. Read-only.
 
+    int8 is made here, with the ClassFine head, whose graph is the same in every precision.
+    """
+
+    @functools.cache
     def export(precision: str) -> Path:
-        if precision not in made:
-            out = tmp_path_factory.mktemp(precision) / "repository"
-            checkpoint = load_checkpoint(
-                golden.checkpoint, text_model, golden.geometry, golden.folder / "ct_lipro.pt"
-            )
-            export_repository(
-                checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
-                precision=precision, calibration_folder=phantoms if precision == "int8" else None,
-            )  # fmt: skip
-            made[precision] = out
-        return made[precision]
+        if precision != "int8":
+            return exported_in(precision).repository
+        checkpoint = load_checkpoint(
+            golden.checkpoint, text_model, golden.geometry, golden.folder / "ct_lipro.pt"
+        )
+        return export_repository(
+            checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS,
+            tmp_path_factory.mktemp("int8") / "repository",
+            precision=precision, calibration_folder=phantoms,
+        ).repository  # fmt: skip
 
     return export
 
@@ -50,13 +54,11 @@ def compiled(
     exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], list[Engine]]:
     """Engines of a precision for compute capability 8.0, built once. Read-only."""
-    made: dict[str, list[Engine]] = {}
 
+    @functools.cache
     def build(precision: str) -> list[Engine]:
-        if precision not in made:
-            out = tmp_path_factory.mktemp(f"engines-{precision}")
-            made[precision] = build_engines(exported(precision), RTX, out=out)
-        return made[precision]
+        out = tmp_path_factory.mktemp(f"engines-{precision}")
+        return build_engines(exported(precision), RTX, out=out)
 
     return build
 

@@ -20,13 +20,13 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     folder = tmp_path / "site"
     folder.mkdir()
     name = "broken_tensorrt"
-    (folder / f"{name}.py").write_text("import ctypes; ctypes.CDLL('libnvinfer.so.11')\n")
+    (folder / f"{name}.py").write_text("import ctypes; ctypes.CDLL('libnvinfer.so.0')\n")
     monkeypatch.syspath_prepend(folder)
     return Target("tensorrt", (name,), "tensorrt", "model.plan", True, True)
 
 
 def test_a_library_that_does_not_load_is_said(broken: Target) -> None:
-    with pytest.raises(InvalidInput, match=r"--target tensorrt: libnvinfer\.so\.11: ") as caught:
+    with pytest.raises(InvalidInput, match=r"--target tensorrt: libnvinfer\.so\.0: ") as caught:
         load_library(broken)
     assert "pip install tensorrt" in caught.value.remedy
 
