@@ -11,7 +11,7 @@ import pytest
 from ctclip_bench.ladder import climb as module
 from ctclip_bench.ladder.process import without_names
 from ctclip_client.cli import main
-from ctclip_client.contract import TEXT_ENCODER
+from ctclip_client.contract import PUBLISHED_FINDINGS, TEXT_ENCODER
 from ctclip_export.precisions import precision_of
 
 PATIENT = "SMITH_JOHN_19500101"
@@ -62,6 +62,38 @@ def test_no_rung_at_all_is_no_pass_and_no_traceback(
     result = json.loads(capsys.readouterr().out)
     assert [rung["verdict"] for rung in result["rungs"]] == ["PASS", "NOT RUN"]
     assert (result["passed"], result["baseline"]) == (False, "nothing")
+
+
+@pytest.mark.parametrize("json_flag", [["--json"], []])
+def test_auroc_names_the_rung_whose_scores_it_is(
+    json_flag: list[str],
+    repository: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Here the third; where higher ones cannot run, it is not what is served."""
+    own = Path(shutil.copytree(repository, tmp_path / "repository"))
+    whole = module._Climber._ladder
+    monkeypatch.setattr(module, "missing_engine", lambda _: "no GPU")
+    monkeypatch.setattr(module._Climber, "_ladder", lambda climber: whole(climber)[:3])
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(phantoms / "ct0.nii.gz", scans)
+    labels, page = tmp_path / "labels.csv", tmp_path / "page.html"
+    columns = ",".join(entry.finding for entry in PUBLISHED_FINDINGS)
+    labels.write_text(f"name,{columns}\nct0.nii.gz{',1' * len(PUBLISHED_FINDINGS)}\n")
+    command = ["parity", "--repository", str(own), "--scans", str(scans)]
+    more = ["--labels", str(labels), "--report", str(page), *json_flag]
+    assert main([*command, *more]) == 0
+    said = capsys.readouterr().out
+    if json_flag:
+        areas = json.loads(said)["auroc"]
+        assert {area["rung"] for area in areas} == {"ONNX fp32, OpenVINO"}
+    else:
+        assert "AUROC of ONNX fp32, OpenVINO against ONNX fp32, ONNX Runtime" in said
+    assert "<th>ONNX fp32, OpenVINO</th>" in page.read_text()
 
 
 def test_the_text_engine_of_an_int8_release_is_a_float32_one() -> None:

@@ -56,7 +56,13 @@ def run(args: argparse.Namespace) -> int:
 
     from ctclip_bench.ladder.climb import climb, read_job
     from ctclip_bench.ladder.labels import compare_auroc, read_labels
-    from ctclip_bench.ladder.report import as_json, as_page, ladder_table, reasons
+    from ctclip_bench.ladder.report import (
+        as_json,
+        as_page,
+        auroc_lines,
+        ladder_table,
+        reasons,
+    )
     from ctclip_client.progress import Stages
     from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
     from ctclip_export.samples.scans import sample_and_variations, scans_in
@@ -92,13 +98,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(ladder_table(result))
-        for area in areas:
-            print(
-                f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
-                f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f})"
-            )
-        for reason in reasons(result):
-            print(reason)
+        for line in (*auroc_lines(result, areas), *reasons(result)):
+            print(line)
     return 0 if result.passed else 1
 
 

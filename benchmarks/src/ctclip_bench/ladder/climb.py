@@ -44,8 +44,9 @@ FLOAT32_ERROR = 1e-6
 
 @dataclass(frozen=True)
 class Climb:
-    """The finished ladder. probabilities: (scans, F) of the baseline and of the highest rung.
+    """The finished ladder. probabilities: (scans, F) of the baseline and of the rung `scored`.
 
+    scored: the highest rung that answered for every scan, whether it passed or not; "" if none did.
     plans: SHA-256 of the engines that lay in the repository when it began, by model.
     """
 
@@ -55,6 +56,7 @@ class Climb:
     verdicts: tuple[Verdict, ...]
     probabilities: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     plans: Mapping[str, str] = field(default_factory=dict)
+    scored: str = ""
 
     def record(self, *, sample: bool = False) -> LadderRecord:
         """What is kept beside the release; no name of a scan, which may name a patient.
@@ -178,7 +180,7 @@ class _Climber:
         self.verdicts: list[Verdict] = []
         self.plans = plans_of(job.repository, job.version)
         self.unit_codebook = _unit_codebook(job.file(VISION.name))
-        self.highest: NDArray[np.float32] | None = None
+        self.highest: tuple[str, NDArray[np.float32]] | None = None
         self.errors: dict[str, float] = {}
 
     def run(self) -> Climb:
@@ -259,7 +261,7 @@ class _Climber:
             error = max(known, FLOAT32_ERROR)
         readings = [self._reading(answer) for answer in outcome.answers]
         self.verdicts.append(judge(step.name, readings, baseline, self.bounds, error))
-        self.highest = np.stack([reading.probabilities for reading in readings])
+        self.highest = step.name, np.stack([reading.probabilities for reading in readings])
 
     def _run(self, name: str, rung: Rung) -> Outcome:
         folder = self.folder / str(len(list(self.folder.iterdir())))
@@ -282,11 +284,12 @@ class _Climber:
         )  # fmt: skip
 
     def _finish(self, baseline: str, probabilities: NDArray[np.float32] | None) -> Climb:
-        both = None
+        both, scored = None, ""
         if probabilities is not None and self.highest is not None:
-            both = probabilities, self.highest
+            scored, highest = self.highest
+            both = probabilities, highest
         names = tuple(scan.name for scan in self.job.scans)
-        return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans)
+        return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans, scored)
 
 
 def _unit_codebook(path: Path) -> torch.Tensor:

@@ -18,8 +18,9 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Auroc:
-    """One finding: AUROC of the baseline, of the served scores, and the 95 % interval of their
-    difference by bootstrap over scans. NaN where only one class is present.
+    """One finding: AUROC of the baseline, of the rung that is compared (`served`: the highest that
+    answered), and the 95 % interval of their difference by bootstrap over scans. NaN where only one
+    class is present.
     """
 
     finding: str

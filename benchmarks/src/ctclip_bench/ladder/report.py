@@ -73,6 +73,20 @@ def reasons(climb: Climb) -> list[str]:
     return [f"{v.verdict} {v.rung}: {v.reason}" for v in climb.verdicts if v.reason]
 
 
+def auroc_lines(climb: Climb, areas: Sequence[Auroc]) -> list[str]:
+    """Whose scores they are, then a line for each finding."""
+    if not areas:
+        return []
+    return [
+        f"AUROC of {climb.scored} against {climb.baseline}:",
+        *(
+            f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
+            f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f})"
+            for area in areas
+        ),
+    ]
+
+
 def as_json(climb: Climb, areas: Sequence[Auroc]) -> dict[str, Any]:
     """Everything, with numbers as numbers; NaN becomes null."""
     return {
@@ -82,7 +96,13 @@ def as_json(climb: Climb, areas: Sequence[Auroc]) -> dict[str, Any]:
         "scans": list(climb.scans),
         "rungs": [asdict(verdict) for verdict in climb.verdicts],
         "auroc": [
-            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(a).items()}
+            {
+                "rung": climb.scored,
+                **{
+                    k: None if isinstance(v, float) and math.isnan(v) else v
+                    for k, v in asdict(a).items()
+                },
+            }
             for a in areas
         ],
         "machine": describe_machine(),
@@ -98,8 +118,9 @@ def as_page(climb: Climb, areas: Sequence[Auroc]) -> str:
         for a in areas
     )
     auroc = (
-        "<h2>AUROC</h2><table><tr><th>finding</th><th>positives</th><th>baseline</th>"
-        f"<th>served</th><th>difference, 95 %</th></tr>{scores}</table>"
+        "<h2>AUROC</h2><table><tr><th>finding</th><th>positives</th>"
+        f"<th>{_e(climb.baseline)}</th><th>{_e(climb.scored)}</th>"
+        f"<th>difference, 95 %</th></tr>{scores}</table>"
         if areas
         else ""
     )
