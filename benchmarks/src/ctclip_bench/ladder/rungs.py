@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
 
 from ctclip_client import Client, InvalidInput, read_volume
 from ctclip_client.contract import (
+    CHECK,
     FINDINGS,
     PREPROCESS,
     TEXT_ENCODER,
@@ -40,11 +42,12 @@ from ctclip_export.runtime import run_onnx, run_preprocess
 from ctclip_export.samples.scans import Scan
 from ctclip_export.tokens import Ids, tokenised
 from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.releases.control import Control
 
 Answer = dict[str, NDArray[Any]]
 """codes, image_embedding, logits, probabilities; tokens (N, W) of unit length where visible;
 text_embedding (2F, E) of the bank's sentences."""
-
+_TIMEOUT_S = 600.0
 
 EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
 """Token ids and mask (N, L) -> embeddings (N, E)."""
@@ -165,30 +168,57 @@ def _graphs(
 
 
 def served(job: Job, emit: Callable[[Answer], None]) -> None:
-    """The models inside a real Triton, asked one by one over gRPC."""
-    with _server(job) as url, Client(url, timeout_s=600) as texts:
-        bank = texts.encode_text(job.sentences)
+    """The release's models inside a real Triton, asked one by one over gRPC."""
+    with _server(job) as url:
+        version = _served_version(job, url)
         client = triton.InferenceServerClient(url)
+
+        def ask(model: str, **inputs: NDArray[Any]) -> Answer:
+            return _infer(client, model, version, inputs)
+
         try:
+            bank = _served_bank(job, ask)
             for scan in job.scans:
-                vision = _infer(client, VISION.name, "VOXELS", _voxels(job, scan))
-                scores = _infer(client, FINDINGS.name, "IMAGE_EMBEDDING", vision["IMAGE_EMBEDDING"])
+                vision = ask(VISION.name, VOXELS=_voxels(job, scan))
+                scores = ask(FINDINGS.name, IMAGE_EMBEDDING=vision["IMAGE_EMBEDDING"])
                 emit(_answer({**vision, **scores}, bank))
         finally:
             client.close()
+
+
+def _served_version(job: Job, url: str) -> str:
+    """The version by which a server knows the release: it may count otherwise, or have several."""
+    with Control(url, load_timeout_s=_TIMEOUT_S) as control:
+        found = {
+            str(control.provenance(CHECK.name, version).get("release")): version
+            for version in control.versions(CHECK.name)
+        }
+    _check_release(job, list(found))
+    return str(found[job.release])
+
+
+def _served_bank(job: Job, ask: Callable[..., Answer]) -> NDArray[np.float32]:
+    """Embeddings (2F, E) of the bank's sentences, by tokenizer and encoder of one release."""
+    size = TEXT_ENCODER.max_batch_size
+    pieces = []
+    for start in range(0, len(job.sentences), size):
+        some = [sentence.encode() for sentence in job.sentences[start : start + size]]
+        tokens = ask(TOKENIZER.name, TEXT=np.array(some, np.object_))
+        pieces.append(ask(TEXT_ENCODER.name, **tokens)["TEXT_EMBEDDING"])
+    return np.concatenate(pieces)
 
 
 def from_file(job: Job, emit: Callable[[Answer], None]) -> None:
     """The whole way: CT file, reader, client, ensemble. Codes stay inside the server."""
     with (
         _server(job) as url,
-        Client(url, timeout_s=600) as client,
+        Client(url, timeout_s=_TIMEOUT_S) as client,
         tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder,
     ):
         bank = client.encode_text(job.sentences)
         for scan in job.scans:
             scores = client.pathologies(read_volume(scan.as_file(Path(folder))))
-            _check_release(job, scores.provenance.content)
+            _check_release(job, [scores.provenance.release])
             emit(
                 {
                     "image_embedding": scores.image_embedding,
@@ -209,12 +239,11 @@ def _server(job: Job) -> Iterator[str]:
         yield server.grpc_url
 
 
-def _check_release(job: Job, served_release: Mapping[str, Any]) -> None:
+def _check_release(job: Job, answering: Sequence[str]) -> None:
     """A server of another release would be judged in the name of this one."""
-    if served_release.get("release") != job.release:
+    if job.release not in answering:
         raise InvalidInput(
-            f"the server answers for release {served_release.get('release')}, expected "
-            f"{job.release}.",
+            f"the server answers for release {', '.join(answering)}, expected {job.release}.",
             "Name the server that serves --repository.",
         )
 
@@ -224,11 +253,17 @@ def _voxels(job: Job, scan: Scan) -> NDArray[np.float32]:
 
 
 def _infer(
-    client: triton.InferenceServerClient, model: str, name: str, array: NDArray[np.float32]
+    client: triton.InferenceServerClient,
+    model: str,
+    version: str,
+    inputs: Mapping[str, NDArray[Any]],
 ) -> Answer:
-    tensor = triton.InferInput(name, list(array.shape), "FP32")
-    tensor.set_data_from_numpy(array)
-    result = client.infer(model, [tensor])
+    tensors = []
+    for name, array in inputs.items():
+        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    result = client.infer(model, tensors, version)
     names = [output.name for output in result.get_response().outputs]
     return {output: result.as_numpy(output) for output in names}
 

@@ -90,6 +90,17 @@ class Control:
                 versions[int(entry.version)] = entry.state
         return found
 
+    def versions(self, model: str) -> tuple[int, ...]:
+        """Versions of a model that answer, ascending; asked without model control.
+
+        Raises:
+            NotReady: there is none.
+        """
+        get = self._client.get_model_metadata
+        return tuple(
+            sorted(map(int, self._ask(model, lambda: get(model, **self._briefly)).versions))
+        )
+
     def load(self, model: str) -> None:
         """Load a model, or load it again, as its config on disk says; return when that is done.
 
