@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ctclip_bench.codebook import CodeUsage, code_usage, fit_codebook
 from ctclip_bench.random_checkpoint import random_model, save_in_upstream_layout
 from ctclip_client import Volume
 from ctclip_client.contract import Geometry
+from ctclip_client.placing import placed
 from ctclip_client.progress import Advance, Stages
 from ctclip_export.checkpoint.load import declared_random
 from ctclip_export.graphs import preprocess_graph
@@ -90,12 +90,8 @@ def make_checkpoint(demo: DemoModel, scan: Volume, path: Path, stages: Stages) -
         usage = code_usage(tokens, model.vision.codebook)
     with stages.stage("Demo checkpoint: write"):
         save_in_upstream_layout(model, path, SEED)
-        part = record.with_name(f"{record.name}.part-{os.getpid()}")
-        try:
-            part.write_text(json.dumps(asdict(usage)) + "\n", encoding="utf-8")
-            part.replace(record)
-        finally:
-            part.unlink(missing_ok=True)
+        with placed(record) as file:
+            file.write(json.dumps(asdict(usage)).encode() + b"\n")
     return usage
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ctclip_client.placing import placed
 from ctclip_export.checkpoint.load import POSITION_IDS, declared_random
 from ctclip_export.checkpoint.names import slots
 from ctclip_export.model import CTCLIP, CTViT, ModelConfig
@@ -52,9 +52,5 @@ def save_in_upstream_layout(model: CTCLIP, path: Path, seed: int) -> None:
             state[name] = torch.randn(slot.shape) * 0.02
     state[POSITION_IDS] = torch.arange(model.config.text.positions)[None]
     declared_random(path).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        torch.save(state, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with placed(path) as file:
+        torch.save(state, file)

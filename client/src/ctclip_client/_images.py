@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import InvalidInput
 from ctclip_client.grid import AffineForm
+from ctclip_client.placing import placed
 
 _HEADER_BYTES = 352  # 348 and the four that say that no extension follows
 _GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # no name and no time: they tell of the machine
@@ -98,20 +97,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InvalidInput: it cannot be written.
     """
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with hidden.open("xb") as file:
+        with placed(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
     except OSError as error:
         raise InvalidInput(
             f"{path}: cannot be written: {error.strerror or error}.",
             "Name a folder that you may write to, on a disk with room.",
         ) from error
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 class _Gzip:

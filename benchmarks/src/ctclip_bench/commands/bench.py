@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.epilog = (
         "Without --url the embedded Triton is started over the repository and stopped at the end. "
-        "Exit code 1: the answers are not the reference's, and nothing was timed; 3: some requests "
-        "failed."
+        "Exit code 1: the answers are not the reference's, and nothing was timed, or a level could "
+        "not be measured; 3: some requests failed."
     )
     parser.add_argument(
         "--repository", type=Path, required=True, metavar="DIR", help="written by ctclip export"

@@ -17,6 +17,7 @@ from ctclip_bench.latency.measure import Measurement, Plan
 from ctclip_bench.latency.memory import Usage
 from ctclip_bench.machine import describe_machine
 from ctclip_client import InvalidInput, Volume
+from ctclip_client.placing import placed
 from ctclip_export.engines.gpu import Gpu
 
 FORMAT = 2
@@ -156,14 +157,10 @@ def slug(text: str) -> str:
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
     """Write the file as a whole or not at all; its folder is made. Raises: InvalidInput."""
     text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with placed(path) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise InvalidInput(
             f"--out: cannot write {path}: {error.strerror or error}.",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.placing import placed
 from ctclip_server.repository import read_config
 
 _POLICY = re.compile(r"^[ \t]*version_policy\s*:?\s*\{", re.MULTILINE)
@@ -60,17 +61,9 @@ def replace(path: Path, text: str) -> None:
     """
     try:
         mode = path.stat().st_mode
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(mode)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with placed(path) as file:
+            file.write(text.encode("utf-8"))
+            os.fchmod(file.fileno(), stat.S_IMODE(mode))
     except OSError as error:
         raise InvalidInput(
             f"repository: cannot write {path}: {error.strerror}.",
