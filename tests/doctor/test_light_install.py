@@ -49,7 +49,7 @@ def test_a_repository_is_examined_but_for_its_graphs(light, repository):
     assert done.returncode == 0, done.stderr
     checks = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
     assert checks["graph"]["verdict"] == "NOT RUN"
-    assert checks["graph"]["remedy"] == "pip install ctclip-export"
+    assert checks["graph"]["remedy"].endswith("pip install ./client ./export")
     assert checks["file"]["verdict"] == "PASS"
     assert "record" not in checks
 
@@ -58,7 +58,8 @@ def test_a_checkpoint_names_the_distribution_that_it_needs(light, golden):
     done = light(golden.checkpoint)
     assert done.returncode == 2
     assert "needs ctclip-export" in done.stderr
-    assert "pip install ctclip-export" in done.stderr
+    assert "pip install ./client ./export" in done.stderr
+    assert "pip install ctclip" not in done.stderr
 
 
 def test_a_server_is_examined(light, server):

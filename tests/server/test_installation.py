@@ -63,4 +63,4 @@ def test_a_missing_wheel_is_named(monkeypatch):
     monkeypatch.setattr(installation, "find_spec", lambda _name: None)
     with pytest.raises(Unavailable, match="nvidia-pytriton") as error:
         installation.find_installation()
-    assert "pip install" in error.value.remedy
+    assert "pip install ./client ./server" in error.value.remedy

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import NoReturn, Protocol, cast
 
+from ctclip_client.distributions import how_to_install
 from ctclip_client.errors import CTClipError
 
 EXIT_OK = 0
@@ -105,7 +106,7 @@ def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
     if name in _ELSEWHERE:
         raise _UsageError(
             f"'{name}' is a command of {_ELSEWHERE[name]}, which is not installed.",
-            f"Install it into this environment: pip install {_ELSEWHERE[name]}",
+            how_to_install(_ELSEWHERE[name]),
         )
     close = difflib.get_close_matches(name, [*points, *_ELSEWHERE], n=1)
     raise _UsageError(
@@ -148,7 +149,7 @@ def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
         home = point.dist.name if point.dist is not None else point.value
         cause = f"The command '{name}' of {home} cannot be loaded: {error}."
         if needed:
-            raise _UsageError(cause, f"Install it again: pip install {home}") from error
+            raise _UsageError(cause, how_to_install(home)) from error
         print(f"note: {cause}", file=sys.stderr)
         return None
 

@@ -59,7 +59,7 @@ class Provenance:
                 raise ServerError(
                     f"PROVENANCE: the server speaks version {version} of the contract, this client "
                     f"version {VERSION}.",
-                    "Install the ctclip-client of the server's release.",
+                    "Install the client of its release; in that checkout: pip install ./client",
                 )
             checkpoint = content["checkpoint"]
             return cls(

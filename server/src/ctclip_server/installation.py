@@ -53,7 +53,7 @@ def find_installation() -> Installation:
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable(
             f"The embedded Triton comes in the wheel {WHEEL}, which is not installed.",
-            "Install it: pip install ctclip-server",
+            "In a checkout of this project: pip install ./client ./server",
         )
     _check_numpy()
     package = Path(next(iter(spec.submodule_search_locations))).resolve()

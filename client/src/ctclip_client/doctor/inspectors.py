@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
+from ctclip_client.distributions import how_to_install
 from ctclip_client.doctor.report import Check
 from ctclip_client.errors import InvalidInput
 from ctclip_client.progress import Stages
@@ -61,7 +62,7 @@ def inspector(kind: str) -> Inspector:
     if not points:
         home = _ELSEWHERE[kind]
         raise InvalidInput(
-            f"Examining a {kind} needs {home}, which is not installed.", f"pip install {home}"
+            f"Examining a {kind} needs {home}, which is not installed.", how_to_install(home)
         )
     return _loaded(kind, points[0])
 
@@ -73,5 +74,5 @@ def _loaded(kind: str, point: EntryPoint) -> Inspector:
         home = point.dist.name if point.dist is not None else point.value
         raise InvalidInput(
             f"Examining a {kind} needs {home}, which cannot be loaded: {error}.",
-            f"Install it again: pip install {home}",
+            how_to_install(home),
         ) from error

@@ -1,0 +1,39 @@
+"""Remedies name folders of a checkout: what an index has under our names may be a stranger's."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ctclip_client.distributions import how_to_install
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("client", "export", "server", "benchmarks")
+
+
+def project(folder: str) -> dict[str, object]:
+    content = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())
+    return dict(content["project"])
+
+
+NAMES = {str(project(folder)["name"]): folder for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_of_this_project_that_it_needs_is_named(name: str) -> None:
+    needed = {need for need in project(NAMES[name])["dependencies"] if need in NAMES}
+    named = how_to_install(name).partition("pip install ")[2].split()
+    assert set(named) == {f"./{NAMES[one]}" for one in {name, *needed}}
+
+
+def test_nothing_says_to_take_our_names_from_an_index() -> None:
+    for folder in FOLDERS:
+        for path in (ROOT / folder / "src").rglob("*.py"):
+            assert not re.search(r"pip install \S*ctclip", path.read_text()), path
+
+
+def test_others_distributions_are_the_others_to_install() -> None:
+    assert how_to_install("elsewhere") == "Install elsewhere again, from where it came."
