@@ -13,9 +13,14 @@ from types import FrameType
 def termination_interrupts() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, so that work is put away as after Ctrl-C.
 
-    Signals that somebody has taken care of (nohup ignores SIGHUP) stay as they are. Around a
-    function as `@termination_interrupts()`, or in a `with`; in the main thread only.
+    Signals that somebody has taken care of (nohup ignores SIGHUP) stay as they are, but for a
+    SIGINT that is ignored: a script's shell does that to whatever it starts with `&`, and `kill
+    -INT` would be in vain. Around a function as `@termination_interrupts()`, or in a `with`; in
+    the main thread only.
     """
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     taken = [
         number
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -29,6 +34,8 @@ def termination_interrupts() -> Iterator[None]:
         for number in taken:
             if signal.getsignal(number) is _interrupt:
                 signal.signal(number, signal.SIG_DFL)
+        if deaf and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
