@@ -69,6 +69,29 @@ def test_a_signal_during_the_start_ends_it_cleanly(repository, serve, number):
     assert "Traceback" not in err
 
 
+def test_ctrl_c_ends_it_where_a_script_started_it_with_an_ampersand(repository, serve):
+    """A shell without job control starts such commands with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = serve("--repository", repository)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert READY.fullmatch(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon"])
+def test_a_time_to_start_that_is_none_is_a_usage_error(repository, serve, seconds):
+    process = serve("--repository", repository, f"--startup-timeout-s={seconds}")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert out == ""
+    assert f"--startup-timeout-s: got '{seconds}', expected seconds, more than 0" in err
+
+
 def test_triton_dying_later_ends_it_with_4(repository, serve, fetch, tmp_path):
     log = tmp_path / "triton.log"
     process = serve("--repository", repository, "--log", log)

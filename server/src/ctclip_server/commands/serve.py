@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -44,7 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address or name to listen on")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep Triton's log in this file")
     parser.add_argument(
-        "--startup-timeout-s", type=float, default=300.0, metavar="S", help="until models are ready"
+        "--startup-timeout-s",
+        type=_seconds,
+        default=300.0,
+        metavar="S",
+        help="until models are ready",
     )
 
 
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         model_control=args.model_control,
         log=args.log,
     )
-    with _sigterm_raises():
+    with _signals_raise():
         try:
             began = time.monotonic()
             _say(f"starting Triton with {args.repository} ...")
@@ -99,16 +104,31 @@ def run(args: argparse.Namespace) -> int:
             return EXIT_OK
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected seconds, more than 0")
+    return value
+
+
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         raise _TerminatedError
 
-    before = signal.signal(signal.SIGTERM, handle)
+    # A script's shell has whatever it starts with `&` ignore SIGINT.
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, handle),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _warn_of_small_shared_memory() -> None:
