@@ -28,7 +28,8 @@ SHM = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lives on Linux)
 
 
 def left_behind() -> set[str]:
-    return {path.name for path in SHM.iterdir() if str(os.getpid()) in path.name}
+    mine = f"ctclip-client-{os.getpid()}-"  # the bare number is part of others' names, too
+    return {path.name for path in SHM.iterdir() if path.name.startswith(mine)}
 
 
 def test_volumes_travel_in_shared_memory(server: EmbeddedTriton) -> None:
