@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_bench.ladder import rungs
+from ctclip_bench.ladder import REFERENCE_RUNG, rungs
 from ctclip_bench.ladder.files import changed_files
 from ctclip_bench.ladder.process import run_rung
 from ctclip_bench.ladder.rungs import Job
@@ -58,7 +58,7 @@ def compare_with_reference(
     """
     baseline, rung = "ONNX Runtime", rungs.onnx_runtime
     if job.checkpoint is not None:
-        baseline, rung = "PyTorch fp32", rungs.pytorch
+        baseline, rung = REFERENCE_RUNG, rungs.pytorch
     elif job.precision not in ONNX_RUNTIME_PRECISIONS:
         require_bfloat16()
         baseline, rung = "OpenVINO", rungs.openvino
