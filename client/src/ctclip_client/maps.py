@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctclip_client._images import Frame, whole_file, write_blocks, write_image
 from ctclip_client.errors import InvalidInput
 from ctclip_client.grid import Grid, TokenAxis, token_axes
+from ctclip_client.placing import destination
 from ctclip_client.results import Explanation
 from ctclip_client.volume import Volume
 
@@ -60,14 +61,7 @@ def save_relevance(
             "Take it from read_volume(path), or use explanation.relevance as it is.",
         )
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / INDEX_FILE).unlink(missing_ok=True)  # it vouches for all the others
-    except OSError as error:
-        raise InvalidInput(
-            f"{folder}: cannot be written: {error.strerror or error}.",
-            "Name a folder that you may write to.",
-        ) from error
+    _forget(folder)
     axes = _stored_axes(explanation, volume, grid)
     tokens = _stored_tokens(explanation.relevance, grid)  # (i, j, k, F)
     provenance = explanation.provenance
@@ -111,6 +105,18 @@ def save_relevance(
     with whole_file(folder / INDEX_FILE) as file:
         file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return folder / INDEX_FILE
+
+
+def _forget(folder: Path) -> None:
+    """Make the folder if it is not there, and take away its index: it vouches for the others."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        destination(folder / INDEX_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"{error.filename or folder}: cannot be written: {error.strerror or error}.",
+            "Name a folder that you may write to.",
+        ) from error
 
 
 def _stored_axes(explanation: Explanation, volume: Volume, grid: Grid) -> list[TokenAxis]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NoRegularFile(OSError):
+    """Under a name where a file is to be placed is something that a file must not replace."""
 
 
 @contextmanager
 def placed(path: Path) -> Iterator[BinaryIO]:
     """Write to a file beside `path` that takes its name at the end, on the disk by then.
 
-    After an error there is what was there before, and nothing else. Raises: OSError.
+    A link stays, and what it points to is replaced. After an error there is what was there before,
+    and nothing else. Raises: OSError.
     """
+    path = destination(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         with part.open("xb") as file:
@@ -25,3 +40,21 @@ def placed(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def destination(path: Path) -> Path:
+    """Return where a file of that name has to be placed: `path`, or what it points to as a link.
+
+    Raises:
+        NoRegularFile: a pipe, a socket or a device is there.
+        OSError: nobody can tell, for instance because links go in a circle.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if kind in _KINDS:
+        raise NoRegularFile(
+            errno.EEXIST, f"{_KINDS[kind]} is there, expected a file or nothing", str(path)
+        )
+    return path.resolve() if path.is_symlink() else path

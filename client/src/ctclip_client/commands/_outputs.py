@@ -9,13 +9,14 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from ctclip_client.commands.predictions import COLUMNS, Prediction
 from ctclip_client.commands.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
+from ctclip_client.placing import NoRegularFile, destination
 
 Emit = Callable[[Prediction], None]
 
@@ -34,13 +35,23 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
             stdout = sys.stdout  # progress may put another in its place
             emits.append(lambda scan: print(_json(scan, args), file=stdout, flush=True))
         if args.jsonl is not None:
-            lines = stack.enter_context(_whole_file(args.jsonl, args.paths, scored))
-            emits.append(lambda scan: _write_line(lines, _json(scan, args)))
+            lines = stack.enter_context(_whole_file("--jsonl", args.jsonl, args.paths, scored))
+
+            def write_line(scan: Prediction) -> None:
+                with _blamed_on(args.jsonl):
+                    lines.write(_json(scan, args) + "\n")
+
+            emits.append(write_line)
         if args.csv is not None:
-            table = stack.enter_context(_whole_file(args.csv, args.paths, scored))
+            table = stack.enter_context(_whole_file("--csv", args.csv, args.paths, scored))
             writer = csv.writer(table, lineterminator="\n")
             writer.writerow(COLUMNS)
-            emits.append(lambda scan: writer.writerows(scan.to_rows()))
+
+            def write_rows(scan: Prediction) -> None:
+                with _blamed_on(args.csv):
+                    writer.writerows(scan.to_rows())
+
+            emits.append(write_rows)
         if not emits:
             printer = TablePrinter(sys.stdout)
             stack.callback(printer.close)
@@ -73,12 +84,20 @@ def _json(scan: Prediction, args: argparse.Namespace) -> str:
     return json.dumps(scan.to_json(embedding=args.embedding), allow_nan=False)
 
 
-def _write_line(file: TextIO, line: str) -> None:
-    file.write(line + "\n")
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Around the writing of this file and nothing else: other outputs have errors of their own."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: writing failed: {error.strerror or error}.",
+            "Make room on that disk and run the remaining scans again.",
+        ) from error
 
 
 @contextmanager
-def _whole_file(path: Path, scans: list[Path], scored: list[str]) -> Iterator[TextIO]:
+def _whole_file(option: str, path: Path, scans: list[Path], scored: list[str]) -> Iterator[TextIO]:
     """A text file that appears under its name only when all is written.
 
     Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
@@ -88,31 +107,35 @@ def _whole_file(path: Path, scans: list[Path], scored: list[str]) -> Iterator[Te
         raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
     if any(_same_file(path, scan) for scan in scans):
         raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
+        path = destination(path)
+        partial = destination(path.with_name(f"{path.name}.partial"))
+        hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         file = hidden.open("x", encoding="utf-8", errors="surrogateescape", newline="")
+    except NoRegularFile as error:
+        raise InvalidInput(
+            f"{option}: {error.filename}: {error.strerror}.",
+            "Name a file, or let --json write to standard output.",
+        ) from error
     except OSError as error:
         raise InvalidInput(
             f"{path}: cannot be written: {error.strerror or error}.",
             "Name a file in an existing folder that you may write to.",
         ) from error
     try:
-        with file:
-            yield file
+        yield file
+        with _blamed_on(path):
             file.flush()
             os.fsync(file.fileno())
+            file.close()
+            if scored:
+                hidden.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the disk may be full: what is on it is all there is
+            file.close()
         if scored:
-            hidden.replace(path)
-    except BaseException as error:
-        if scored:
-            partial = path.with_name(f"{path.name}.partial")
             hidden.replace(partial)
             print(f"note: what was scored so far is in {partial}", file=sys.stderr)
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise InvalidInput(
-                f"{path}: writing failed: {error.strerror or error}.",
-                "Make room on that disk and run the remaining scans again.",
-            ) from error
         raise
     finally:
         hidden.unlink(missing_ok=True)

@@ -112,12 +112,13 @@ def run(args: argparse.Namespace) -> int:
             maps = args.explain / folders[path] if folders else None
             try:
                 scan = _predict(client, reading, prompts, maps, classify=args.classify)
-                with stages.paused():
-                    emit(scan)
             except CTClipError as error:
                 failures.append(error)
                 with stages.paused():
                     _report(path, error)
+            else:
+                with stages.paused():
+                    emit(scan)  # what cannot be written ends the run: it is not this scan's fault
             advance(1)
     count = len(args.paths)
     if count > 1:

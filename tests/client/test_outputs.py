@@ -1,0 +1,126 @@
+"""Where results go: what lies under the names that were given stays whole, or what it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from ctclip_client._images import whole_file
+from ctclip_client.cli import main
+from ctclip_client.errors import InvalidInput
+from ctclip_client.maps import INDEX_FILE, TOKENS_FILE, _forget
+from ctclip_client.placing import NoRegularFile, placed
+from ctclip_server.embedded import EmbeddedTriton
+
+from .nifti_files import chest, save
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+class TestPlaced:
+    def test_a_link_stays_and_what_it_points_to_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "there").mkdir()
+        target, link = tmp_path / "there" / "file", tmp_path / "link"
+        target.write_text("old")
+        link.symlink_to("there/file")
+        with placed(link) as file:
+            file.write(b"new")
+        assert link.is_symlink()
+        assert target.read_text() == "new"
+        assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+    def test_a_link_to_nothing_yet(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("file")
+        with placed(tmp_path / "link") as file:
+            file.write(b"new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_text() == "new"
+
+    def test_links_in_a_circle(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("link")
+        with pytest.raises(OSError, match="symbolic links"), placed(tmp_path / "link"):
+            pass
+        assert (tmp_path / "link").is_symlink()
+
+    @pytest.mark.parametrize("through_a_link", [False, True])
+    def test_a_pipe_is_refused_and_stays(self, through_a_link: bool, tmp_path: Path) -> None:
+        path = pipe = fifo(tmp_path / "pipe")
+        if through_a_link:
+            path = tmp_path / "link"
+            path.symlink_to("pipe")
+        with pytest.raises(NoRegularFile, match=r"a pipe \(FIFO\) is there"), placed(path):
+            pass
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert len(list(tmp_path.iterdir())) == 1 + through_a_link
+
+    def test_so_is_a_socket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("socket")
+            with pytest.raises(NoRegularFile, match="a socket is there"), placed(Path("socket")):
+                pass
+            assert stat.S_ISSOCK(Path("socket").stat().st_mode)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--jsonl"])
+class TestPredict:
+    def test_a_pipe_is_refused_before_anything_is_scored(
+        self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        scan, pipe = save(tmp_path / "scan.nii", chest()), fifo(tmp_path / "out")
+        assert main(["predict", str(scan), option, str(pipe), "--url", "localhost:1"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {option}: {pipe}: a pipe (FIFO) is there")
+        assert "--json" in said.splitlines()[1]
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert sorted(tmp_path.iterdir()) == [pipe, scan]
+
+    def test_links_in_a_circle(
+        self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "out").symlink_to("out")
+        scan = save(tmp_path / "scan.nii", chest())
+        assert main(["predict", str(scan), option, str(tmp_path / "out")]) == 2
+        assert "symbolic links" in capsys.readouterr().err
+        assert (tmp_path / "out").is_symlink()
+
+    def test_a_link_stays(self, option: str, whimsical: EmbeddedTriton, tmp_path: Path) -> None:
+        scan = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
+        (tmp_path / "there").mkdir()
+        target, link = tmp_path / "there" / "out", tmp_path / "link"
+        target.write_text("old")
+        link.symlink_to(target)
+        assert main(["predict", str(scan), option, str(link), "--url", whimsical.grpc_url]) == 0
+        assert link.is_symlink()
+        assert str(scan) in target.read_text()
+        assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+class TestMaps:
+    def test_a_pipe_among_them_is_refused_and_stays(self, tmp_path: Path) -> None:
+        pipe = fifo(tmp_path / TOKENS_FILE)
+        with (
+            pytest.raises(InvalidInput, match=rf"{TOKENS_FILE}: cannot be written: a pipe"),
+            whole_file(pipe),
+        ):
+            pass
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+    def test_one_in_place_of_the_index_is_not_taken_away(self, tmp_path: Path) -> None:
+        pipe = fifo(tmp_path / INDEX_FILE)
+        with pytest.raises(InvalidInput, match=rf"{INDEX_FILE}: cannot be written: a pipe"):
+            _forget(tmp_path)
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+    def test_an_index_behind_a_link_is_forgotten_and_the_link_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").write_text("{}")
+        (tmp_path / INDEX_FILE).symlink_to("elsewhere")
+        _forget(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [INDEX_FILE]
