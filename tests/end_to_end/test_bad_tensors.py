@@ -111,6 +111,7 @@ def good(golden: Golden, caller: Caller) -> dict[str, Arrays]:
         "ctclip_vision": voxels,
         "ctclip_tokenizer": text,
         "ctclip_text": tokens,
+        "ctclip_gate": {"SPACING": scan["SPACING"]} | caller.arrays("ctclip_text", tokens),
         "ctclip_score": embedding | caller.arrays("ctclip_text", tokens),
         "ctclip_findings": embedding,
         "ctclip_classfine": embedding,
@@ -186,8 +187,14 @@ TEXTS: list[Bad] = [
 PROMPTS: list[Bad] = [
     ("PROMPTS", *bad[1:3], bad[3]) for bad in TEXTS if bad[1].ndim == 1 and bad[1].dtype == object
 ] + [
-    ("PROMPTS", texts(b"a"), INVALID, "got 1, expected pairs"),
-    ("PROMPTS", texts(b"a", b"b", b"c"), INVALID, "got 3, expected pairs"),
+    ("PROMPTS", texts(b"a"), INVALID, "got 1 rows, expected pairs"),
+    ("PROMPTS", texts(b"a", b"b", b"c"), INVALID, "got 3 rows, expected pairs"),
+]
+GATES: list[Bad] = [
+    ("SPACING", np.ones(2), INVALID, r"Expected \[3\], got \[2\]"),
+    ("TEXT_EMBEDDING", floats(3, E), INVALID, "got 3 rows, expected pairs"),
+    ("TEXT_EMBEDDING", floats(0, E), INVALID, "got 0 rows, expected pairs"),
+    ("TEXT_EMBEDDING", floats(2, E - 1), INVALID, r"Expected \[-1,32\], got \[2,31\]"),
 ]
 EMBEDDINGS: list[Bad] = [
     ("IMAGE_EMBEDDING", floats(0, E), INTERNAL, r"at least one.*got .*\[0, 32\]"),
@@ -274,11 +281,12 @@ TOKENS: list[Bad] = [
 ]
 
 TRIED: dict[str, list[Bad]] = {
-    "ctclip_check": SHAPES + CHECKED + PROMPTS,
+    "ctclip_check": SHAPES + CHECKED,
     "ctclip_preprocess": SHAPES + VOLUMES + UNCHECKED,
     "ctclip_vision": VOXELS,
     "ctclip_tokenizer": TEXTS,
     "ctclip_text": TOKENS,
+    "ctclip_gate": GATES,
     "ctclip_score": EMBEDDINGS + SCORES,
     "ctclip_findings": EMBEDDINGS,
     "ctclip_classfine": EMBEDDINGS,
@@ -308,8 +316,22 @@ def test_nonsense_is_refused_in_words_and_leaves_no_trace(
         assert caller.bits(model, good[model]) == before, sent
 
 
+@pytest.mark.parametrize("model", TRIED)
+def test_an_input_that_is_missing_is_the_callers_error(
+    model: str, caller: Caller, good: dict[str, Arrays]
+) -> None:
+    before = caller.bits(model, good[model])
+    for name in good[model]:
+        rest = {other: array for other, array in good[model].items() if other != name}
+        if rest:  # the client library sends no request without any input
+            status, message = caller.refusal(model, rest)
+            assert status == INVALID, message
+            assert "Traceback" not in message
+    assert caller.bits(model, good[model]) == before
+
+
 def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Arrays]) -> None:
-    """Triton 2.51 may end, or stop, where a step fails beside another one: see ZERO_SHOT."""
+    """Triton 2.51 may end, or stop, where a step fails beside another one: see ctclip_gate."""
     model = "ctclip_zero_shot"
     before = caller.bits(model, good[model])
     wrong = [

@@ -20,15 +20,11 @@ Dim = int | str
 
 @dataclass(frozen=True)
 class Tensor:
-    """One named tensor: Triton data type (`INT16`, `FP32`, `BYTES`, …), axes outermost first.
-
-    optional: a model's input that a request may leave out.
-    """
+    """One named tensor: Triton data type (`INT16`, `FP32`, `BYTES`, …), axes outermost first."""
 
     name: str
     dtype: str
     dims: tuple[Dim, ...]
-    optional: bool = False
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Axes as a config states them: known sizes filled in from `sizes`, free axes as -1."""
@@ -54,20 +50,12 @@ class Step:
     """One model inside an ensemble.
 
     A tensor keeps its name inside the ensemble unless `inputs` or `outputs` renames it
-    (model's name -> ensemble's name). An optional input that `inputs` does not name is left out.
+    (model's name -> ensemble's name).
     """
 
     model: Model
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
-
-    def input_map(self) -> dict[str, str]:
-        """Every input that the step is given: model's name -> ensemble's name."""
-        return {
-            tensor.name: self.inputs.get(tensor.name, tensor.name)
-            for tensor in self.model.inputs
-            if not tensor.optional or tensor.name in self.inputs
-        }
 
 
 @dataclass(frozen=True)
@@ -185,10 +173,6 @@ def _stacked(tensor: Tensor, *leading: Dim) -> Tensor:
     return Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims))
 
 
-def _optional(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.name, tensor.dtype, tensor.dims, optional=True)
-
-
 def _logits(*dims: Dim) -> Tensor:
     return Tensor("LOGITS", "FP32", (*dims, 2))
 
@@ -198,12 +182,7 @@ def _probabilities(*dims: Dim) -> Tensor:
 
 
 # --- models ------------------------------------------------------------------------------------
-CHECK = Model(
-    "ctclip_check",
-    "python",
-    (SPACING, RESCALE, _optional(PROMPTS)),
-    (SPACING, RESCALE, PROVENANCE),
-)
+CHECK = Model("ctclip_check", "python", (SPACING, RESCALE), (SPACING, RESCALE, PROVENANCE))
 PREPROCESS = Model(
     "ctclip_preprocess", "onnxruntime", (VOLUME, SPACING, RESCALE), (_stacked(VOXELS, 1),)
 )
@@ -214,12 +193,8 @@ VISION = Model(
     (IMAGE_EMBEDDING, IMAGE_NORM, CODES),
     max_batch_size=4,
 )
-# IMAGE_NORM is not read: an ensemble that maps it has the texts wait for the image.
 TOKENIZER = Model(
-    "ctclip_tokenizer",
-    "python",
-    (TEXT, _optional(_stacked(IMAGE_NORM, "V"))),
-    (_stacked(INPUT_IDS, "N"), _stacked(ATTENTION_MASK, "N")),
+    "ctclip_tokenizer", "python", (TEXT,), (_stacked(INPUT_IDS, "N"), _stacked(ATTENTION_MASK, "N"))
 )
 TEXT_ENCODER = Model(
     "ctclip_text",
@@ -228,6 +203,7 @@ TEXT_ENCODER = Model(
     (TEXT_EMBEDDING,),
     max_batch_size=64,
 )
+GATE = Model("ctclip_gate", "python", (SPACING, _stacked(TEXT_EMBEDDING, "2P")), (SPACING,))
 SCORE = Model(
     "ctclip_score",
     "onnxruntime",
@@ -257,7 +233,7 @@ CLASSFINE = Model(
 # --- ensembles ---------------------------------------------------------------------------------
 _SCAN = (VOLUME, SPACING, RESCALE)
 _IMAGE = _stacked(IMAGE_EMBEDDING, 1)
-# ctclip_check stands first and hands the metadata on, so no later step ever sees what it refused.
+# ctclip_check hands the metadata on, so nothing that computes with it ever sees what it refused.
 _CHECKED = {"SPACING": "CHECKED_SPACING", "RESCALE": "CHECKED_RESCALE"}
 _ENCODE_IMAGE = (
     Step(CHECK, outputs=_CHECKED),
@@ -271,18 +247,18 @@ PATHOLOGIES = Ensemble(
     (_logits(1, "F"), _probabilities(1, "F"), _IMAGE, PROVENANCE),
     (*_ENCODE_IMAGE, Step(FINDINGS)),
 )
-# One step after another, and the first checks the prompts, too. Triton before 26.02 has no defence
-# when a step fails while another one is in flight: its core may answer the request twice, which
-# ends the server, or wait for itself for ever. What a caller can do wrong must fail alone.
+# One step after another: see ctclip_gate. The texts come first, whose refusals are the more likely
+# and whose encoding costs the least.
 ZERO_SHOT = Ensemble(
     "ctclip_zero_shot",
     (*_SCAN, PROMPTS),
     (_logits(1, "P"), _probabilities(1, "P"), _IMAGE, PROVENANCE),
     (
-        Step(CHECK, inputs={"PROMPTS": "PROMPTS"}, outputs=_CHECKED),
-        *_ENCODE_IMAGE[1:],
-        Step(TOKENIZER, inputs={"TEXT": "PROMPTS", "IMAGE_NORM": "IMAGE_NORM"}),
+        Step(TOKENIZER, inputs={"TEXT": "PROMPTS"}),
         Step(TEXT_ENCODER),
+        Step(GATE, outputs={"SPACING": "GATED_SPACING"}),
+        Step(CHECK, inputs={"SPACING": "GATED_SPACING"}, outputs=_CHECKED),
+        *_ENCODE_IMAGE[1:],
         Step(SCORE),
     ),
 )
@@ -313,8 +289,9 @@ CLASSIFY = Ensemble(
 )
 
 MODELS: tuple[Model, ...] = (
-    CHECK, PREPROCESS, VISION, TOKENIZER, TEXT_ENCODER, SCORE, FINDINGS, RELEVANCE,
+    CHECK, PREPROCESS, VISION, TOKENIZER, TEXT_ENCODER, GATE, SCORE, FINDINGS, RELEVANCE,
 )  # fmt: skip
+PYTHON_MODELS = tuple(model for model in MODELS if model.backend == "python")
 ENSEMBLES: tuple[Ensemble, ...] = (
     PATHOLOGIES, ZERO_SHOT, IMAGE_EMBEDDING_ENSEMBLE, TEXT_EMBEDDING_ENSEMBLE, EXPLAIN,
 )  # fmt: skip

@@ -42,6 +42,7 @@ _PURPOSES = {
     "ctclip_text_embedding": "texts as vectors, for search and for more than fits into one request",
     "ctclip_explain": "findings, and how much each part of the scan speaks for them",
     "ctclip_classify": "probabilities of a trained classification head",
+    "ctclip_gate": "lets a scan go on once its prompts are encoded, in pairs",
     "ctclip_check": "refuses metadata that cannot be a CT's, names the release",
     "ctclip_preprocess": "stored voxels to the model's grid",
     "ctclip_vision": "image encoder",
@@ -154,7 +155,6 @@ def _tensors(tensors: Iterable[Tensor], *, batched: bool) -> str:
     first = ("B",) if batched else ()
     return "<br>".join(
         f"{tensor.name} {tensor.dtype} [{', '.join(map(str, (*first, *tensor.dims)))}]"
-        + (", optional" if tensor.optional else "")
         for tensor in tensors
     )
 

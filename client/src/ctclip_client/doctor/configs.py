@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ctclip_client.contract import (
@@ -36,11 +35,7 @@ KNOWN: Mapping[str, Part] = {**REQUIRED, **OPTIONAL}
 _FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F")
 _STRING = "TYPE_STRING"
 _LIMITS: Mapping[str, Mapping[str, float]] = {
-    CHECK.name: {
-        "spacing_mm_above": SPACING_MM_RANGE[0],
-        "spacing_mm_below": SPACING_MM_RANGE[1],
-        "max_texts": TEXT_ENCODER.max_batch_size,
-    },
+    CHECK.name: {"spacing_mm_above": SPACING_MM_RANGE[0], "spacing_mm_below": SPACING_MM_RANGE[1]},
     TOKENIZER.name: {"max_tokens": MAX_TOKENS, "max_texts": TEXT_ENCODER.max_batch_size},
 }
 """What the Python models read from their configs' parameters: the only place that refuses by it."""
@@ -139,7 +134,7 @@ def pinned_versions(config: Any) -> dict[str, int]:
 
 
 def _led(leading: tuple[Dim, ...], tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [replace(tensor, dims=(*leading, *tensor.dims)) for tensor in tensors]
+    return [Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims)) for tensor in tensors]
 
 
 def _pairs(part: Part, config: Any) -> Iterable[tuple[Tensor, Any]]:
@@ -167,11 +162,6 @@ def _tensor_differences(
         wanted = _STRING if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
         if dtype != wanted:
             found.append(f"{kind} {tensor.name} is {dtype}, expected {wanted}")
-        if kind == "input" and entry.optional != tensor.optional:
-            how = {True: "optional", False: "required"}
-            found.append(
-                f"input {tensor.name} is {how[entry.optional]}, expected {how[tensor.optional]}"
-            )
         dims = list(entry.dims)
         agree = len(dims) == len(tensor.dims) and all(
             _agrees(got, dim, sizes) for got, dim in zip(dims, tensor.dims, strict=True)
@@ -207,7 +197,7 @@ def _wiring_differences(config: Any, steps: Sequence[Step]) -> list[str]:
     by_name = {step.model_name: step for step in config.ensemble_scheduling.step}
     for step in steps:
         entry = by_name[step.model.name]
-        inputs = step.input_map()
+        inputs = {t.name: step.inputs.get(t.name, t.name) for t in step.model.inputs}
         if dict(entry.input_map) != inputs:
             found.append(f"step {step.model.name} takes {dict(entry.input_map)}, expected {inputs}")
         # An ensemble leaves out what nobody takes; what it does pass on must be named right.

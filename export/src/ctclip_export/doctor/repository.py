@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.contract import CHECK, TOKENIZER, Model
+from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
 from ctclip_client.doctor.folder import Repository, VersionFolder, read_repository
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
+from ctclip_export import repository as export_repository
 from ctclip_export.doctor.outline import FREE, GraphTensor, Outline, read_outline
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository.provenance import release_name
-from ctclip_export.repository.python_models import sources
 
 PRODUCTION_IR_VERSION = 13
 PRODUCTION_OPSET = 26
@@ -140,9 +140,10 @@ def _precision(version: VersionFolder) -> str:
 
 def _python_models(repository: Repository) -> Iterator[Check]:
     """Their sources run inside the server; only one file of each is in provenance.json."""
-    for model in (CHECK, TOKENIZER):
+    sources = Path(export_repository.__file__).parent / "python_models"
+    for model in PYTHON_MODELS:
         folder = repository.models.get(model.name)
-        wanted = {name: path.read_bytes() for name, path in sources(model.name).items()}
+        wanted = _read_all(sources / model.name)
         for number, version in sorted(folder.versions.items()) if folder else ():
             about = f"{model.name}/{number}"
             try:

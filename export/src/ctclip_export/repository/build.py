@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from ctclip_client.contract import (
-    CHECK,
     CLASSFINE,
     CLASSFINE_ENSEMBLES,
     CLASSFINE_MODELS,
@@ -23,6 +22,7 @@ from ctclip_client.contract import (
     FINDINGS,
     MODELS,
     PREPROCESS,
+    PYTHON_MODELS,
     RELEVANCE,
     SCORE,
     TEXT_ENCODER,
@@ -243,7 +243,7 @@ class _Builder:
 
     def describe(self, agreements: Sequence[Agreement]) -> dict[str, object]:
         """Write Python models, configs and provenance; return the release's record."""
-        for model in (CHECK, TOKENIZER):
+        for model in PYTHON_MODELS:
             copy_sources(model.name, self._version(model))
         vocabulary = self._version(TOKENIZER) / "vocab.txt"
         vocabulary.write_bytes(self.text_model.vocabulary_bytes)
@@ -251,7 +251,8 @@ class _Builder:
         if self.checkpoint.classifier is not None:
             models, ensembles = MODELS + CLASSFINE_MODELS, ENSEMBLES + CLASSFINE_ENSEMBLES
         files = {
-            model.name: self._version(model) / ("model.py" if model is CHECK else "model.onnx")
+            model.name: self._version(model)
+            / ("model.py" if model in PYTHON_MODELS else "model.onnx")
             for model in models
         } | {TOKENIZER.name: vocabulary}
         origin = Origin(

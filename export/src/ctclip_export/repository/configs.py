@@ -14,6 +14,7 @@ from ctclip_client.contract import (
     Ensemble,
     Model,
     Step,
+    Tensor,
 )
 from ctclip_export.repository.pbtxt import (
     VERSION,
@@ -24,12 +25,11 @@ from ctclip_export.repository.pbtxt import (
 )
 
 _PARAMETERS: Mapping[str, Mapping[str, object]] = {
-    # The text encoder would refuse more texts, too, but without naming them.
     CHECK.name: {
         "spacing_mm_above": SPACING_MM_RANGE[0],
         "spacing_mm_below": SPACING_MM_RANGE[1],
-        "max_texts": TEXT_ENCODER.max_batch_size,
     },
+    # The text encoder would refuse more texts, too, but without naming them.
     TOKENIZER.name: {"max_tokens": MAX_TOKENS, "max_texts": TEXT_ENCODER.max_batch_size},
 }
 """Limits that the Python models enforce. They run where the client library is not installed."""
@@ -58,7 +58,7 @@ def ensemble_config(ensemble: Ensemble, dimensions: Dimensions, version: int = V
     # Triton refuses an ensemble with a tensor that nobody takes.
     taken = {tensor.name for tensor in ensemble.outputs}
     for step in ensemble.steps:
-        taken |= set(step.input_map().values())
+        taken |= {step.inputs.get(tensor.name, tensor.name) for tensor in step.model.inputs}
     steps = ",\n".join(_step(step, version, taken) for step in ensemble.steps)
     return "\n".join(
         [
@@ -79,18 +79,23 @@ def ensemble_config(ensemble: Ensemble, dimensions: Dimensions, version: int = V
 
 
 def _step(step: Step, version: int, taken: Set[str]) -> str:
-    outputs = {
-        tensor.name: step.outputs.get(tensor.name, tensor.name) for tensor in step.model.outputs
-    }
-    outputs = {name: outside for name, outside in outputs.items() if outside in taken}
-    maps = [*_maps("input_map", step.input_map()), *_maps("output_map", outputs)]
+    outputs = [
+        tensor
+        for tensor in step.model.outputs
+        if step.outputs.get(tensor.name, tensor.name) in taken
+    ]
+    maps = [
+        *_maps("input_map", step.model.inputs, step.inputs),
+        *_maps("output_map", outputs, step.outputs),
+    ]
     lines = [f'model_name: "{step.model.name}"', f"model_version: {version}", *maps]
     return "    {\n" + "\n".join(f"      {line}" for line in lines) + "\n    }"
 
 
-def _maps(kind: str, names: Mapping[str, str]) -> Iterable[str]:
-    for inside, outside in names.items():
-        yield f'{kind} {{ key: "{inside}", value: "{outside}" }}'
+def _maps(kind: str, tensors: Iterable[Tensor], renames: Mapping[str, str]) -> Iterable[str]:
+    for tensor in tensors:
+        outside = renames.get(tensor.name, tensor.name)
+        yield f'{kind} {{ key: "{tensor.name}", value: "{outside}" }}'
 
 
 def _instances(model: Model) -> str:

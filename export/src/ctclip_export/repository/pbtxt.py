@@ -28,8 +28,7 @@ def tensors(kind: str, tensors: Sequence[Tensor], sizes: Mapping[str, int]) -> s
     """The `input` or `output` list; sizes fill in what an export knows."""
     entries = ",\n".join(
         f'  {{ name: "{tensor.name}", data_type: {_data_type(tensor)}, '
-        f"dims: [{', '.join(map(str, tensor.shape(sizes)))}]"
-        f"{', optional: true' if tensor.optional else ''} }}"
+        f"dims: [{', '.join(map(str, tensor.shape(sizes)))}] }}"
         for tensor in tensors
     )
     return f"{kind} [\n{entries}\n]"

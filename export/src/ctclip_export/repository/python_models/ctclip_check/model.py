@@ -1,6 +1,7 @@
-"""Refuse metadata that cannot be a CT's, and prompts that are none; name the release that answers.
+"""Refuse metadata that cannot be a CT's, and tell the client which release answers.
 
-Stands first in every ensemble that takes a volume. Runs inside Triton's Python backend.
+Stands before all that computes with a volume, in every ensemble that takes one. Runs inside
+Triton's Python backend.
 """
 
 import json
@@ -9,21 +10,15 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .texts import decode_texts
-
 
 class TritonPythonModel:
-    """SPACING FP64 [3], RESCALE FP32 [2] -> the same, checked; PROVENANCE BYTES [1].
-
-    PROMPTS BYTES [2P], where an ensemble has them, are checked, too.
-    """
+    """SPACING FP64 [3], RESCALE FP32 [2] -> the same, checked; PROVENANCE BYTES [1]."""
 
     def initialize(self, args):
         """Read the limits from the config's parameters and the release from `provenance.json`."""
         parameters = json.loads(args["model_config"])["parameters"]
         self.above = float(parameters["spacing_mm_above"]["string_value"])
         self.below = float(parameters["spacing_mm_below"]["string_value"])
-        self.max_texts = int(parameters["max_texts"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         public = json.dumps(record["release"], ensure_ascii=False, sort_keys=True)
@@ -36,12 +31,7 @@ class TritonPythonModel:
     def _answer(self, request):
         spacing = pb_utils.get_input_tensor_by_name(request, "SPACING").as_numpy()
         rescale = pb_utils.get_input_tensor_by_name(request, "RESCALE").as_numpy()
-        prompts = pb_utils.get_input_tensor_by_name(request, "PROMPTS")
-        problem = (
-            self._spacing_problem(spacing)
-            or self._rescale_problem(rescale)
-            or (self._prompts_problem(prompts.as_numpy()) if prompts is not None else "")
-        )
+        problem = self._spacing_problem(spacing) or self._rescale_problem(rescale)
         if problem:
             error = pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
@@ -69,16 +59,4 @@ class TritonPythonModel:
             return f"RESCALE: slope is {slope}, expected a finite number other than 0"
         if not np.isfinite(intercept):
             return f"RESCALE: intercept is {intercept}, expected a finite number"
-        return ""
-
-    def _prompts_problem(self, prompts):
-        try:
-            decode_texts("PROMPTS", prompts, self.max_texts)
-        except ValueError as problem:
-            return str(problem)
-        if len(prompts) % 2:
-            return (
-                f"PROMPTS: got {len(prompts)}, expected pairs, a sentence for each finding and one "
-                "against it"
-            )
         return ""

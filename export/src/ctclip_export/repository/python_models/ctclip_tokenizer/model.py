@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .texts import decode_texts
 from .word_pieces import bert_tokenizer
+
+_FIELD = "TEXT (PROMPTS of ctclip_zero_shot)"
 
 
 class TritonPythonModel:
-    """TEXT BYTES [N] -> INPUT_IDS, ATTENTION_MASK INT64 [N, L]. IMAGE_NORM is not read."""
+    """TEXT BYTES [N] -> INPUT_IDS, ATTENTION_MASK INT64 [N, L]."""
 
     def initialize(self, args):
         """Load the vocabulary, and refuse one that is not the checkpoint's."""
@@ -40,7 +41,11 @@ class TritonPythonModel:
     def _answer(self, request):
         raw = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
         try:
-            texts = decode_texts("TEXT", raw, self.max_texts)
+            if not 1 <= len(raw) <= self.max_texts:
+                raise ValueError(
+                    f"{_FIELD}: got {len(raw) or 'no'} texts, expected 1 to {self.max_texts}"
+                )
+            texts = [_decode(index, item) for index, item in enumerate(raw)]
         except ValueError as problem:
             error = pb_utils.TritonError(str(problem), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
@@ -50,3 +55,13 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor("INPUT_IDS", ids), pb_utils.Tensor("ATTENTION_MASK", mask)]
         )
+
+
+def _decode(index, item):
+    if isinstance(item, str):
+        return item
+    try:
+        return item.decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"0x{item[error.start]:02x} at byte {error.start}"
+        raise ValueError(f"{_FIELD}: item {index} has {got}, expected UTF-8") from error
