@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ctclip_client.placing import placed
 from ctclip_export.checkpoint.load import POSITION_IDS, declared_random
 from ctclip_export.checkpoint.names import slots
 from ctclip_export.model import CTCLIP, CTViT, ModelConfig
@@ -52,5 +53,12 @@ def save_in_upstream_layout(model: CTCLIP, path: Path, seed: int) -> None:
             state[name] = torch.randn(slot.shape) * 0.02
     state[POSITION_IDS] = torch.arange(model.config.text.positions)[None]
     declared_random(path).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
-    with placed(path) as file:
-        torch.save(state, file)
+    # torch names the folder inside the archive after the file, up to its last dot, and "archive"
+    # where it is given an open one: a hidden file, or `placed`, would change the bytes, and with
+    # them the SHA-256 by which kept results name the checkpoint.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        part = Path(folder) / f"{path.name}.part"
+        torch.save(state, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
