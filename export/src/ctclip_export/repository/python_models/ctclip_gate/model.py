@@ -20,8 +20,8 @@ class TritonPythonModel:
         rows = len(pb_utils.get_input_tensor_by_name(request, "TEXT_EMBEDDING").as_numpy())
         if rows < 1 or rows % 2:
             error = pb_utils.TritonError(
-                f"TEXT_EMBEDDING (made of PROMPTS): got {rows} rows, expected pairs, a sentence for "
-                "each finding and one against it",
+                f"TEXT_EMBEDDING (made of PROMPTS): got {rows} rows, expected pairs, a sentence "
+                "for each finding and one against it",
                 pb_utils.TritonError.INVALID_ARG,
             )
             return pb_utils.InferenceResponse(error=error)
