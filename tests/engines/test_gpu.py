@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ctclip_bench.ladder import rungs
+from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY
 from ctclip_export.engines import process as process_module
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import NoGpu, parse_gpu, read_gpu
@@ -85,3 +89,19 @@ def test_the_compiler_numbers_gpus_as_the_driver_does(
     job = Job(RTX.name, "m/1/x", "plan", str(tmp_path / "outcome"), "8.0", {}, 0, "")
     with pytest.raises(EngineError, match=r"exit code 1 and without a result \(PCI_BUS_ID 1\)"):
         compile_in_process(job, lambda _: None)
+
+
+def test_so_does_the_ladder_where_it_runs_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA reads the variable once, when it is first used: the rung sets it before anything."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")  # CUDA's own
+
+    def checked_engine(*_: Any) -> None:
+        raise EngineError(f"in the order {os.environ['CUDA_DEVICE_ORDER']}")
+
+    monkeypatch.setattr(rungs, "checked_engine", checked_engine)
+    job = rungs.Job(
+        Path("repository"), "1", "release", PUBLISHED_GEOMETRY, "fp32", PUBLISHED_FINDINGS, (),
+        None, None,
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="in the order PCI_BUS_ID"):
+        rungs.engine(job, lambda _: None)

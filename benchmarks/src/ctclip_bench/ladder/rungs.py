@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from ctclip_client.contract import (
     Geometry,
 )
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
+from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.run import EngineVision, checked_engine
 from ctclip_export.model.precision import typed
 from ctclip_export.model.preprocess import preprocess
@@ -141,6 +143,8 @@ def openvino(job: Job, emit: Callable[[Answer], None]) -> None:
 
 def engine(job: Job, emit: Callable[[Answer], None]) -> None:
     """Both plans in TensorRT on the GPU, the scores in ONNX Runtime as they are served."""
+    # The GPU that was asked about and compiled on; CUDA, when it starts, may number others first.
+    os.environ.update(DRIVERS_ORDER)
     text = checked_engine(
         TEXT_ENCODER, job.file(TEXT_ENCODER.name), precision_of(TEXT_ENCODER, job.precision)
     )
