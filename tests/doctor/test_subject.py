@@ -118,6 +118,15 @@ def test_wrong_options_are_usage_errors(doctor, flags):
     assert doctor("localhost:1", *flags).code == 2
 
 
+@pytest.mark.parametrize("flag", ["--target-spacing", "--spacing"])
+@pytest.mark.parametrize("spacing", ["1e-3,1,1", "1,1,20"])
+def test_a_spacing_outside_the_limits_is_told_the_limits(doctor, flag, spacing):
+    outcome = doctor("localhost:1", flag, spacing)
+    assert outcome.code == 2
+    assert f"argument {flag}: got '{spacing}'" in outcome.err
+    assert "more than 0.05 and less than 20 mm" in outcome.err
+
+
 class TestNothingEndsInATraceback:
     """Exit 1 or 2, a sentence of cause, and never a traceback (which `doctor` would raise)."""
 

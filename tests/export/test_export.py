@@ -186,6 +186,19 @@ def test_flags_that_mean_nothing(
     assert "ctclip export --help" in remedy
 
 
+@pytest.mark.parametrize("spacing", ["1e-3,1,1", "1,1,20", "1,0.05,1", "nan,1,1", "1,1,inf"])
+def test_a_spacing_that_no_scan_may_have_is_refused_by_its_flag(
+    spacing: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments(target_spacing=spacing))
+    assert caught.value.code == 2
+    cause, _remedy = capsys.readouterr().err.splitlines()
+    assert "--target-spacing" in cause
+    assert f"got '{spacing}'" in cause
+    assert "more than 0.05 and less than 20 mm" in cause
+
+
 def test_a_failed_check_leaves_the_old_repository_untouched(
     repository: Path,
     checkpoint: Checkpoint,

@@ -152,12 +152,17 @@ def _volume_shape(text: str) -> tuple[int, int, int]:
 
 
 def _spacing(text: str) -> tuple[float, float, float]:
+    from ctclip_client.contract import SPACING_MM_RANGE
+
+    low, high = SPACING_MM_RANGE
     try:
         z, x, y = (float(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"got '{text}', expected three numbers z,x,y in millimetres, for instance 1.5,0.75,0.75"
         ) from error
-    if not all(0 < value < 100 for value in (z, x, y)):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected millimetres between 0 and 100")
+    if not all(low < value < high for value in (z, x, y)):
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', expected each more than {low:g} and less than {high:g} mm"
+        )
     return z, x, y

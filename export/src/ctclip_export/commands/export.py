@@ -127,12 +127,16 @@ def _volume_shape(text: str) -> tuple[int, ...]:
 
 
 def _target_spacing(text: str) -> tuple[float, ...]:
+    from ctclip_client.contract import SPACING_MM_RANGE
+
+    low, high = SPACING_MM_RANGE
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != 3 or not all(0 < value < 100 for value in values):
+    if len(values) != 3 or not all(low < value < high for value in values):
         raise argparse.ArgumentTypeError(
-            f"got '{text}', expected Z,X,Y in mm such as 1.5,0.75,0.75"
+            f"got '{text}', expected Z,X,Y such as 1.5,0.75,0.75, each more than {low:g} and less "
+            f"than {high:g} mm"
         )
     return values
