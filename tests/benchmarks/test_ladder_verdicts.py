@@ -11,6 +11,7 @@ import pytest
 
 from ctclip_bench.ladder import climb as module
 from ctclip_client.cli import main
+from ctclip_export.parity.judge import Verdict
 from ctclip_server.releases.ladder import LadderRecord, plans_of
 
 
@@ -87,13 +88,50 @@ def test_a_damaged_verdict_is_replaced_with_a_word(
     assert kept(own)["passed"] is True
 
 
-def test_a_climb_without_a_rung_leaves_the_verdict(
-    own: Path, name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_climb_in_which_the_failed_rung_did_not_run_lifts_no_failure(
+    own: Path, name: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    LadderRecord(name, True, scans=4).write(own, "1")
-    before = kept(own)
+    failed = ["served by Triton"]
+    LadderRecord(name, False, ["served by Triton: NaN"], failed, scans=1).write(own, "1")
+    command = ["parity", "--repository", str(own), "--scans", scans(phantoms, tmp_path / "s", 2)]
+    assert main(command) == 0
+    assert "it failed in 'served by Triton', which did not run" in capsys.readouterr().err
+    assert kept(own)["passed"] is False
+
+
+def test_the_names_of_the_rungs_are_kept_without_addresses() -> None:
+    verdicts = (
+        Verdict(module.FILES, "PASS"),
+        Verdict("ONNX, OpenVINO", "PASS"),
+        Verdict("TensorRT engine", "FAIL", "it is slow"),
+        Verdict("served by Triton at gpu7:8001", "FAIL", "NaN"),
+        Verdict("client, from a CT file at gpu7:8001", "NOT RUN", "no client"),
+    )
+    record = module.Climb({"release": "r"}, "ONNX", ("a",), verdicts, None, {"m": "x"}).record()
+    assert record.failed == ("served by Triton",)
+    assert record.ran == ("ONNX", "ONNX, OpenVINO", "TensorRT engine", "served by Triton")
+    assert record.failed_plans == {"m": "x"}
+    assert record.engines_date == record.date
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_climb_without_a_rung_leaves_the_verdict(
+    before: bool,
+    own: Path,
+    name: str,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And where there was none, it does not bar the release."""
+    path = own / "ctclip_check" / "1" / "ladder.json"
+    if before:
+        LadderRecord(name, True, scans=4).write(own, "1")
+    text = path.read_text() if before else ""
     none = [module._Step("ONNX", lambda *_: None, "no kernels")]
     monkeypatch.setattr(module._Climber, "_ladder", lambda _: none)
     command = ["parity", "--repository", str(own), "--scans", scans(phantoms, tmp_path / "s", 1)]
     assert main(command) == 1
-    assert kept(own) == before
+    assert (path.read_text() if path.exists() else "") == text
+    assert "nothing could be compared on this machine" in capsys.readouterr().err

@@ -128,6 +128,7 @@ def test_an_engine_serves_only_after_a_ladder_with_that_very_engine(release: Pat
 
 # --- what a later climb may say of an earlier one ---
 
+A, B = ("a",), ("b",)
 X, Y = {"ctclip_vision": "x" * 64}, {"ctclip_vision": "y" * 64}
 
 
@@ -152,8 +153,13 @@ def verdict(passed: bool, scans: int, **more: Any) -> LadderRecord:
         (verdict(False, 2, failed_plans=X), verdict(True, 2, plans=X), X, ""),
         (verdict(False, 2, failed_plans=X), verdict(True, 2), {}, ""),
         (verdict(False, 2, failed_plans=X), verdict(True, 2), Y, ""),
-        # No rung could run: that says nothing.
-        (verdict(True, 2), verdict(False, 0, failures=()), {}, "no rung of it could run"),
+        (verdict(False, 2, failed=A), verdict(True, 9, ran=B), {}, "in 'a', which did not run"),
+        (verdict(False, 2, failed=A), verdict(False, 9, ran=B), {}, "with 'a' among the rungs"),
+        (verdict(False, 2, failed=A), verdict(True, 2, ran=A + B), {}, ""),
+        (verdict(False, 2), verdict(True, 11, sample=True), {}, "of your own (--scans DIR)"),
+        (verdict(False, 2), verdict(True, 2), {}, ""),
+        (verdict(False, 2, sample=True), verdict(True, 2), {}, ""),
+        (verdict(False, 2, sample=True), verdict(True, 2, sample=True), {}, ""),
     ],
 )
 def test_a_failure_stays_until_a_climb_saw_as_much(
@@ -166,10 +172,17 @@ def test_a_failure_stays_until_a_climb_saw_as_much(
 
 
 def test_two_failures_are_both_remembered() -> None:
-    earlier = verdict(False, 11)
-    kept, _ = verdict(False, 2, reference=True, failed_plans=X).after(earlier, X)
+    earlier = verdict(False, 11, sample=True, failed=A, engines_date="2026")
+    later = verdict(False, 2, reference=True, failed_plans=X, failed=B, ran=B, engines_date="2027")
+    kept, _ = later.after(earlier, X)
     assert kept.failures == ("rung 11", "rung 2")
     assert (kept.scans, kept.reference, kept.failed_plans) == (11, True, X)
+    assert (kept.failed, kept.has_own_scans, kept.engines_date) == (A + B, True, "2027")
+
+
+def test_a_climb_without_engines_keeps_the_date_of_the_last_with_them() -> None:
+    kept, _ = verdict(True, 2).after(verdict(True, 2, plans=X, engines_date="2026"), X)
+    assert kept.engines_date == "2026"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +193,6 @@ def test_two_failures_are_both_remembered() -> None:
         (verdict(True, 2), Y, {}),
         (verdict(True, 2, plans=Y), Y, Y),
         (verdict(False, 2, failed_plans=X), X, {}),
-        (verdict(False, 0, failures=()), X, X),
     ],
 )
 def test_engines_that_passed_and_lie_there_still_have_passed(
@@ -206,7 +218,10 @@ def test_the_gate_says_how_many_scans_it_takes(release: Path) -> None:
     LadderRecord(name_of(release), False, ["x"], scans=11, reference=True).write(release, "1")
     with pytest.raises(LadderRefusedError) as caught:
         check(release)
-    assert "on at least 11 scans, against the checkpoint" in caught.value.remedy
+    assert (
+        "on at least 11 scans of your own (--scans DIR), against the checkpoint"
+        in caught.value.remedy
+    )
     LadderRecord(name_of(release), False).write(release, "1")
     with pytest.raises(LadderRefusedError, match="no rung of it could run"):
         check(release)

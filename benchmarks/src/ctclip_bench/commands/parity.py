@@ -124,12 +124,19 @@ def _keep(result: Climb, job: Job, *, sample: bool) -> None:
     """The verdict, beside the release, for `ctclip promote`."""
     from ctclip_server.releases.ladder import LadderRefusedError, read_ladder
 
+    said = result.record(sample=sample)
+    if not said.passed and not said.failures:
+        _note(
+            "nothing could be compared on this machine: this climb leaves no verdict, and one of "
+            "before stays."
+        )
+        return
     try:
         earlier = read_ladder(job.repository, job.version)
     except LadderRefusedError as error:
         _note(f"{error.cause} It is replaced.")
         earlier = None
-    record, stays = result.record(sample=sample).after(earlier, result.plans)
+    record, stays = said.after(earlier, result.plans)
     if stays:
         _note(stays)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,19 +63,22 @@ class Climb:
 
         sample: whether the scans are the public chest CT and its variations.
         """
-        verdicts = {verdict.rung: verdict.verdict for verdict in self.verdicts}
+        verdicts = {_without_address(v.rung): v.verdict for v in self.verdicts if v.rung != FILES}
         engine = verdicts.get(ENGINE_RUNG)
-        ran = any(verdict != "NOT RUN" for rung, verdict in verdicts.items() if rung != FILES)
-        return LadderRecord(
+        ran = [rung for rung, verdict in verdicts.items() if verdict != "NOT RUN"]
+        record = LadderRecord(
             release=str(self.release["release"]),
             passed=self.passed,
             failures=tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL"),
+            failed=tuple(r for r in ran if verdicts[r] == "FAIL" and r != ENGINE_RUNG),
+            ran=tuple(dict.fromkeys((self.baseline, *ran))) if ran else (),
             plans=self.plans if engine == "PASS" else {},
             failed_plans=self.plans if engine == "FAIL" else {},
             scans=len(self.scans) if ran else 0,
-            sample=sample and ran,
+            sample=sample and bool(ran),
             reference=self.baseline == REFERENCE_RUNG,
         )
+        return replace(record, engines_date=record.date if ENGINE_RUNG in ran else "")
 
     @property
     def passed(self) -> bool:
@@ -290,6 +293,11 @@ class _Climber:
             both = probabilities, highest
         names = tuple(scan.name for scan in self.job.scans)
         return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans, scored)
+
+
+def _without_address(rung: str) -> str:
+    """A rung is the same one wherever its server runs."""
+    return rung.partition(" at ")[0]
 
 
 def _unit_codebook(path: Path) -> torch.Tensor:

@@ -26,12 +26,15 @@ _KINDS = {
     "release": TEXT,
     "passed": TRUTH,
     "failures": TEXTS,
+    "failed": TEXTS,
+    "ran": TEXTS,
     "plans": TEXT_BY_NAME,
     "failed_plans": TEXT_BY_NAME,
     "scans": WHOLE,
     "sample": TRUTH,
     "reference": TRUTH,
     "date": TEXT,
+    "engines_date": TEXT,
 }
 _OPTIONAL = frozenset(_KINDS) - {"release", "passed"}
 
@@ -48,23 +51,34 @@ def _now() -> str:
 class LadderRecord:
     """release: its name. failures: rung and reason of each rung that failed, in words.
 
+    failed, ran: names of the rungs that failed, and of all that ran, without a server's address;
+        engines that failed are told by their files instead, see `failed_plans`.
     plans: SHA-256 of every engine that a rung was run on, and passed, by model.
     failed_plans: of those that it was run on, and failed.
     scans: how many were compared, 0 if that was not counted, or no rung could run.
-    sample: whether they are the public chest CT and its variations.
+    sample: whether they are the public chest CT and its variations, and no scans of one's own.
     reference: whether the rungs were compared with the checkpoint, not with its exported graphs.
     date: when it was climbed, in UTC; "" if unknown.
+    engines_date: when it was last climbed on engines; "" if never, or unknown.
     """
 
     release: str
     passed: bool
     failures: Sequence[str] = ()
+    failed: Sequence[str] = ()
+    ran: Sequence[str] = ()
     plans: Mapping[str, str] = field(default_factory=dict)
     failed_plans: Mapping[str, str] = field(default_factory=dict)
     scans: int = 0
     sample: bool = False
     reference: bool = False
     date: str = field(default_factory=_now)
+    engines_date: str = ""
+
+    @property
+    def has_own_scans(self) -> bool:
+        """Whether scans were compared that are not the public ones."""
+        return self.scans > 0 and not self.sample
 
     def after(
         self, earlier: LadderRecord | None, present: Mapping[str, str]
@@ -85,13 +99,11 @@ class LadderRecord:
             for model, digest in earlier.plans.items()
             if present.get(model) == digest != self.failed_plans.get(model)
         }
-        if not self.passed and not self.failures:
-            return replace(earlier, plans=still), (
-                "no rung of it could run on this machine: the verdict of before stays."
-            )
+        engines_date = max(earlier.engines_date, self.engines_date)
         lacking = [] if earlier.passed else _lacking(self, earlier, present)
         if not lacking:
-            return replace(self, plans={**still, **self.plans}), ""
+            plans = {**still, **self.plans}
+            return replace(self, plans=plans, engines_date=engines_date), ""
         reason = (
             f"the release failed before, and that stays: {'; '.join(lacking)}. It is lifted by a "
             f"ladder that passes {earlier.conditions(present)}."
@@ -99,17 +111,24 @@ class LadderRecord:
         both = replace(
             earlier,
             failures=tuple(dict.fromkeys((*earlier.failures, *self.failures))),
+            failed=tuple(dict.fromkeys((*earlier.failed, *self.failed))),
+            ran=tuple(dict.fromkeys((*earlier.ran, *self.ran))),
             plans=still,
             failed_plans={**earlier.failed_plans, **self.failed_plans},
             scans=max(earlier.scans, self.scans),
+            sample=not (earlier.has_own_scans or self.has_own_scans),
             reference=earlier.reference or self.reference,
             date=self.date,
+            engines_date=engines_date,
         )
         return replace(earlier, plans=still) if self.passed else both, reason
 
     def conditions(self, present: Mapping[str, str]) -> str:
         """What a climb has to see, at least, to lift this failure."""
-        parts = [f"on at least {self.scans or 1} scans"]
+        own = " of your own (--scans DIR)" if self.has_own_scans else ""
+        parts = [f"on at least {self.scans or 1} scans{own}"]
+        if self.failed:
+            parts.append(f"with {_quoted(self.failed)} among the rungs that run")
         if self.reference:
             parts.append("against the checkpoint (--against CHECKPOINT --text-model DIR)")
         if self.failed_there(present):
@@ -132,11 +151,19 @@ def _lacking(later: LadderRecord, failed: LadderRecord, present: Mapping[str, st
     lacking = []
     if later.scans < failed.scans:
         lacking.append(f"it failed on {failed.scans} scans, this climb saw {later.scans}")
+    if failed.has_own_scans and not later.has_own_scans:
+        lacking.append("it failed on scans of your own, this climb saw the public CT only")
+    if idle := [rung for rung in failed.failed if rung not in later.ran]:
+        lacking.append(f"it failed in {_quoted(idle)}, which did not run in this climb")
     if failed.reference and not later.reference:
         lacking.append("it failed against the checkpoint, this climb began at its exported graphs")
     if failed.failed_there(present) and not (later.plans or later.failed_plans):
         lacking.append("its engines failed and lie there still, this climb ran none")
     return lacking
+
+
+def _quoted(rungs: Sequence[str]) -> str:
+    return ", ".join(f"'{rung}'" for rung in rungs)
 
 
 def check_ladder(members: Members, version: int, release: str) -> None:
