@@ -6,13 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ctclip_client.cli import main
 from ctclip_client.errors import CTClipError, Unreadable
+from ctclip_export.engines import build as build_module
+from ctclip_export.engines.build import build_engines
+from ctclip_export.engines.compiler import Job, Outcome
+from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.record import Key, Record, difference, read_record
-from ctclip_export.engines.target import EngineError
+from ctclip_export.engines.target import TENSORRT, EngineError
 from ctclip_export.engines.warmup import write_warmup
 
 KEY = Key("a" * 64, "11.2.0", "8.0", {"X": [[1, 2], [2, 2], [4, 2]]}, "fp16")
@@ -108,3 +114,53 @@ def test_a_release_without_what_a_warm_up_needs_is_told(
     assert complaint in caught.value.cause
     assert "ctclip export" in caught.value.remedy
     assert not list(repository.glob("*/warmup"))
+
+
+# --- the warm-up's place in a build ---
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU and a TensorRT that builds anything at once; the graphs that it was given."""
+    given: list[str] = []
+
+    def compile_anything(job: Job, *_: object) -> Outcome:
+        given.append(Path(job.onnx).parent.parent.name)
+        Path(job.plan).write_bytes(b"a plan")
+        return Outcome("", [], [])
+
+    gpu = Gpu("NVIDIA A100", "8.0", 80 * 2**30, 0, "580")
+    monkeypatch.setattr(build_module, "load_library", lambda _: SimpleNamespace(__version__="11.2"))
+    monkeypatch.setattr(build_module, "read_gpu", lambda: gpu)
+    monkeypatch.setattr(build_module, "compile_in_process", compile_anything)
+    return given
+
+
+def test_a_release_without_what_a_warm_up_needs_is_told_before_anything_is_built(
+    builds: list[str], copied: Callable[..., Path]
+) -> None:
+    repository = copied("fp32")
+    path = repository / "ctclip_vision" / "1" / "provenance.json"
+    record = json.loads(path.read_text())
+    record["release"]["prompts"] = []
+    path.write_text(json.dumps(record))
+    with pytest.raises(Unreadable, match=r"warm-up: .+ prompts: got \[\]"):
+        build_engines(repository, TENSORRT)
+    assert builds == []
+
+
+def test_a_warm_up_that_cannot_be_written_is_said_beside_engines_that_are_placed(
+    builds: list[str], copied: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = copied("fp32")
+    (repository / "ctclip_vision" / "warmup" / "VOXELS").mkdir(parents=True)
+    command = ["build-engines", "--repository", str(repository), "--target", "tensorrt"]
+    assert main(command) == 2
+    *_, cause, remedy = capsys.readouterr().err.splitlines()
+    assert cause.startswith("error: warm-up: ")
+    assert "The engines are in their places" in cause
+    assert "nothing was placed" not in remedy
+    assert len(list(repository.glob("*/1/model.plan"))) == 2
+    (repository / "ctclip_vision" / "warmup" / "VOXELS").rmdir()
+    assert main(command) == 0
+    assert builds == ["ctclip_vision", "ctclip_text"]  # kept, as the remedy says

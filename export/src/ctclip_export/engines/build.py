@@ -38,7 +38,7 @@ from ctclip_export.engines.target import (
     load_library,
 )
 from ctclip_export.engines.typed_graph import check_typed_graph
-from ctclip_export.engines.warmup import write_warmup
+from ctclip_export.engines.warmup import check_release, write_warmup
 from ctclip_export.guards import remove_guard
 from ctclip_export.hashing import sha256
 from ctclip_export.precisions import precision_of
@@ -88,6 +88,8 @@ def build_engines(
     """
     _check_out(repository, target, out)
     release, versions = _read_repository(repository, ENCODERS if target.in_repository else COMPILED)
+    if out is None:
+        check_release(release)  # now, because the warm-up comes after hours of building
     library = load_library(target)
     gpu = read_gpu() if target.builds_on_gpu else None
     capability = _capability(gpu, compute_capability)
@@ -108,7 +110,7 @@ def build_engines(
                 _place(engine, made, target)
     if out is None:
         with builder.stages.stage("Warm-up: a phantom and a prompt"):
-            write_warmup(repository, versions[VISION], release)
+            _warm_up(repository, versions[VISION], release)
     return [engine for engine, _ in engines]
 
 
@@ -218,6 +220,17 @@ def _place(engine: Engine, made: Path, target: Target) -> None:
         if (made / name).is_file():
             (made / name).replace(engine.folder / name)
     engine.record.write(engine.folder)
+
+
+def _warm_up(repository: Path, version: str, release: Mapping[str, Any]) -> None:
+    try:
+        write_warmup(repository, version, release)
+    except OSError as error:
+        raise InvalidInput(
+            f"warm-up: {error.filename or repository}: {error.strerror or error}. The engines are "
+            "in their places.",
+            "Mend that, and run it again: it keeps the engines and writes what is missing.",
+        ) from error
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> 
         Unreadable: the release's record lacks what they are made from.
         OSError: they cannot be written; each lies there whole, or not at all.
     """
-    _check(release)
+    check_release(release)
     geometry = release["geometry"]
     z, y, x = geometry["volume_shape"]
     spacing_z, spacing_y, spacing_x = geometry["target_spacing_mm"]
@@ -72,7 +72,11 @@ def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> 
     _write(repository / TEXT_ENCODER.name, {INPUT_IDS.name: ids, ATTENTION_MASK.name: mask})
 
 
-def _check(release: Mapping[str, Any]) -> None:
+def check_release(release: Mapping[str, Any]) -> None:
+    """Whether its record has what a warm-up is made from: asked before hours of building.
+
+    Raises: Unreadable naming the field.
+    """
     wrong = complaint(release, {"geometry": OBJECT, "prompts": _PROMPTS})
     if not wrong and (inner := complaint(release["geometry"], _GEOMETRY)):
         wrong = f"geometry.{inner}"
