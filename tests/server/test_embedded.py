@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from ctclip_client.errors import DeadlineExceeded, InvalidInput, ServerError, Unavailable
-from ctclip_server import EmbeddedTriton, embedded, keeper
+from ctclip_server import EmbeddedTriton, diagnosis, embedded, keeper
 from ctclip_server.keeper import remove_shared_memory
 from ctclip_server.ports import resolve
 
@@ -191,6 +192,31 @@ def test_triton_dying_later_is_told_with_the_reason(repository, traces):
             server.wait()
         assert not server.is_running()
     assert traces.left(identity) == []
+
+
+def test_what_triton_complained_of_before_it_was_ready_is_no_reason_for_its_end(
+    repository, monkeypatch
+):
+    nothing = re.compile("(?!)")
+    monkeypatch.setattr(diagnosis, "_HARMLESS", nothing)
+    with EmbeddedTriton(repository, startup_timeout_s=120) as server:
+        os.kill(server.process_id, signal.SIGKILL)
+        with pytest.raises(ServerError, match=r"\(signal 9, SIGKILL\)\. "):
+            server.wait()
+
+
+def test_the_lack_of_a_gpu_is_no_reason():
+    noise = (
+        'E1125 14:51:17.886998 28324 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+        "Error: Failed to initialize NVML\n"
+        'E1125 14:51:18.334123 28324 ensemble_scheduler.cc:1468] "unable to create stream for '
+        'ctclip_zero_shot: CUDA driver version is insufficient for CUDA runtime version"\n'
+    )
+    reason = 'E1125 14:51:19.000000 28324 server.cc:1] "unable to create stream for a: no memory"\n'
+    assert diagnosis.diagnose(noise).errors == ()
+    assert diagnosis.diagnose(reason + noise).errors == (
+        "unable to create stream for a: no memory",
+    )
 
 
 def test_a_killed_parent_takes_triton_with_it(repository, traces):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -14,8 +15,11 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ctclip_client import Client
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import CTClipError, ServerError
 from ctclip_export.phantom import chest_phantom
+from ctclip_server import embedded
+from ctclip_server.commands import serve as serve_command
+from ctclip_server.embedded import RestartableError
 
 READY = re.compile(
     r"ready grpc=127\.0\.0\.1:(\d+) http=127\.0\.0\.1:(\d+) metrics=127\.0\.0\.1:(\d+)\n"
@@ -149,17 +153,110 @@ def test_a_model_whose_python_process_died_is_back_at_the_same_port(golden, expo
                 message.raw_input_contents.append(bytes(data))
             with pytest.raises(grpc.RpcError, match="not healthy"):
                 service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=60)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                after = client.pathologies(volume)
-                break
-            except CTClipError:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        after = _pathologies_again(client, volume)
     np.testing.assert_array_equal(after.logits, before.logits)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out == ""
     assert "WARNING: The Python process of a model has died. Starting Triton again" in err
+
+
+def test_a_triton_that_crashed_is_back_at_the_same_port(
+    golden, exported_in, serve, fetch, tmp_path
+):
+    log = tmp_path / "triton.log"
+    process = serve("--repository", exported_in("fp32").repository, "--log", log)
+    match = READY.fullmatch(process.stdout.readline())
+    volume = chest_phantom(golden.geometry)
+    with Client(f"127.0.0.1:{match[1]}") as client:
+        before = client.pathologies(volume)
+        os.kill(_triton_of(fetch, match[2]), signal.SIGSEGV)
+        said = ""
+        while "WARNING" not in said:  # it answers while it writes down its stack
+            said = process.stderr.readline()
+        # On a machine without a GPU the log has complaints from the start, which are no reason.
+        assert "WARNING: Triton ended (signal 11, SIGSEGV). Starting Triton again, at" in said
+        after = _pathologies_again(client, volume)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out == ""
+    _, crashed, again = log.read_text().split("Started GRPCInferenceService")
+    assert "Signal (11) received" in crashed
+    assert "Signal (11) received" not in again
+
+
+def test_a_triton_that_crashes_again_and_again_ends_it_with_4(repository, serve, fetch, traces):
+    process = serve("--repository", repository)
+    http_port = READY.fullmatch(process.stdout.readline())[2]
+    numbers = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)
+    for number in numbers:
+        while "every model is ready" not in process.stderr.readline():
+            pass
+        triton = _triton_of(fetch, http_port)
+        identity = traces.of(triton)
+        os.kill(triton, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "error: Triton ended (signal 8, SIGFPE). It is not started again" in err
+    assert "3 times in a row within 30 s of being ready" in err
+    assert "Traceback" not in err
+    assert traces.left(identity) == []
+
+
+class _Scripted:
+    """Stands for a Triton: one word for each time that it is started."""
+
+    grpc_url = http_url = metrics_url = "127.0.0.1:1"
+
+    def __init__(self, *words):
+        self.words = list(words)
+
+    def __call__(self, _, **options):
+        assert "startup_timeout_s" in options
+        return self
+
+    def __enter__(self):
+        if self.words[0] == "lost while starting":
+            self.wait()
+
+    def __exit__(self, *error):
+        pass
+
+    def wait(self):
+        if self.words.pop(0) == "stopped":
+            raise KeyboardInterrupt
+        raise RestartableError("Lost.")
+
+
+@pytest.mark.parametrize(
+    ("soon_s", "words", "given_up"),
+    [
+        (30, ["lost", "lost", "stopped"], False),
+        (30, ["lost", "lost while starting", "lost"], True),
+        (0, [*["lost"] * 9, "stopped"], False),
+        (0, [*["lost while starting"] * 3], True),
+    ],
+)
+def test_it_gives_up_only_when_losses_follow_closely(monkeypatch, capsys, soon_s, words, given_up):
+    triton = _Scripted(*words)
+    monkeypatch.setattr(embedded, "EmbeddedTriton", triton)
+    monkeypatch.setattr(serve_command, "SOON_S", soon_s)
+    parser = argparse.ArgumentParser()
+    serve_command.configure(parser)
+    with pytest.raises(ServerError if given_up else KeyboardInterrupt):
+        serve_command.run(parser.parse_args(["--repository", "nowhere"]))
+    assert triton.words == []
+    assert capsys.readouterr().err.count("WARNING: Lost.") == len(words) - 1
+
+
+def _pathologies_again(client, volume):
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return client.pathologies(volume)
+        except CTClipError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)

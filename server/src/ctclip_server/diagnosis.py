@@ -15,7 +15,11 @@ _ERROR = re.compile(r"^(?:E\d{4} [^\]]*\]|error:|Error:) *(?P<text>.*)$")
 # Triton prefixes its status, the stub the exception's class; neither helps whoever reads it.
 _PREFIXES = re.compile(r"^(?:Internal|Invalid argument|Not found|Unavailable): ", re.IGNORECASE)
 _EXCEPTION = re.compile(r"^(?:[\w.]*TritonModelException|[\w.]*TritonError): ")
-_HARMLESS = ("CudaDriverHelper has not been initialized", "Failed to initialize NVML")
+# Said at every start on a machine without a GPU.
+_HARMLESS = re.compile(
+    r"CudaDriverHelper has not been initialized|Failed to initialize NVML|"
+    r"unable to create stream for \S+: CUDA driver version is insufficient"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def diagnose(log: str) -> Diagnosis:
             text = one_line(match["text"])
             if ensemble := _ENSEMBLE_FAILED.search(text):
                 ensembles.setdefault(ensemble["model"], one_line(ensemble[0]))
-            elif text and not text.startswith(_HARMLESS):
+            elif text and not _HARMLESS.match(text):
                 errors.append(text)
     # An ensemble that fails only for one of its steps says nothing that the step has not said.
     if not models:

@@ -46,6 +46,8 @@ DRAIN_S = 10
 _NO_KERNEL = "Could not find an implementation for"
 STUB_CHECK_S = 1.0
 """How often `wait` looks after Triton's Python processes; a dead one is found the second time."""
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""Signals by which a program ends itself. SIGKILL is a person's, or the kernel's out of memory."""
 STUB_SHARED_MEMORY_BYTES = 1 << 20
 """First size of a Python stub's shared memory; Triton grows it to what its tensors need."""
 
@@ -56,8 +58,8 @@ class _PortTakenError(Exception):
         self.port = port
 
 
-class StubDiedError(ServerError):
-    """The Python process of a model has died, which Triton does not mend: start it again."""
+class RestartableError(ServerError):
+    """What ran is lost by a fault of Triton's, not of the repository: it may be started again."""
 
 
 class EmbeddedTriton:
@@ -94,7 +96,8 @@ class EmbeddedTriton:
             startup_timeout_s: seconds until every model has to be ready.
             model_control: `explicit` allows loading and unloading by request.
             load_models: with `explicit`, the models to load at the start; `*` is all.
-            log: a file for Triton's whole log; it is overwritten.
+            log: a file for Triton's whole log; it is overwritten. Started again after it had been
+                ready, Triton appends, so that it still says how the last one ended.
             extra_arguments: further options of `tritonserver`, passed as they are.
         """
         self.repository = Path(repository)
@@ -112,6 +115,8 @@ class EmbeddedTriton:
         self._owner = 0
         self._identity = ""
         self._log_path: Path | None = None
+        self._log_from = 0  # byte of the log where what is of interest now begins
+        self._has_been_ready = False
         self._root = ""
         self._reports = b""
         self._exit_code: int | None = None
@@ -136,7 +141,8 @@ class EmbeddedTriton:
             InvalidInput: the repository, the host or a port cannot be used as given.
             Unavailable: a port is taken, or this machine cannot run the embedded Triton.
             DeadlineExceeded: not ready within `startup_timeout_s`.
-            ServerError: Triton ended on its own.
+            ServerError: Triton ended on its own. RestartableError: so it did, by a crash, but it
+                has been ready before.
         """
         if self._keeper is not None:
             raise InvalidInput("This EmbeddedTriton has been started already.", "Stop it first.")
@@ -217,7 +223,8 @@ class EmbeddedTriton:
         """Wait until Triton ends, which it does on its own only by failing.
 
         Raises:
-            StubDiedError: a model's Python process is gone; `stop` and `start` bring it back.
+            RestartableError: it crashed, or a model's Python process is gone, which Triton does
+                not mend; `stop` and `start` bring it back.
             ServerError: always otherwise, with the reason.
         """
         before: set[int] = set()
@@ -229,7 +236,7 @@ class EmbeddedTriton:
             dead, looked = dead_stubs(self.process_id), time.monotonic()
             if dead & before:
                 self._ready = False  # it would wait for that process, and in vain
-                raise StubDiedError("The Python process of a model has died.", self._hint())
+                raise RestartableError("The Python process of a model has died.", self._hint())
             before = dead
         raise self._ended("Triton ended")
 
@@ -241,6 +248,7 @@ class EmbeddedTriton:
         self._reports = b""
         self._exit_code = None
         self._log_path = None
+        self._log_from = _size(self.log) if self._has_been_ready else 0
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__],
             stdin=subprocess.PIPE,
@@ -286,6 +294,7 @@ class EmbeddedTriton:
             },
             "arguments": self._arguments(installation, root, address, ports),
             "log": f"{root}/triton.log" if self.log is None else str(self.log.resolve()),
+            "append": self._has_been_ready,
         }
 
     def _arguments(
@@ -331,7 +340,9 @@ class EmbeddedTriton:
                 and listens_on(self.process_id, ports)
                 and _models_are_ready(local, ports[1])
             ):
-                self._ready = True
+                self._ready = self._has_been_ready = True
+                # What it complained of until here has not kept it from being ready.
+                self._log_from = _size(self._log_path)
                 return
             if time.monotonic() > deadline:
                 raise self._too_slow()
@@ -373,7 +384,10 @@ class EmbeddedTriton:
         if self._log_path is None:
             return ""
         with contextlib.suppress(OSError):
-            text = self._log_path.read_text("utf-8", "replace")
+            with self._log_path.open("rb") as log:
+                if self._log_from:
+                    log.seek(self._log_from)
+                text = log.read().decode("utf-8", "replace")
             return text.replace(f"{self._root}/repository", str(self.repository))
         return ""
 
@@ -395,8 +409,11 @@ class EmbeddedTriton:
         how = f"exit code {code}"
         if code is not None and code < 0:
             how = f"signal {-code}, {signal.Signals(-code).name}"
+        restartable = self._has_been_ready and code is not None and -code in CRASHES
         errors = self._diagnosis().errors
-        return ServerError(f"{what} ({how})" + (f": {errors[-1]}" if errors else "."), self._hint())
+        return (RestartableError if restartable else ServerError)(
+            f"{what} ({how})" + (f": {errors[-1]}" if errors else "."), self._hint()
+        )
 
     def _too_slow(self) -> CTClipError:
         errors = self._diagnosis().errors
@@ -425,6 +442,13 @@ def _runtime_directory() -> str:
     folder = tempfile.gettempdir()
     safe = folder.isascii() and not set(folder) & set(" \t'\"\\$`&;|<>()*?[]#~")
     return folder if safe else "/tmp"  # noqa: S108
+
+
+def _size(path: Path | None) -> int:
+    if path is not None:
+        with contextlib.suppress(OSError):
+            return path.stat().st_size
+    return 0
 
 
 def _check_writable(log: Path) -> None:

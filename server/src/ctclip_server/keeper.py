@@ -164,7 +164,7 @@ def _start(plan: dict[str, Any], root: Path) -> subprocess.Popen[bytes]:
             signal.signal(number, signal.SIG_DFL)
 
     log = Path(plan["log"].replace(plan["root"], str(root)))
-    with log.open("wb") as output:
+    with log.open("ab" if plan["append"] else "wb") as output:
         return subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,

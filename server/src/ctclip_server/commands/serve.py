@@ -12,14 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from ctclip_client.cli import EXIT_OK
+from ctclip_client.errors import ServerError
+
+if TYPE_CHECKING:
+    from ctclip_server.embedded import EmbeddedTriton
 
 SUMMARY = "Serve a model repository with the embedded Triton on this machine."
 
 
 SHARED_MEMORY_BYTES = 1_000_000_000
 """One scan on its way: 0.17 GB of stored voxels, 0.22 GB of float voxels in and out of steps."""
+
+
+LOSSES = 3
+"""Triton is not started again when it is lost that many times in a row, each time soon."""
+SOON_S = 30.0
+"""Seconds from being ready."""
 
 
 class _TerminatedError(BaseException):
@@ -57,13 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM (0) or Ctrl-C (130).
 
     Raises:
-        CTClipError: it cannot start, or Triton ended on its own. Should only the Python process of
-            a model die, which Triton 2.51 never mends, Triton is started again.
+        CTClipError: it cannot start, or Triton ended on its own. Should it crash, or should the
+            Python process of a model die, which Triton 2.51 never mends, it is started again; but
+            not for ever, see `LOSSES`.
     """
     # Here and not later: a signal that arrives inside these imports may surface as their failure.
     import tritonclient.grpc  # noqa: F401
 
-    from ctclip_server.embedded import EmbeddedTriton, StubDiedError
+    from ctclip_server.embedded import EmbeddedTriton
 
     server = EmbeddedTriton(
         args.repository,
@@ -78,30 +90,51 @@ def run(args: argparse.Namespace) -> int:
     )
     with _signals_raise():
         try:
-            began = time.monotonic()
             _say(f"starting Triton with {args.repository} ...")
             _warn_of_small_shared_memory()
-            first = True
-            while True:
-                with server:
-                    _say(f"every model is ready after {time.monotonic() - began:.1f} s")
-                    if first:
-                        print(
-                            f"ready grpc={server.grpc_url} http={server.http_url} "
-                            f"metrics={server.metrics_url}",
-                            flush=True,
-                        )
-                    first = False
-                    try:
-                        server.wait()
-                    except StubDiedError as died:
-                        _say(f"WARNING: {died.cause} Starting Triton again, at the same ports ...")
-                    except (KeyboardInterrupt, _TerminatedError):
-                        _say("stopping; requests in flight may finish, a second signal ends them")
-                        raise
-                began = time.monotonic()
+            _serve(server)
         except _TerminatedError:
             return EXIT_OK
+
+
+def _serve(server: EmbeddedTriton) -> NoReturn:
+    from ctclip_server.embedded import RestartableError
+
+    losses = 0
+    announced = False
+    while True:
+        began = time.monotonic()
+        ready: float | None = None
+        try:
+            with server:
+                ready = time.monotonic()
+                _say(f"every model is ready after {ready - began:.1f} s")
+                if not announced:
+                    print(
+                        f"ready grpc={server.grpc_url} http={server.http_url} "
+                        f"metrics={server.metrics_url}",
+                        flush=True,
+                    )
+                announced = True
+                _wait(server)
+        except RestartableError as lost:
+            soon = ready is None or time.monotonic() - ready < SOON_S
+            losses = losses + 1 if soon else 0
+            if losses == LOSSES:
+                raise ServerError(
+                    f"{lost.cause} It is not started again: that happened {LOSSES} times in a row "
+                    f"within {SOON_S:g} s of being ready.",
+                    lost.remedy,
+                ) from lost
+            _say(f"WARNING: {lost.cause} Starting Triton again, at the same ports ...")
+
+
+def _wait(server: EmbeddedTriton) -> None:
+    try:
+        server.wait()
+    except (KeyboardInterrupt, _TerminatedError):
+        _say("stopping; requests in flight may finish, a second signal ends them")
+        raise
 
 
 def _seconds(text: str) -> float:
