@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
 
+from ctclip_client import streams
 from ctclip_client.distributions import how_to_install
 from ctclip_client.errors import CTClipError
+from ctclip_client.terminal import printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
@@ -57,36 +60,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without "…" must not end a command
-        sys.stdout.reconfigure(errors="backslashreplace")
+    streams.make_usable()
     try:
-        if asked is not None:
-            # Only this one is imported: a broken distribution must not take the others with it.
-            points = {asked: _known(asked, points)}
-        parser, commands = _parser(points)
-        args = parser.parse_args(arguments)
-        if args.command is None:
-            parser.print_help(sys.stderr)
-            return EXIT_USAGE
-        code = commands[args.command].run(args)
+        try:
+            if asked is not None:
+                # Only this one is imported: a broken distribution must not take the others with it.
+                points = {asked: _known(asked, points)}
+            code = _run(arguments, points)
+        except CTClipError as error:
+            code = _fail(error.cause, error.remedy, error.exit_code)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            code = EXIT_INTERRUPTED
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return code
-    except CTClipError as error:
-        return _fail(error.cause, error.remedy, error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter's own flush from raising again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has gone
+        streams.give_up(sys.stdout)
         return EXIT_OK
+    except OSError as error:
+        if not streams.is_of_output(error):
+            raise
+        streams.give_up(sys.stdout)
+        return _fail(
+            f"standard output cannot be written: {error.strerror}.",
+            "Send it to a file on a disk with room, or to a program that reads it.",
+            EXIT_USAGE,
+        )
+
+
+def _run(arguments: list[str], points: dict[str, EntryPoint]) -> int:
+    parser, commands = _parser(points)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        of = commands[args.command].parser if args.command else parser
+        of.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    return commands[args.command].command.run(args)
+
+
+class _Offered(NamedTuple):
+    command: Command
+    parser: argparse.ArgumentParser
 
 
 class _Parser(argparse.ArgumentParser):
     """Wrong options are told like every other error, without the whole usage before them."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"error: {message}\n       {self.prog} --help lists the options.\n")
+        sys.exit(_fail(message, f"{self.prog} --help lists the options.", EXIT_USAGE))
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own says nothing where --help cannot be written.
+        (sys.stderr if file is None else file).write(message)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -117,27 +147,26 @@ def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
 
 def _parser(
     points: dict[str, EntryPoint],
-) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
+) -> tuple[argparse.ArgumentParser, dict[str, _Offered]]:
     parser = _Parser(
         prog="ctclip",
         description="CT-CLIP on Triton: export a checkpoint, serve it, score chest CTs with it.",
     )
     parser.add_argument("--version", action="version", version=f"ctclip {version('ctclip-client')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands: dict[str, Command] = {}
+    commands: dict[str, _Offered] = {}
     for name in sorted(points):
         command = _loaded(name, points[name], needed=len(points) == 1)
         if command is None:
             continue
-        commands[name] = command
-        command.configure(
-            subparsers.add_parser(
-                name,
-                help=command.SUMMARY,
-                description=command.SUMMARY,
-                formatter_class=_HelpFormatter,
-            )
+        own = subparsers.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.SUMMARY,
+            formatter_class=_HelpFormatter,
         )
+        command.configure(own)
+        commands[name] = _Offered(command, own)
     return parser, commands
 
 
@@ -150,12 +179,19 @@ def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
         cause = f"The command '{name}' of {home} cannot be loaded: {error}."
         if needed:
             raise _UsageError(cause, how_to_install(home)) from error
-        print(f"note: {cause}", file=sys.stderr)
+        _say(f"note: {cause}")
         return None
 
 
 def _fail(cause: str, remedy: str, code: int) -> int:
-    print(f"error: {cause}", file=sys.stderr)
+    _say(f"error: {cause}")
     if remedy:
-        print(f"       {remedy}", file=sys.stderr)
+        _say(f"       {remedy}")
     return code
+
+
+def _say(line: str) -> None:
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told; the exit code still does
+        streams.give_up(sys.stderr)
