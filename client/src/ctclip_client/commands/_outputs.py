@@ -17,6 +17,7 @@ from ctclip_client.commands.predictions import COLUMNS, Prediction
 from ctclip_client.commands.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
 from ctclip_client.placing import NoRegularFile, destination
+from ctclip_client.terminal import printable
 
 Emit = Callable[[Prediction], None]
 
@@ -66,12 +67,12 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
             if not warned:
                 return
             for note in scan.source.notes:
-                print(f"note: {scan.path}: {note}", file=sys.stderr)
+                print(printable(f"note: {scan.path}: {note}"), file=sys.stderr)
             provenance = scan.scores.provenance
             if provenance.random_weights and provenance.release not in random:
                 random.add(provenance.release)
                 print(
-                    f"RANDOM WEIGHTS: release {provenance.release} was made from a demo "
+                    f"RANDOM WEIGHTS: release {printable(provenance.release)} was made from a demo "
                     "checkpoint; its results mean nothing.",
                     file=sys.stderr,
                 )
@@ -135,7 +136,7 @@ def _whole_file(option: str, path: Path, scans: list[Path], scored: list[str]) -
             file.close()
         if scored:
             hidden.replace(partial)
-            print(f"note: what was scored so far is in {partial}", file=sys.stderr)
+            print(printable(f"note: what was scored so far is in {partial}"), file=sys.stderr)
         raise
     finally:
         hidden.unlink(missing_ok=True)

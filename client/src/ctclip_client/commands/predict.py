@@ -15,6 +15,7 @@ from ctclip_client.cli import EXIT_OK, EXIT_SOME_FAILED
 from ctclip_client.commands.connection import add_connection_options
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.terminal import printable
 
 if TYPE_CHECKING:
     from ctclip_client import Classification, Client, Finding, Volume
@@ -243,7 +244,10 @@ def _make_folder(folder: Path) -> None:
 
 def _report(path: Path, error: CTClipError) -> None:
     cause = error.cause if str(path) in error.cause else f"{path}: {error.cause}"
-    print(f"error: {cause}\n       {error.remedy}".rstrip(), file=sys.stderr, flush=True)
+    lines = [f"error: {printable(cause)}"]
+    if error.remedy:
+        lines.append(f"       {printable(error.remedy)}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _spacing(text: str) -> tuple[float, float, float]:

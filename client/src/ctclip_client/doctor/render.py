@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctclip_client.doctor.report import Check, Report, Verdict
+from ctclip_client.terminal import printable
 
 _STYLES = {
     Verdict.PASS: "green",
@@ -39,12 +40,6 @@ def render(report: Report, out: TextIO) -> None:
         if check.remedy:
             print(f"{'':<8} → {printable(check.remedy)}", file=out)
     print(_summary(report), file=out)
-
-
-def printable(text: str) -> str:
-    """Return text that cannot steer a terminal, whatever a file or a server put into it."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def _table(checks: list[Check]) -> Table:

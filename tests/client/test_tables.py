@@ -1,0 +1,126 @@
+"""The table of `ctclip predict`: all of every number, and nothing that steers the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctclip_client.cli import main
+from ctclip_client.commands.predictions import Prediction
+from ctclip_client.commands.tables import TablePrinter
+from ctclip_client.results import Classification, Provenance, Scores, Transport
+from ctclip_client.terminal import printable
+from ctclip_client.volume import Volume
+from ctclip_server.embedded import EmbeddedTriton
+
+from .nifti_files import chest, save
+
+ESCAPES = "a\x1b[2Jb\nc\x9bd\u202ee"
+SHOWN = "a\\x1b[2Jb\\x0ac\\x9bd\\x202ee"
+LONG = "Ground glass opacities of both lower lobes with a crazy paving pattern"
+
+
+def prediction(*findings: str, path: str = "scan.nii", word: str = "x") -> Prediction:
+    count = len(findings)
+    provenance = Provenance(
+        word, word, "0" * 64, True, word, findings, (), (), 1, {}
+    )  # fmt: skip
+    logits = np.stack([np.linspace(-123.456, 12.5, count), np.full(count, -9.876)], 1)
+    scores = Scores(
+        findings,
+        np.linspace(0.123, 0.987, count).astype(np.float32),
+        np.zeros(4, np.float32),
+        provenance,
+        {"total": 1.0},
+        Transport("shared_memory", 1),
+        logits.astype(np.float32),
+    )
+    source = Volume.from_array(np.zeros((1, 2, 3), np.int16), (1, 1, 1), (1, 0)).source
+    source = replace(source, orientation=word, hu_source=word, notes=(word,))
+    return Prediction(path, scores, (1.0, 1.0, 1.0), (1.0, 0.0), source, 1.0)
+
+
+def printed(scan: Prediction) -> str:
+    out = io.StringIO()
+    printer = TablePrinter(out)
+    printer.show(scan)
+    printer.close()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
+def test_numbers_are_never_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = printed(prediction(LONG, f"{LONG}, second"))
+    for number in ("0.123", "0.987", "-123.456", "12.500", "-9.876", "Probability", "absent"):
+        assert number in text
+    assert "…" not in text
+
+
+def test_nor_those_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    scan = prediction(LONG, f"{LONG}, second")
+    scores = scan.scores
+    head = Classification(
+        scores.findings, scores.probabilities, scores.image_embedding,
+        scores.provenance, scores.timings_ms, scores.transport,
+    )  # fmt: skip
+    text = printed(replace(scan, scores=head))
+    assert "0.123" in text
+    assert "0.987" in text
+    assert "Logit" not in text
+
+
+def test_names_fold_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed(prediction(LONG))
+    lines = [line for line in text.splitlines() if line.startswith("│") and line.count("│") == 5]
+    assert " ".join(" ".join(line.split("│")[1] for line in lines).split()) == LONG
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_nothing_of_a_file_or_a_server_steers_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = printed(prediction(ESCAPES, path=ESCAPES, word=ESCAPES))
+    # path, orientation, units, note, release, checkpoint, precision, finding
+    assert text.count(SHOWN) == 8
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--csv", "out.csv"]])
+def test_nor_does_a_name_on_the_command_line(
+    options: list[str],
+    whimsical: EmbeddedTriton,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    odd = "a\x1b[2J\nerror: b.nii"
+    save(Path(odd), chest(), (1.0, 0.7, 0.8))
+    url = ["--url", whimsical.grpc_url]
+    assert main(["predict", odd, f"{odd}.gz", *options, *url]) == 3
+    said = capsys.readouterr()
+    for line in (*said.err.splitlines(), *said.out.splitlines()):
+        assert line.isprintable()
+        assert not line.startswith("error: b")
+    assert printable(f"error: {odd}.gz: ") in said.err
+    if options == ["--json"]:
+        assert json.loads(said.out)["path"] == odd
+    if options:
+        assert printable("RANDOM WEIGHTS") in said.err
+    if options == ["--csv", "out.csv"]:
+        assert f'"{odd}"' in Path("out.csv").read_text()
+    assert main(["predict", "scan.nii", "--prompts", odd]) == 2
+    assert printable(f"error: {odd}: not JSON") in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "scan.nii", "--\x1b[2J"])
+    assert "\x1b" not in capsys.readouterr().err
