@@ -177,13 +177,70 @@ def test_an_ended_measurement_takes_the_container_down(
     (tmp_path / "slow").touch()
     command = [sys.executable, "-m", "ctclip_bench.gpu", "bench", "--repository", str(repository)]
     with subprocess.Popen(
-        command, cwd=project(tmp_path, ""), stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, cwd=project(tmp_path, ""), stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         end = time.monotonic() + 60
         while not docker.exists() or " up " not in docker.read_text():
             assert time.monotonic() < end
             time.sleep(0.05)
-        process.send_signal(ending)
-        said = process.communicate(timeout=60)[1]
+        end_like(process, ending)
+        said = process.communicate(timeout=30)[1]
     assert (process.returncode, said) == (130, "interrupted\n")
     assert " down " in docker.read_text().splitlines()[-1]
+
+
+def end_like(process: subprocess.Popen[str], ending: signal.Signals) -> None:
+    """Ctrl-C tells a process and its children; SIGTERM, mostly, itself only."""
+    if ending is signal.SIGINT:
+        os.killpg(process.pid, ending)
+    else:
+        process.send_signal(ending)
+
+
+STEP = """
+import os, pathlib, sys, time
+from ctclip_client.signals import termination_interrupts
+
+with termination_interrupts():
+    try:
+        pathlib.Path("started").touch()
+        time.sleep(60)
+    finally:
+        pathlib.Path("told").touch()
+        time.sleep(float(sys.argv[1]))
+        pathlib.Path("put away").touch()
+"""
+RUN = """
+import sys
+from ctclip_bench.gpu.steps import run
+from ctclip_client.signals import termination_interrupts
+
+with termination_interrupts():
+    run([sys.executable, "-c", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "tidying_s"), [(signal.SIGINT, 4.0), (signal.SIGTERM, 0.0)], ids=str
+)
+def test_a_step_is_told_once_and_puts_away_its_work(
+    ending: signal.Signals, tidying_s: float, tmp_path: Path
+) -> None:
+    """A second word would be a second KeyboardInterrupt, in the middle of its tidying up."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, STEP, str(tidying_s)], cwd=tmp_path, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        wait_for(tmp_path / "started", 60)
+        end_like(process, ending)
+        wait_for(tmp_path / "told", 2)  # and not after a while of waiting for nothing
+        process.communicate(timeout=60)
+    assert (tmp_path / "put away").exists()
+
+
+def wait_for(path: Path, limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not path.exists():
+        assert time.monotonic() < end, path.name
+        time.sleep(0.02)

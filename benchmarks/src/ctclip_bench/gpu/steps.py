@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
@@ -19,7 +21,7 @@ from ctclip_export.engines.target import TENSORRT, load_library
 
 CONFIG_NAME = "tensorrt"
 _DOCKER_ANSWERS_S = 30
-_ENDS_BY_ITSELF_S, _PUTS_AWAY_S = 3, 60
+_PUTS_AWAY_S = 60
 
 
 @dataclass(frozen=True)
@@ -124,20 +126,43 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
     Killing it, as subprocess.run does, would leave half-built engines in the repository.
     """
-    with process:
+    with process, _terminations() as terminations:
         try:
             text = process.communicate()[0]
-        except BaseException:
-            _end(process)
+        except BaseException as error:
+            # Ctrl-C and a closed terminal tell every process, SIGTERM mostly this one alone.
+            told = isinstance(error, KeyboardInterrupt) and not terminations
+            _end(process, told)
             raise
     return process.returncode, text or ""
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    # After Ctrl-C it is ending already; told once more, it would leave off putting away.
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_ENDS_BY_ITSELF_S)
+@contextmanager
+def _terminations() -> Iterator[list[int]]:
+    """The SIGTERMs that come inside: by its KeyboardInterrupt alone, one looks like Ctrl-C."""
+    seen: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before):  # nobody makes an interruption of it
+        yield seen
         return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: subprocess.Popen[str], told: bool) -> None:
+    """told: it is ending already; told once more, it would leave off putting away its work."""
+    if told:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PUTS_AWAY_S)
+            return
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_PUTS_AWAY_S)
