@@ -18,8 +18,17 @@ from ctclip_client.prompts import read_prompts
             r"'present' is '\\ud800', half",
         ),
         ("[" * 100_000, "not JSON"),
+        (
+            '[{"finding": "a", "present": "b", "absent": "c"},'
+            ' {"finding": "d", "present": "e", "absent": "f", "present": "g"}]',
+            r"entry 1: got 'present' 2 times \('e', 'g'\), expected it once",
+        ),
+        (
+            '[{"finding": "a", "present": "The same.", "absent": " The  same. "}]',
+            "entry 0: 'absent' is ' The  same. ', the same as 'present', expected another",
+        ),
     ],
-    ids=["half a character", "bottomless"],
+    ids=["half a character", "bottomless", "a key twice", "nothing to tell apart"],
 )
 def test_refused_in_words(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bank.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.contract import Finding
@@ -18,7 +20,10 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
     Raises: Unreadable for a file that is no JSON, InvalidInput naming the entry that is wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad marks it
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"),  # Notepad marks it
+            object_pairs_hook=_object,
+        )
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
     except (ValueError, RecursionError) as error:
@@ -34,6 +39,12 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
 
 
 def _entry(path: Path, index: int, entry: object) -> Finding:
+    if isinstance(entry, _Doubled):
+        raise InvalidInput(
+            f"{path}: entry {index}: got '{entry.key}' {len(entry.values)} times "
+            f"({', '.join(map(repr, entry.values))}), expected it once.",
+            _REMEDY,
+        )
     if not isinstance(entry, dict) or set(entry) != set(_KEYS):
         got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise InvalidInput(f"{path}: entry {index} has {got}, expected {list(_KEYS)}.", _REMEDY)
@@ -48,4 +59,26 @@ def _entry(path: Path, index: int, entry: object) -> Finding:
                 "UTF-8 cannot write.",
                 _REMEDY,
             )
+    if entry["present"].split() == entry["absent"].split():
+        raise InvalidInput(
+            f"{path}: entry {index}: 'absent' is {entry['absent']!r}, the same as 'present', "
+            "expected another sentence: between two that are the same every scan gets 0.5.",
+            _REMEDY,
+        )
     return Finding(**entry)
+
+
+@dataclass(frozen=True)
+class _Doubled:
+    """An object with the same key more than once: which of its values is meant nobody can tell."""
+
+    key: str
+    values: list[object]
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | _Doubled:
+    content = dict(pairs)
+    if len(content) == len(pairs):
+        return content
+    ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+    return _Doubled(key, [value for name, value in pairs if name == key])
