@@ -45,7 +45,8 @@ def candidate(repository: Path, tmp_path: Path) -> Path:
 def take(live: Path, candidate: Path) -> Taken:
     def run() -> tuple[int, list[str]]:
         said: list[str] = []
-        return take_in(read_members(live), read_members(candidate), said.append), said
+        taken = take_in(read_members(live), read_members(candidate), said.append)
+        return taken.version, said
 
     return run
 
@@ -64,7 +65,8 @@ def build(repository: Path, plan: bytes, capability: str = "8.0", scans: int = 1
     (folder.parent / "warmup").mkdir(exist_ok=True)
     (folder.parent / "warmup" / "VOXELS").write_bytes(b"voxels")
     plans = plans_of(repository, "1")
-    LadderRecord(name_of(repository), True, plans=plans, scans=scans).write(repository, "1")
+    record = LadderRecord(name_of(repository), True, plans=plans, scans=scans)
+    replace(record, engines_date=record.date).write(repository, "1")
 
 
 def files(repository: Path) -> dict[str, tuple[int, bytes]]:
@@ -121,8 +123,97 @@ def test_an_older_engine_does_not(live: Path, candidate: Path, take: Taken) -> N
     build(candidate, b"old")
     build(live, b"new")
     before = files(live)
-    assert take() == (1, [])
+    version, (said,) = take()
+    assert version == 1
+    assert "the engine of 'ctclip_vision' is older than the verdict on engines here" in said
     assert files(live) == before
+
+
+def test_nor_after_a_climb_without_engines(live: Path, candidate: Path, take: Taken) -> None:
+    build(candidate, b"old")
+    build(live, b"new")
+    earlier = read_ladder(live, 1)
+    later = LadderRecord(name_of(live), True, scans=11)
+    later.after(earlier, plans_of(live, "1"))[0].write(live, "1")
+    before = files(live)
+    assert len(take()[1]) == 1
+    assert files(live) == before
+
+
+def test_a_newer_pass_without_engines_keeps_none_out(
+    live: Path, candidate: Path, take: Taken
+) -> None:
+    """As of `ctclip parity` on a CPU, which says nothing of engines."""
+    build(candidate, b"a plan")
+    LadderRecord(name_of(live), True, scans=11).write(live, "1")
+    date = getattr(read_ladder(live, 1), "date", "")
+    assert take() == (1, [])
+    assert (live / VISION / "model.plan").read_bytes() == b"a plan"
+    check_release(read_members(live), 1)
+    record = read_ladder(live, 1)
+    assert record is not None
+    assert record.date == date > record.engines_date
+
+
+def test_a_newer_failure_keeps_engines_out_and_says_so(
+    live: Path, candidate: Path, take: Taken
+) -> None:
+    build(candidate, b"a plan")
+    LadderRecord(name_of(live), False, ["served: NaN"], scans=11).write(live, "1")
+    before = files(live)
+    version, (said,) = take()
+    assert version == 1
+    assert "failed" in said
+    assert "its engines are not taken" in said
+    assert files(live) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "x"), InvalidInput)],
+)
+@pytest.mark.parametrize("had_engine", [True, False])
+def test_what_is_not_finished_leaves_what_was_there(
+    error: BaseException,
+    raised: type[BaseException],
+    had_engine: bool,
+    live: Path,
+    candidate: Path,
+    take: Taken,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine in the version that serves is never one that no ladder was climbed with."""
+    if had_engine:
+        build(live, b"old")
+    build(candidate, b"new")
+    before = files(live)
+
+    def write(*_: object) -> None:
+        assert (live / VISION / "model.plan").read_bytes() == b"new"
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LadderRecord, "write", write)
+        with pytest.raises(raised):
+            take()
+    assert files(live) == before
+    assert take() == (1, [])
+    assert set(files(live)) == set(before) | {
+        f"{VISION}/model.plan", f"{VISION}/engine.json", "ctclip_vision/warmup/VOXELS",
+        "ctclip_check/1/ladder.json",
+    }  # fmt: skip
+
+
+def test_a_model_that_is_of_no_release_is_left_alone(
+    live: Path, candidate: Path, take: Taken
+) -> None:
+    build(candidate, b"a plan")
+    for file in ("1/model.plan", "warmup/INPUT", "config.pbtxt"):
+        (candidate / "other" / file).parent.mkdir(parents=True, exist_ok=True)
+        (candidate / "other" / file).write_text("")
+    assert take() == (1, [])
+    assert (live / VISION / "model.plan").read_bytes() == b"a plan"
+    assert not (live / "other").exists()
 
 
 def test_what_serves_keeps_engines_that_its_gpu_can_run(
@@ -131,6 +222,7 @@ def test_what_serves_keeps_engines_that_its_gpu_can_run(
     build(live, b"for an A100")
     build(candidate, b"for an H100", "9.0")
     before = (live / VISION / "model.plan").read_bytes()
+    (live / "ctclip_vision/warmup/VOXELS").unlink()
     version, (said,) = take()
     assert version == 1
     assert "'ctclip_vision'" in said
@@ -138,6 +230,7 @@ def test_what_serves_keeps_engines_that_its_gpu_can_run(
     assert "8.0" in said
     assert "ctclip build-engines" in said
     assert (live / VISION / "model.plan").read_bytes() == before
+    assert not (live / "ctclip_vision/warmup/VOXELS").exists()
     check_release(read_members(live), 1)
 
 
@@ -225,5 +318,17 @@ def test_what_serves_goes_on_serving(
         load.check(known)
     assert "serves version 1" in (said := capsys.readouterr()).out
     assert "as before" in said.out
+    assert "the server needs the memory of both" in said.err
     assert configs(live) == before
+    assert (live / VISION / "model.plan").read_bytes() == b"a plan"
+
+
+def test_engines_that_could_not_be_loaded_are_said_to_lie_there(
+    live: Path, candidate: Path, server: EmbeddedTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(candidate, b"a plan")
+    command = ["promote", "--repository", str(live), "--from", str(candidate), "--url"]
+    assert main([*command, server.grpc_url]) == 4
+    said = capsys.readouterr().err
+    assert "On disk, though, version 1 has other engines now, of ctclip_vision" in said
     assert (live / VISION / "model.plan").read_bytes() == b"a plan"

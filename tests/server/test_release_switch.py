@@ -298,7 +298,7 @@ def test_a_switch_that_ends_while_the_old_version_is_unloaded_says_so_on_disk(
     live: Path, triton: EmbeddedTriton, second: Path, volume: Volume, names: tuple[str, str]
 ) -> None:
     members = read_members(live)
-    release = check_release(members, take_in(members, read_members(second)))
+    release = check_release(members, take_in(members, read_members(second)).version)
 
     @contextlib.contextmanager
     def stage(description: str) -> Iterator[None]:

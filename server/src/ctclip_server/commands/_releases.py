@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli import EXIT_OK
-from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 
 if TYPE_CHECKING:
     from ctclip_server.releases.checks import Release
@@ -74,10 +74,11 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
     )
     with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)
-        asked = args.to
+        asked, engines = args.to, ""
         if candidate is not None:
             with stages.stage(f"Check and copy {candidate}"):
-                asked = take_in(members, read_members(candidate), _say)
+                taken = take_in(members, read_members(candidate), _say)
+            asked, engines = taken.version, ", ".join(taken.engines)
         version = choose_target(members, served, back=back, asked=asked)
         with stages.stage(f"Check version {version}"):
             release = check_release(members, version)
@@ -86,12 +87,27 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
                 f"{release} takes the place of version {', '.join(map(str, sorted(served)))}. Both "
                 "are loaded for a while: the server needs twice the memory of its models."
             )
+        elif engines:
+            _say(
+                f"The engines taken over are loaded beside those that serve, of {engines}: for a "
+                "while the server needs the memory of both."
+            )
         change = Switch(control, members, release, stages.stage)
+        lying = ""
+        if engines:
+            lying = (
+                f" On disk, though, version {version} has other engines now, of {engines}: they "
+                "are loaded when the server is started, or told to."
+            )
         try:
             left = change.run(served, args.timeout_s)
         except KeyboardInterrupt:
-            _say(_interrupted(change, release, served))
+            _say(_interrupted(change, release, served) + ("" if change.changed_over else lying))
             raise
+        except CTClipError as error:
+            if change.changed_over or not lying:
+                raise
+            raise type(error)(error.cause + lying, error.remedy) from error
     if left:
         _say(
             f"warning: after {args.timeout_s:g} s there are still requests of the old version in "

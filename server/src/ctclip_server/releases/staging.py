@@ -5,18 +5,36 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctclip_client.errors import InvalidInput
 from ctclip_server.releases.checks import check_release, release_name
-from ctclip_server.releases.extras import Pair, Say, cannot_copy, take_over, take_warmup
+from ctclip_server.releases.extras import (
+    Pair,
+    Say,
+    all_or_nothing,
+    cannot_copy,
+    take_over,
+    take_warmup,
+    with_engines,
+)
 from ctclip_server.releases.members import Members
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.repository import read_config
 
 
-def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> int:
-    """Place the candidate's release beside those of `members`; return its version there.
+class TakenIn(NamedTuple):
+    """version: of the release, in the repository that is served.
+
+    engines: models whose engine in a version that was there before is another one now.
+    """
+
+    version: int
+    engines: tuple[str, ...] = ()
+
+
+def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> TakenIn:
+    """Place the candidate's release beside those of `members`.
 
     What is served does not change: configs keep naming the versions that they name. A release that
     is there already is not placed twice: only its engines and verdict are taken over, if newer.
@@ -42,13 +60,12 @@ def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> 
     _check_same_tensors(members, candidate)
     for version in members.complete_versions():
         if release_name(members, version) == release.name:
-            take_over(Pair(members, version, candidate, source), say)
-            return version
+            return TakenIn(version, take_over(Pair(members, version, candidate, source), say))
     _name_served_versions(members)
     # Above every folder there is: leftovers of an interrupted copy, too.
     version = 1 + max(max(members.versions(name), default=0) for name in members.all)
     _copy(members, candidate, source, version)
-    return version
+    return TakenIn(version)
 
 
 def _check_same_tensors(members: Members, candidate: Members) -> None:
@@ -90,19 +107,20 @@ def _name_served_versions(members: Members) -> None:
 def _copy(members: Members, candidate: Members, source: int, version: int) -> None:
     placed: list[Path] = []
     try:
-        take_warmup(members, candidate, source)
-        # Steps last: an interrupted copy leaves no step folder that belongs to no release.
-        for name in (*members.ensembles, *members.steps):
-            folder = members.repository / name
-            work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
-            try:
-                original = candidate.repository / name / str(source)
-                shutil.copytree(
-                    original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
-                )
-                placed.append((work / "new").rename(folder / str(version)))
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        with all_or_nothing() as place:
+            take_warmup(members, candidate, with_engines(candidate, source), place)
+            # Steps last: an interrupted copy leaves no step folder that belongs to no release.
+            for name in (*members.ensembles, *members.steps):
+                folder = members.repository / name
+                work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
+                try:
+                    original = candidate.repository / name / str(source)
+                    shutil.copytree(
+                        original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
+                    )
+                    placed.append((work / "new").rename(folder / str(version)))
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
     except BaseException as error:
         for path in placed:
             shutil.rmtree(path, ignore_errors=True)
