@@ -57,10 +57,13 @@ def headline(climb: Climb) -> str:
 
 def ladder_table(climb: Climb) -> Table:
     """For the terminal."""
-    table = Table(title=headline(climb), title_justify="left", box=SIMPLE_HEAD)
-    for column in COLUMNS:
-        right = column not in ("rung", "verdict")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    table = Table(
+        title=headline(climb), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    # Where there is too little room the long names of rungs fold first; a verdict never does.
+    for column in COLUMNS[:-1]:
+        table.add_column(column, justify="left" if column == "rung" else "right", overflow="fold")
+    table.add_column(COLUMNS[-1], no_wrap=True, min_width=len("NOT RUN"))
     style = {"PASS": "green", "FAIL": "bold red", "NOT RUN": "yellow"}
     for verdict in climb.verdicts:
         *cells, outcome = row(verdict)
