@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from ctclip_bench.latency.load import Work
 from ctclip_bench.latency.server import Server, without_address
 from ctclip_bench.latency.workloads import vision_batches
 from ctclip_client.cli import main
-from ctclip_client.errors import DeadlineExceeded, Unavailable
+from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
 from ctclip_server.embedded import EmbeddedTriton
 
 SHM = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lives on Linux)
@@ -115,6 +116,118 @@ def test_a_level_that_fails_does_not_take_the_others_with_it(
         "DeadlineExceeded: no answer from the server in 1 s.", None,
     ]  # fmt: skip
     assert content["texts"][2]["errors"] == {"DeadlineExceeded": 2}
+
+
+def test_a_server_that_has_gone_is_not_waited_for_level_after_level(
+    server: EmbeddedTriton,
+    repository: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each of the others would cost --timeout-s, ten minutes if nothing is said."""
+    tried: list[int] = []
+    asked: list[str] = []
+
+    def texts(server: Server, job: Any, count: int, agreement: Any) -> Work[Any]:
+        work = failing(real)(server, job, count, agreement)
+
+        @contextmanager
+        def connect() -> Iterator[Callable[[int], Any]]:
+            tried.append(count)
+            with work.connect() as ask:
+                yield ask
+
+        return Work(connect, work.inspect)
+
+    def silence(server: Server) -> CTClipError | None:
+        asked.append(server.address)
+        return Unavailable(f"{server.address}: no Triton answers there.")
+
+    real = measure_module.texts
+    monkeypatch.setattr(measure_module, "texts", texts)
+    monkeypatch.setattr(Server, "silence", silence)
+    flags = ["--url", server.grpc_url, "--scans", str(phantoms), "--out", str(tmp_path)]
+    load = ["--concurrency", "1", "--batch", "0", "--texts", "1,3,4,36", "--requests", "2"]
+    command = ["bench", "--repository", str(repository), *flags, *load, "--warmup", "0", "--json"]
+    assert main(command) == 4
+    printed = capsys.readouterr()
+    (path,) = tmp_path.iterdir()
+    assert path.stem.endswith("-FAILED")
+    assert printed.out == path.read_text()
+    *_, cause, remedy = printed.err.splitlines()
+    assert cause.startswith("error: ")
+    assert "stopped answering at 'Text encoder, 3 texts'" in cause
+    assert str(path) in remedy
+    assert (tried, asked) == ([1, 3], [server.grpc_url])
+    content = json.loads(printed.out)
+    assert server.grpc_url not in printed.out
+    assert (content["passed"], content["parity"]["verdict"]) == (False, "PASS")
+    assert [level["n"] for level in content["texts"]] == [2, 0, 0, 0]
+    reason = "Unavailable: the server: no Triton answers there."
+    gone = f"not tried: the server no longer answers ({reason})"
+    assert [level["failure"] for level in content["texts"]] == [
+        None, "DeadlineExceeded: no answer from the server in 1 s.", gone, gone,
+    ]  # fmt: skip
+
+
+def test_the_vision_models_volumes_are_not_prepared_for_a_server_that_has_gone(
+    server: EmbeddedTriton,
+    repository: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def whole_path(*_: Any) -> Work[Any]:
+        @contextmanager
+        def connect() -> Iterator[Callable[[int], Any]]:
+            raise Unavailable("nobody is there")
+            yield  # pragma: no cover
+
+        return Work(connect, lambda _, __: "")
+
+    monkeypatch.setattr(measure_module, "whole_path", whole_path)
+    monkeypatch.setattr(measure_module, "prepared", None)  # calling it would raise TypeError
+    monkeypatch.setattr(Server, "silence", lambda _: DeadlineExceeded("no answer"))
+    flags = ["--url", server.grpc_url, "--scans", str(phantoms), "--out", str(tmp_path)]
+    load = ["--concurrency", "1,2", "--rate", "3", "--batch", "1,6", "--texts", "1"]
+    assert main(["bench", "--repository", str(repository), *flags, *load]) == 4
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    kinds = [len(content[kind]) for kind in ("whole_path", "arrivals", "vision", "texts")]
+    assert kinds == [2, 1, 2, 1]
+    assert [level["sent_as"] for level in content["vision"]] == ["1", "4 + 2"]
+
+
+@pytest.mark.parametrize(
+    ("listens", "kind"), [(False, Unavailable), (True, DeadlineExceeded)], ids=["gone", "hangs"]
+)
+def test_whether_a_server_answers_is_found_out_briefly(
+    listens: bool, kind: type[CTClipError]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if listens:
+            taken.listen()  # and never says anything
+        silence = Server(f"127.0.0.1:{taken.getsockname()[1]}", 1).silence()
+    assert isinstance(silence, kind)
+
+
+def test_questions_to_a_server_that_hangs_end() -> None:
+    """Statistics are asked between the levels."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            Server(f"127.0.0.1:{taken.getsockname()[1]}", 1).raw() as raw,
+            pytest.raises((Unavailable, DeadlineExceeded)),
+        ):
+            raw.statistics()
+
+
+def test_a_server_that_answers_is_not_silent(server: EmbeddedTriton) -> None:
+    assert Server(server.grpc_url, 60).silence() is None
 
 
 @pytest.mark.parametrize(

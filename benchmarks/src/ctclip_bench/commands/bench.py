@@ -28,7 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Without --url the embedded Triton is started over the repository and stopped at the end. "
         "Exit code 1: the answers are not the reference's, and nothing was timed, or a level could "
-        "not be measured; 3: some requests failed."
+        "not be measured; 3: some requests failed; 4: the server stopped answering, and what was "
+        "left was not tried."
     )
     parser.add_argument(
         "--repository", type=Path, required=True, metavar="DIR", help="written by ctclip export"
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.latency import record
     from ctclip_bench.latency.load import Amount
     from ctclip_bench.latency.measure import Plan
-    from ctclip_client.errors import InvalidInput
+    from ctclip_client.errors import InvalidInput, Unavailable
 
     if (args.against is None) != (args.text_model is None):
         raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
@@ -119,6 +120,11 @@ def run(args: argparse.Namespace) -> int:
         print(path.read_text(encoding="utf-8"), end="")
     else:
         _show(found, content, path)
+    if found.right and found.gone_at:
+        raise Unavailable(
+            f"the server stopped answering at '{found.gone_at}'; nothing after it was tried.",
+            f"Look into its log, start it again, and measure again. Written so far: {path}",
+        )
     if not found.passed:
         return 1
     return 3 if found.failed_requests else 0

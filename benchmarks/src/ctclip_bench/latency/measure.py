@@ -19,7 +19,7 @@ from ctclip_bench.latency.statistics import Spent, difference
 from ctclip_bench.latency.workloads import prepared, split, texts, vision_batches, whole_path
 from ctclip_client import Volume
 from ctclip_client.contract import VISION
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
 from ctclip_client.progress import Advance, Stages
 
 A = TypeVar("A")
@@ -43,6 +43,7 @@ class Measurement:
     """Everything that was found. Without a passed verdict there are no levels.
 
     gpu, process: memory, None where there is no such thing or it cannot be read from here.
+    gone_at: the level at which the server stopped answering; those after it were not tried.
     """
 
     agreement: Agreement
@@ -53,6 +54,7 @@ class Measurement:
     gpu: Usage | None = None
     process: Usage | None = None
     notes: tuple[str, ...] = ()
+    gone_at: str = ""
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -103,7 +105,8 @@ def measure(
     """Judge, and only where that passes, measure.
 
     gpu_before_bytes: memory in use on the GPU before this server was started, if that is known.
-    A level that cannot be measured is kept with its reason, and the next one is tried.
+    A level that cannot be measured is kept with its reason, and the next one is tried, unless the
+    server has gone.
     Raises: InvalidInput, ServiceError, before the first level.
     """
     server = subject.server
@@ -124,6 +127,7 @@ def measure(
         gpu=gpu.usage,
         process=process.usage,
         notes=tuple(load.notes),
+        gone_at=load.gone_at,
     )
 
 
@@ -150,6 +154,8 @@ class _Load:
             "whole_path": [], "arrivals": [], "vision": [], "texts": [],
         }  # fmt: skip
         self.notes: list[str] = []
+        self.gone_at = ""
+        self._not_tried = ""
         self._read: Callable[[], dict[str, Spent]] = dict
 
     def run(self) -> None:
@@ -178,6 +184,10 @@ class _Load:
     def _vision(self) -> None:
         if not self.plan.batches:
             return
+        if self.gone_at:
+            for batch in self.plan.batches:
+                self._keep(*self._batch(batch, "none"), [], None)
+            return
         limit = VISION.max_batch_size
         order = np.arange(min(max(self.plan.batches), limit)) % len(self.volumes)
         with self.stages.stage("Vision model: prepare its volumes"):
@@ -186,14 +196,17 @@ class _Load:
         with vision_batches(self.server, voxels) as batches:
             self.notes += [batches.note] if batches.note else []
             for batch in self.plan.batches:
-                sizes = split(batch, limit)
-                load: dict[str, float | str] = {
-                    "volumes": batch, "requests_at_once": len(sizes),
-                    "sent_as": " + ".join(map(str, sizes)), "transport": batches.transport,
-                }  # fmt: skip
-                name = f"Vision model, {_count(batch, 'volume')}"
-                work = batches.work(sizes, expected, self.agreement)
-                self._closed(name, _What("vision", load, batch), work)
+                work = batches.work(split(batch, limit), expected, self.agreement)
+                self._closed(*self._batch(batch, batches.transport), work)
+
+    @staticmethod
+    def _batch(batch: int, transport: str) -> tuple[str, _What]:
+        sizes = split(batch, VISION.max_batch_size)
+        load: dict[str, float | str] = {
+            "volumes": batch, "requests_at_once": len(sizes),
+            "sent_as": " + ".join(map(str, sizes)), "transport": transport,
+        }  # fmt: skip
+        return f"Vision model, {_count(batch, 'volume')}", _What("vision", load, batch)
 
     def _texts(self) -> None:
         for count in self.plan.texts:
@@ -214,6 +227,9 @@ class _Load:
         run: Callable[[Starter, Advance], list[Sample]],
         requests: int,
     ) -> None:
+        if self.gone_at:
+            self._keep(name, what, [], None)
+            return
         before: dict[str, Spent] = {}
         samples: list[Sample] = []
         spent: dict[str, Spent] = {}
@@ -224,13 +240,44 @@ class _Load:
                 spent = difference(self._read(), before)
             except CTClipError as caught:  # the other levels are worth an hour, perhaps
                 error = caught
+        self._keep(name, what, samples, error, spent)
+
+    def _keep(
+        self,
+        name: str,
+        what: _What,
+        samples: Sequence[Sample],
+        error: CTClipError | None,
+        spent: Mapping[str, Spent] | None = None,
+    ) -> None:
         level = make_level(name, what.load, what.units, samples, spent or None)
-        if error is None and level.n == 0:
-            error = level.first_error
-        if error is not None:
-            cause = without_address(error.cause, self.server.address)
-            level = replace(level, failure=f"{type(error).__name__}: {cause}")
-        self.levels[what.kind].append(level)
+        failure = self._not_tried
+        if not failure:
+            lost = _lost(samples, error)
+            if lost is not None and self._has_gone():
+                self.gone_at = name
+                error = error or lost  # what was measured was a server that is ending
+            elif error is None and level.n == 0:
+                error = level.first_error
+            failure = "" if error is None else self._said(error)
+        self.levels[what.kind].append(replace(level, failure=failure))
+
+    def _has_gone(self) -> bool:
+        """Ask a server that has left requests without an answer for a sign of life."""
+        silence = self.server.silence()
+        if silence is not None:
+            said = self._said(silence)
+            self._not_tried = f"not tried: the server no longer answers ({said})"
+        return silence is not None
+
+    def _said(self, error: CTClipError) -> str:
+        return f"{type(error).__name__}: {without_address(error.cause, self.server.address)}"
+
+
+def _lost(samples: Sequence[Sample], error: CTClipError | None) -> CTClipError | None:
+    """The first of a level's errors after which the server may be gone."""
+    every = (error, *(sample.error for sample in samples))
+    return next((each for each in every if isinstance(each, Unavailable | DeadlineExceeded)), None)
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,8 @@ _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidInput,
     "StatusCode.NOT_FOUND": NotReady,
 }
+_BRIEF_S, _QUESTION_S = 5.0, 30.0
+"""Limits for a sign of life, and for what is no inference: without one, gRPC waits for ever."""
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
@@ -73,6 +75,18 @@ class Server:
             return read_gpu() if self.on_this_machine else None
         except NoGpu:
             return None
+
+    def silence(self) -> CTClipError | None:
+        """Why it does not answer a question of a few seconds; None if it does, whatever it says."""
+        brief = replace(self, timeout_s=min(_BRIEF_S, self.timeout_s))
+        try:
+            with brief.client() as client:
+                client.check_ready()
+        except (Unavailable, DeadlineExceeded) as error:
+            return error
+        except CTClipError:
+            return None
+        return None
 
     def client(self) -> Client:
         """A connection as any user has it."""
@@ -124,7 +138,8 @@ class Raw:
         self.connection.close()
 
     def ask(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        """Call a method of the connection, with this server's headers."""
+        """Call a method of the connection, with this server's headers and in limited time."""
+        more.setdefault("client_timeout", min(_QUESTION_S, self.server.timeout_s))
         try:
             return method(*arguments, headers=dict(self.server.headers), **more)
         except InferenceServerException as error:
