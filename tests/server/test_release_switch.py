@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from tritonclient import grpc
 
 from ctclip_client import Volume
 from ctclip_client.cli import main
-from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.contract import PUBLISHED_FINDINGS, PYTHON_MODELS
+from ctclip_client.progress import Stages
 from ctclip_client.signals import termination_interrupts
 from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.phantom import chest_phantom
@@ -169,7 +171,7 @@ def test_no_request_fails_and_no_answer_mixes_releases(
     assert set(readiness.answers) == {200}
     # Twice the memory, as the command says. (Python models write their byte code into the version
     # folder when they start, and Triton takes the new date for a new file.)
-    python_models = {"ctclip_check", "ctclip_tokenizer"}
+    python_models = {model.name for model in PYTHON_MODELS}
     assert {stubs.most[name] for name in set(stubs.most) - python_models} == {2}
     said = capsys.readouterr()
     assert f"serves version 2 (release {new})" in said.out
@@ -316,6 +318,68 @@ def test_a_switch_that_ends_while_the_old_version_is_unloaded_says_so_on_disk(
         load.more(2)
     assert set(load.releases()) == {names[1]}
     assert _switch("promote", live, triton) == 0
+    assert set.union(*_loaded(triton).values()) == {"2"}
+
+
+def _three(live: Path, triton: EmbeddedTriton, second: Path, third: Path) -> None:
+    """Version 3 serves, of three."""
+    for path in copied(second, third).glob("*/1/provenance.json"):
+        record = json.loads(path.read_text())["release"] | {"release": "another"}
+        edit_record(third, path.parent.parent.name, release=record)
+    for coming in (second, third):
+        assert _switch("promote", live, triton, "--from", coming) == 0
+
+
+def _signals_in(stages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells the command to end when these stages begin."""
+    stage = Stages.stage
+
+    def told(self: Stages, description: str, steps: int | None = None) -> object:
+        if description.startswith(stages):
+            signal.raise_signal(signal.SIGTERM)
+        return stage(self, description, steps)
+
+    monkeypatch.setattr(Stages, "stage", told)
+
+
+def _said_command(said: str) -> list[str]:
+    (command,) = re.findall(r"ctclip promote .*--to \d+", said)
+    return shlex.split(command)[1:]
+
+
+def test_a_rollback_that_was_interrupted_says_what_completes_it(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another `rollback` would go on to a still older release."""
+    _three(live, triton, second, tmp_path / "third")
+    with monkeypatch.context() as patch:
+        _signals_in(("Unload",), patch)
+        assert _switch("rollback", live, triton) == 130
+    assert main(_said_command(capsys.readouterr().err)) == 0
+    assert set.union(*_loaded(triton).values()) == {"2"}
+    assert _stated(live) == {"2"}
+
+
+def test_a_second_signal_while_all_is_put_back_is_not_called_no_change(
+    live: Path,
+    triton: EmbeddedTriton,
+    second: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    take_in(read_members(live), read_members(second))
+    with monkeypatch.context() as patch:
+        _signals_in(("Load ctclip_vision", "Put everything back"), patch)
+        assert _switch("promote", live, triton) == 130
+    said = capsys.readouterr().err
+    assert "Nothing has changed" not in said
+    assert "not everything is put back" in said
+    assert main(_said_command(said)) == 0
     assert set.union(*_loaded(triton).values()) == {"2"}
 
 

@@ -118,9 +118,16 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
 
 
 def _interrupted(change: Switch, release: Release, served: Collection[int]) -> str:
-    if not change.changed_over:
-        return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."
-    return f"{release} serves. The same command unloads what is left of the old version."
+    if change.changed_over:
+        return (
+            f"{release} serves. What is left of the old version is unloaded by {change.completing}"
+        )
+    if change.halfway:
+        return (
+            "Interrupted again, and so not everything is put back. This completes the switch, or "
+            f"with another version after --to puts that one back: {change.completing}"
+        )
+    return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."
 
 
 def read_headers(path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ new version only. A server that is started in between serves one release or the 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,6 +49,7 @@ class Switch:
     """From what a server serves to `target`; `stage` is told what is going on.
 
     changed_over: whether the target serves, and all that is left is to unload the rest.
+    halfway: whether it was begun, and neither changed over nor all put back.
     """
 
     def __init__(self, control: Control, members: Members, target: Release, stage: Stage) -> None:
@@ -63,6 +65,17 @@ class Switch:
         self._active = {name: self._active_config(name) for name in self._steps}
         self._undo: list[tuple[str, Path, str]] = []
         self.changed_over = False
+        self.halfway = False
+
+    @property
+    def completing(self) -> str:
+        """The command that completes it.
+
+        With the version: what serves by then no longer tells what an interrupted rollback led to.
+        """
+        repository = shlex.quote(str(self._members.repository))
+        url = shlex.quote(self._control.url)
+        return f"ctclip promote --repository {repository} --url {url} --to {self._target}"
 
     def run(self, served: Collection[int], timeout_s: float) -> dict[str, list[int]]:
         """Switch; return what is still being unloaded after `timeout_s` (model -> versions).
@@ -74,6 +87,7 @@ class Switch:
                 alone, and a running one may still hold the old version in memory.
         """
         self._refresh(served)
+        self.halfway = True
         try:
             self._serve_both(sorted({*served, self._target}))
             self._change_over()
@@ -86,7 +100,7 @@ class Switch:
                     error.remedy,
                 ) from error
             raise
-        self.changed_over = True
+        self.changed_over, self.halfway = True, False
         try:
             with self._stage(f"Unload all but version {self._target}"):
                 for name in self._steps:
@@ -97,7 +111,7 @@ class Switch:
         except CTClipError as error:
             raise type(error)(
                 f"{error.cause} Version {self._target} serves, but the switch is not complete.",
-                f"{error.remedy} The same command completes it.",
+                f"{error.remedy} This completes it: {self.completing}",
             ) from error
         except KeyboardInterrupt:
             self._write_the_rest()
@@ -171,9 +185,10 @@ class Switch:
         if failed:
             raise ServerError(
                 f"The switch failed, and not everything could be put back: {failed}",
-                "The configs on disk agree with each other: start the server again, or repeat the "
-                "command.",
+                "The configs on disk agree with each other: start the server again, or complete "
+                f"the switch: {self.completing}",
             )
+        self.halfway = False
 
     def _write_the_rest(self) -> None:
         """The configs that this server does not run with, for the next start of any other."""
