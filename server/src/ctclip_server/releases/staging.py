@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ctclip_client.contract import ENSEMBLES, MODELS
 from ctclip_client.errors import InvalidInput
 from ctclip_server.releases.checks import check_release, release_name
 from ctclip_server.releases.extras import (
@@ -21,6 +22,14 @@ from ctclip_server.releases.extras import (
 from ctclip_server.releases.members import Members
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.repository import read_config
+
+_ALWAYS_THERE = {model.name for model in MODELS} | {ensemble.name for ensemble in ENSEMBLES}
+_OTHER_CTCLIP = "One of the two was exported by another version of ctclip: export both again."
+_OTHER_MODELS = (
+    "Both need the same models (ClassFine in both or in neither). Serve the new one from a "
+    "repository of its own."
+)
+_OTHER_SIZES = "Another geometry or number of findings needs a repository and a server of its own."
 
 
 class TakenIn(NamedTuple):
@@ -71,22 +80,31 @@ def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> 
 def _check_same_tensors(members: Members, candidate: Members) -> None:
     """One config serves both versions, so it has to fit both."""
     if set(members.all) != set(candidate.all):
-        odd = sorted(set(members.all) ^ set(candidate.all))
+        odd = set(members.all) ^ set(candidate.all)
+        foreign = sorted(odd & _ALWAYS_THERE)
         raise InvalidInput(
-            f"--from: '{odd[0]}' is in one of the two repositories only.",
-            "Both need the same models (ClassFine in both or in neither). Serve the new one from "
-            "a repository of its own.",
+            f"--from: '{(foreign or sorted(odd))[0]}' is in one of the two repositories only.",
+            _OTHER_CTCLIP if foreign else _OTHER_MODELS,
         )
     for name in members.all:
         ours, theirs = read_config(members.config(name)), read_config(candidate.config(name))
+        remedy = _OTHER_SIZES if _fixed(ours) == _fixed(theirs) else _OTHER_CTCLIP
         for field in ("max_batch_size", "input", "output"):
             if getattr(ours, field) != getattr(theirs, field):
                 raise InvalidInput(
                     f"--from: '{name}' has another {field} there: {_one_line(theirs, field)}, "
                     f"here {_one_line(ours, field)}.",
-                    "Another geometry or number of findings needs a repository and a server of "
-                    "its own.",
+                    remedy,
                 )
+
+
+def _fixed(config: Any) -> tuple[object, ...]:
+    """What one version of ctclip gives a model in every export: all but its tensors' sizes."""
+    tensors = [
+        [(tensor.name, tensor.data_type, len(tensor.dims)) for tensor in side]
+        for side in (config.input, config.output)
+    ]
+    return config.max_batch_size, tensors
 
 
 def _one_line(config: Any, field: str) -> str:
