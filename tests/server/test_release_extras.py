@@ -164,7 +164,7 @@ def test_a_newer_failure_keeps_engines_out_and_says_so(
     version, (said,) = take()
     assert version == 1
     assert "failed" in said
-    assert "its engines are not taken" in said
+    assert "the engines of --from are not taken" in said
     assert files(live) == before
 
 

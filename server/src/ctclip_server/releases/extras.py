@@ -69,7 +69,7 @@ def take_over(pair: Pair, say: Say) -> tuple[str, ...]:
     new = tuple(name for name, digest in engines.items() if present.get(name) != digest)
     kept, stays = _merged(ours, theirs, present | engines)
     if stays:
-        say(f"note: {stays}" + (" So its engines are not taken." if new else ""))
+        say(f"note: {stays}" + (" So the engines of --from are not taken." if new else ""))
         return ()
     try:
         with all_or_nothing() as place:
