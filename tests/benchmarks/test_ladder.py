@@ -400,6 +400,21 @@ def test_usage(
     assert "Traceback" not in printed.err
 
 
+def test_a_report_replaces_no_pipe(
+    repository: Path,
+    golden: Golden,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Said before the climb, not after it."""
+    os.mkfifo(tmp_path / "page.html")
+    flags = [*climb(repository, golden, scans), "--report", str(tmp_path / "page.html")]
+    assert main(flags) == 2
+    assert "a pipe (FIFO) is there" in capsys.readouterr().err
+    assert (tmp_path / "page.html").is_fifo()
+
+
 # --- labels ---
 
 

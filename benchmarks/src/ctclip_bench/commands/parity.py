@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.placing import destination, placed
 from ctclip_client.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -85,13 +86,6 @@ def run(args: argparse.Namespace) -> int:
     areas = []
     if labels is not None and result.probabilities is not None:
         areas = compare_auroc(release["findings"], labels, *result.probabilities)
-    if args.report:
-        part = args.report.with_name(f".{args.report.name}.{os.getpid()}")
-        try:
-            part.write_text(as_page(result, areas), encoding="utf-8")
-            part.replace(args.report)
-        finally:
-            part.unlink(missing_ok=True)
     if args.json:
         json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
         print()
@@ -100,12 +94,16 @@ def run(args: argparse.Namespace) -> int:
         console.print(ladder_table(result))
         for line in (*auroc_lines(result, areas), *reasons(result)):
             print(line)
+    if args.report:  # last: a full disk must not cost what an hour has shown
+        try:
+            with placed(args.report) as file:
+                file.write(as_page(result, areas).encode("utf-8"))
+        except OSError as error:
+            raise _unwritable(args.report, error) from error
     return 0 if result.passed else 1
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    from ctclip_client.errors import InvalidInput
-
     if (args.against is None) != (args.text_model is None):
         raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
     if args.labels and not args.scans:
@@ -114,6 +112,11 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InvalidInput(
             f"--report: no folder {args.report.absolute().parent}.", "Make it first."
         )
+    if args.report:
+        try:
+            destination(args.report)
+        except OSError as error:
+            raise _unwritable(args.report, error) from error
     if args.url and args.config_name:
         raise InvalidInput(
             "--config-name is for the embedded server, --url names another.", "Leave one out."
@@ -146,6 +149,13 @@ def _keep(result: Climb, job: Job, *, sample: bool) -> None:
             f"the verdict is not kept beside the release: {error.strerror}. A release whose "
             "ladder failed could still be promoted."
         )
+
+
+def _unwritable(path: Path, error: OSError) -> CTClipError:
+    return InvalidInput(
+        f"--report: {path} cannot be written: {error.strerror or error}.",
+        "Name a file in a folder that you may write to, on a disk with room.",
+    )
 
 
 def _note(text: str) -> None:
