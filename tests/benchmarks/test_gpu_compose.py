@@ -234,7 +234,7 @@ def test_a_step_is_told_once_and_puts_away_its_work(
     ) as process:  # fmt: skip
         wait_for(tmp_path / "started", 60)
         end_like(process, ending)
-        wait_for(tmp_path / "told", 2)  # and not after a while of waiting for nothing
+        wait_for(tmp_path / "told", 30)  # and not after a minute of waiting for nothing
         process.communicate(timeout=60)
     assert (tmp_path / "put away").exists()
 

@@ -108,8 +108,8 @@ def test_the_names_of_the_rungs_are_kept_without_addresses() -> None:
         Verdict("client, from a CT file at gpu7:8001", "NOT RUN", "no client"),
     )
     record = module.Climb({"release": "r"}, "ONNX", ("a",), verdicts, None, {"m": "x"}).record()
-    assert record.failed == ("served by Triton",)
-    assert record.ran == ("ONNX", "ONNX, OpenVINO", "TensorRT engine", "served by Triton")
+    assert record.failed == ("served by Triton at --url",)
+    assert record.ran == ("ONNX", "ONNX, OpenVINO", "TensorRT engine", "served by Triton at --url")
     assert record.failed_plans == {"m": "x"}
     assert record.engines_date == record.date
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shlex
 import subprocess
@@ -108,8 +109,12 @@ class TestClosed:
         for closed in (">&-", "2>&-"):
             assert shell(["predict", scan, "--url", whimsical.grpc_url], closed).returncode == 0
 
-    def test_other_errors_of_the_system_are_not_taken_for_it(self) -> None:
-        assert streams.is_of_output(OSError(errno.ENOSPC, "full"))
+    def test_other_errors_of_the_system_are_not_taken_for_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk need not be that of standard output, which has taken everything here."""
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+        assert not streams.is_of_output(OSError(errno.ENOSPC, "full"))
         assert not streams.is_of_output(OSError(errno.ENOSPC, "full", "a file"))
         assert not streams.is_of_output(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
 

@@ -204,6 +204,37 @@ def test_what_is_not_finished_leaves_what_was_there(
     }  # fmt: skip
 
 
+def test_a_link_to_an_engine_stays_and_never_leads_nowhere(
+    live: Path, candidate: Path, take: Taken, tmp_path: Path
+) -> None:
+    build(live, b"old")
+    build(candidate, b"new")
+    plan, store = live / VISION / "model.plan", tmp_path / "store.plan"
+    plan.rename(store)
+    plan.symlink_to(store)
+    assert take() == (1, [])
+    assert plan.is_symlink()
+    assert store.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    check_release(read_members(live), 1)
+
+
+def test_an_older_verdict_on_engines_counts_as_of_its_date(
+    live: Path, candidate: Path, take: Taken
+) -> None:
+    """`ladder.json` of before the date of engines was kept apart."""
+    build(candidate, b"old")
+    build(live, b"new")
+    for repository in (candidate, live):
+        path = repository / "ctclip_check" / "1" / "ladder.json"
+        content = json.loads(path.read_text())
+        del content["engines_date"]
+        path.write_text(json.dumps(content))
+    _, said = take()
+    assert "is older than the verdict on engines here" in said[0]
+    assert (live / VISION / "model.plan").read_bytes() == b"new"
+
+
 def test_a_model_that_is_of_no_release_is_left_alone(
     live: Path, candidate: Path, take: Taken
 ) -> None:

@@ -162,6 +162,13 @@ def test_a_model_whose_python_process_died_is_back_at_the_same_port(golden, expo
     assert "WARNING: The Python process of a model has died. Starting Triton again" in err
 
 
+def _line_with(process, words):
+    for line in process.stderr:
+        if words in line:
+            return line
+    raise AssertionError(f"serve ended without saying '{words}'")
+
+
 def test_a_triton_that_crashed_is_back_at_the_same_port(
     golden, exported_in, serve, fetch, tmp_path
 ):
@@ -172,9 +179,7 @@ def test_a_triton_that_crashed_is_back_at_the_same_port(
     with Client(f"127.0.0.1:{match[1]}") as client:
         before = client.pathologies(volume)
         os.kill(_triton_of(fetch, match[2]), signal.SIGSEGV)
-        said = ""
-        while "WARNING" not in said:  # it answers while it writes down its stack
-            said = process.stderr.readline()
+        said = _line_with(process, "WARNING")  # it answers while it writes down its stack
         # On a machine without a GPU the log has complaints from the start, which are no reason.
         assert "WARNING: Triton ended (signal 11, SIGSEGV). Starting Triton again, at" in said
         after = _pathologies_again(client, volume)
@@ -193,8 +198,7 @@ def test_a_triton_that_crashes_again_and_again_ends_it_with_4(repository, serve,
     http_port = READY.fullmatch(process.stdout.readline())[2]
     numbers = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)
     for number in numbers:
-        while "every model is ready" not in process.stderr.readline():
-            pass
+        _line_with(process, "every model is ready")
         triton = _triton_of(fetch, http_port)
         identity = traces.of(triton)
         os.kill(triton, number)

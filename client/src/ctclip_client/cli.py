@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # Only this one is imported: a broken distribution must not take the others with it.
                 points = {asked: _known(asked, points)}
             code = _run(arguments, points)
+            sys.stdout.flush()
         except CTClipError as error:
             code = _fail(error.cause, error.remedy, error.exit_code)
         except KeyboardInterrupt:
@@ -82,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
     except OSError as error:
         if not streams.is_of_output(error):
-            raise
+            if error.errno not in streams.FULL:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{where}{error.strerror}.", "Make room on that disk.", EXIT_USAGE)
         streams.give_up(sys.stdout)
         return _fail(
             f"standard output cannot be written: {error.strerror}.",
@@ -184,9 +188,11 @@ def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
 
 
 def _fail(cause: str, remedy: str, code: int) -> int:
-    _say(f"error: {cause}")
-    if remedy:
-        _say(f"       {remedy}")
+    first, *more = cause.split("\n")  # several causes, each of a line
+    _say(f"error: {first}")
+    for line in (*map(str.strip, more), remedy):
+        if line:
+            _say(f"       {line}")
     return code
 
 

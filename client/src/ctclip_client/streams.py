@@ -8,9 +8,8 @@ import os
 import sys
 from typing import TextIO
 
-_OF_WRITING = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
-)
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+"""What a disk says that takes nothing more."""
 
 
 def make_usable() -> None:
@@ -25,8 +24,19 @@ def make_usable() -> None:
 
 
 def is_of_output(error: OSError) -> bool:
-    """Whether it came from writing to an open stream, rather than from a file that has a name."""
-    return error.filename is None and error.errno in _OF_WRITING
+    """Whether standard output could not be written: what it did not take is still waiting.
+
+    Where nothing ever waits (PYTHONUNBUFFERED), a full disk without a file's name is taken for it.
+    """
+    if error.filename is not None:
+        return False
+    if getattr(sys.stdout, "write_through", False):
+        return error.errno in FULL
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def give_up(stream: TextIO) -> None:

@@ -86,6 +86,13 @@ def run(args: argparse.Namespace) -> int:
     areas = []
     if labels is not None and result.probabilities is not None:
         areas = compare_auroc(release["findings"], labels, *result.probabilities)
+    unwritten = None
+    if args.report:
+        try:
+            with placed(args.report) as file:
+                file.write(as_page(result, areas).encode("utf-8"))
+        except OSError as error:  # a full disk must not cost what an hour has shown
+            unwritten = error
     if args.json:
         json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
         print()
@@ -94,12 +101,8 @@ def run(args: argparse.Namespace) -> int:
         console.print(ladder_table(result))
         for line in (*auroc_lines(result, areas), *reasons(result)):
             print(line)
-    if args.report:  # last: a full disk must not cost what an hour has shown
-        try:
-            with placed(args.report) as file:
-                file.write(as_page(result, areas).encode("utf-8"))
-        except OSError as error:
-            raise _unwritable(args.report, error) from error
+    if unwritten is not None:
+        raise _unwritable(args.report, unwritten) from unwritten
     return 0 if result.passed else 1
 
 

@@ -296,8 +296,9 @@ class _Climber:
 
 
 def _without_address(rung: str) -> str:
-    """A rung is the same one wherever its server runs."""
-    return rung.partition(" at ")[0]
+    """A server of one's own is another rung than the embedded one: it may run anything."""
+    name, at, _ = rung.partition(" at ")
+    return f"{name} at --url" if at else name
 
 
 def _unit_codebook(path: Path) -> torch.Tensor:

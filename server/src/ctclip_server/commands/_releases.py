@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -71,6 +72,15 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
         load_timeout_s=args.timeout_s,
         headers={} if args.headers is None else read_headers(args.headers),
         root_certificates=args.tls_ca,
+        flags=" ".join(
+            f"{flag} {shlex.quote(str(value))}"
+            for flag, value in (
+                ("--url", args.url),
+                ("--headers", args.headers),
+                ("--tls-ca", args.tls_ca),
+            )
+            if value is not None
+        ),
     )
     with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ class Control:
         load_timeout_s: float,
         headers: Mapping[str, str] | None = None,
         root_certificates: Path | None = None,
+        flags: str = "",
     ) -> None:
         """Describe the server; nothing is sent yet.
 
@@ -44,10 +46,12 @@ class Control:
             load_timeout_s: seconds that the loading of one model may take.
             headers: gRPC headers, for a server that restricts model control.
             root_certificates: PEM file; makes the connection a TLS one.
+            flags: how a command line reaches the same server, quoted for a shell.
         """
         from tritonclient import grpc
 
         self.url = url
+        self.flags = flags or f"--url {shlex.quote(url)}"
         self._load_timeout_s = load_timeout_s
         self._briefly: dict[str, Any] = {
             "headers": dict(headers or {}),

@@ -8,6 +8,7 @@ until it is told to load, as `promote` tells it next, or started.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput
-from ctclip_client.placing import placed
+from ctclip_client.placing import destination, placed
 from ctclip_server.releases.checks import ReleaseRefusedError, read_record
 from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.ladder import PLAN, LadderRecord, read_ladder
@@ -217,12 +218,16 @@ def all_or_nothing() -> Iterator[Place]:
     def place(source: Path, to: Path) -> None:
         if not source.is_file() or (to.is_file() and sha256(to) == sha256(source)):
             return
+        to = destination(to)
         old = to.with_name(f".{to.name}.{secrets.token_hex(6)}.old")
+        done.append((to, old, to.exists()))
+        if to.exists():
+            try:
+                os.link(to, old)  # under both names: a server that starts meanwhile finds it
+            except OSError:  # a file system without links
+                shutil.copyfile(to, old)
         with source.open("rb") as original, placed(to) as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
-            done.append((to, old, to.exists()))
-            if to.is_file():
-                to.rename(old)
 
     try:
         yield place

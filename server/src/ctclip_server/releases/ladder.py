@@ -214,7 +214,10 @@ def read_ladder(repository: Path, version: int | str) -> LadderRecord | None:
         raise _damaged(path, wrong)
     if unknown := sorted(set(content) - set(_KINDS)):
         raise _damaged(path, f"{unknown[0]}: nothing is known of such a field")
-    return LadderRecord(**{"date": "", **content})
+    values = {"date": "", **content}
+    if values.get("plans") or values.get("failed_plans"):
+        values.setdefault("engines_date", values["date"])  # of before this field was kept
+    return LadderRecord(**values)
 
 
 def _damaged(path: Path, why: str) -> LadderRefusedError:

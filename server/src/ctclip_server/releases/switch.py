@@ -74,8 +74,7 @@ class Switch:
         With the version: what serves by then no longer tells what an interrupted rollback led to.
         """
         repository = shlex.quote(str(self._members.repository))
-        url = shlex.quote(self._control.url)
-        return f"ctclip promote --repository {repository} --url {url} --to {self._target}"
+        return f"ctclip promote --repository {repository} {self._control.flags} --to {self._target}"
 
     def run(self, served: Collection[int], timeout_s: float) -> dict[str, list[int]]:
         """Switch; return what is still being unloaded after `timeout_s` (model -> versions).
