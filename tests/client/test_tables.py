@@ -13,6 +13,7 @@ import pytest
 from ctclip_client.cli import main
 from ctclip_client.commands.predictions import Prediction
 from ctclip_client.commands.tables import TablePrinter
+from ctclip_client.errors import InvalidInput
 from ctclip_client.results import Classification, Provenance, Scores, Transport
 from ctclip_client.terminal import printable
 from ctclip_client.volume import Volume
@@ -124,3 +125,21 @@ def test_nor_does_a_name_on_the_command_line(
     with pytest.raises(SystemExit):
         main(["predict", "scan.nii", "--\x1b[2J"])
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_several_causes_come_one_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a server whose models do not load; what is no such cause begins no line."""
+
+    def refuse(*_: object) -> int:
+        cause = "'a' does not load: x\n       'b' does not load: y\nerror: z"
+        raise InvalidInput(cause, "Mend it.")
+
+    monkeypatch.setattr("ctclip_client.cli._run", refuse)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 'a' does not load: x",
+        "       'b' does not load: y\\x0aerror: z",
+        "       Mend it.",
+    ]

@@ -187,12 +187,17 @@ def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
         return None
 
 
+_INDENT = " " * len("error: ")
+
+
 def _fail(cause: str, remedy: str, code: int) -> int:
-    first, *more = cause.split("\n")  # several causes, each of a line
+    # Several causes come indented, one a line. Other ends of lines are of a file's name, say, and
+    # must not begin a line that looks like the program's own.
+    first, *more = cause.split(f"\n{_INDENT}")
     _say(f"error: {first}")
-    for line in (*map(str.strip, more), remedy):
+    for line in (*more, remedy):
         if line:
-            _say(f"       {line}")
+            _say(_INDENT + line)
     return code
 
 
