@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli import EXIT_CHECK_FAILED, EXIT_OK
+from ctclip_client.commands.geometry_flags import spacing_mm, volume_shape
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--text-model", type=Path, metavar="DIR", help="its text model: config.json and vocab.txt"
     )
     checkpoint.add_argument(
-        "--volume-shape", type=_volume_shape, metavar="ZxXxY",
+        "--volume-shape", type=volume_shape, metavar="ZxXxY",
         help="voxels that it was trained on (240x480x480 if not given)",
     )  # fmt: skip
     checkpoint.add_argument(
-        "--target-spacing", type=_spacing, metavar="Z,X,Y",
+        "--target-spacing", type=spacing_mm, metavar="Z,X,Y",
         help="their size in mm (1.5,0.75,0.75 if not given)",
     )  # fmt: skip
     scan = parser.add_argument_group("for a CT file, as in ctclip predict")
     scan.add_argument("--as-stored", action="store_true", help="do not reorient")
-    scan.add_argument("--spacing", type=_spacing, metavar="Z,X,Y", help="mm, with --as-stored")
+    scan.add_argument("--spacing", type=spacing_mm, metavar="Z,X,Y", help="mm, with --as-stored")
     scan.add_argument("--slope", type=float, help="HU = slope · stored + intercept")
     scan.add_argument("--intercept", type=float, help="goes with --slope")
     server = parser.add_argument_group("for a server")
@@ -139,30 +140,3 @@ def _header(text: str) -> tuple[str, str]:
         # Not what came: a mistyped secret would end up in a log.
         raise argparse.ArgumentTypeError("expected KEY=VALUE")
     return key, value
-
-
-def _volume_shape(text: str) -> tuple[int, int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(
-        part.isascii() and part.isdigit() and 0 < len(part) < 6 and int(part) > 0 for part in parts
-    ):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected ZxXxY such as 240x480x480")
-    z, x, y = (int(part) for part in parts)
-    return z, x, y
-
-
-def _spacing(text: str) -> tuple[float, float, float]:
-    from ctclip_client.contract import SPACING_MM_RANGE
-
-    low, high = SPACING_MM_RANGE
-    try:
-        z, x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"got '{text}', expected three numbers z,x,y in millimetres, for instance 1.5,0.75,0.75"
-        ) from error
-    if not all(low < value < high for value in (z, x, y)):
-        raise argparse.ArgumentTypeError(
-            f"got '{text}', expected each more than {low:g} and less than {high:g} mm"
-        )
-    return z, x, y

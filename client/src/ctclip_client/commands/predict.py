@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ctclip_client.cli import EXIT_OK, EXIT_SOME_FAILED
 from ctclip_client.commands.connection import add_connection_options
+from ctclip_client.commands.geometry_flags import millimetres
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.terminal import printable
@@ -70,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="do not reorient: the stored array runs [x, y, z] towards Left, Posterior, Superior",
     )
     reading.add_argument(
-        "--spacing", type=_spacing, metavar="Z,X,Y", help="in millimetres, with --as-stored"
+        "--spacing", type=millimetres, metavar="Z,X,Y", help="in millimetres, with --as-stored"
     )
     reading.add_argument(
         "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
@@ -248,13 +249,3 @@ def _report(path: Path, error: CTClipError) -> None:
     if error.remedy:
         lines.append(f"       {printable(error.remedy)}")
     print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _spacing(text: str) -> tuple[float, float, float]:
-    try:
-        z, x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"got '{text}', expected three numbers z,x,y in millimetres, for instance 2.5,0.7,0.7"
-        ) from error
-    return z, x, y

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.commands.geometry_flags import spacing_mm, volume_shape
 from ctclip_client.signals import termination_interrupts
 from ctclip_export.precisions import PRECISIONS
 
@@ -36,11 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the model repository to write; models of the same names are replaced",
     )  # fmt: skip
     parser.add_argument(
-        "--volume-shape", type=_volume_shape, default="240x480x480", metavar="ZxXxY",
+        "--volume-shape", type=volume_shape, default="240x480x480", metavar="ZxXxY",
         help="voxels that the checkpoint was trained on",
     )  # fmt: skip
     parser.add_argument(
-        "--target-spacing", type=_target_spacing, default="1.5,0.75,0.75", metavar="Z,X,Y",
+        "--target-spacing", type=spacing_mm, default="1.5,0.75,0.75", metavar="Z,X,Y",
         help="their size in mm",
     )  # fmt: skip
     parser.add_argument(
@@ -117,26 +118,3 @@ def _report(export: Export) -> None:
     # ONNX Runtime has no bfloat16 kernels for CPUs.
     config = " --config-name openvino" if export.release["precision"] == "bf16" else ""
     print(f"Serve it: ctclip serve --repository {export.repository}{config}")
-
-
-def _volume_shape(text: str) -> tuple[int, ...]:
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected ZxXxY such as 240x480x480")
-    return tuple(int(part) for part in parts)
-
-
-def _target_spacing(text: str) -> tuple[float, ...]:
-    from ctclip_client.contract import SPACING_MM_RANGE
-
-    low, high = SPACING_MM_RANGE
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3 or not all(low < value < high for value in values):
-        raise argparse.ArgumentTypeError(
-            f"got '{text}', expected Z,X,Y such as 1.5,0.75,0.75, each more than {low:g} and less "
-            f"than {high:g} mm"
-        )
-    return values
