@@ -47,7 +47,7 @@ REFERENCE = $(if $(CHECKPOINT),--against $(CHECKPOINT)) $(if $(TEXT_MODEL),--tex
 INPUTS = --repository $(REPOSITORY) $(REFERENCE) $(if $(URL),--url $(URL)) --out $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-small bench gpu-check gpu-bench test test-slow lint format types clean
+.PHONY: help environment demo demo-small bench gpu-check gpu-bench test test-slow test-no-vnni lint format types clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ test: $(INSTALLED) ## Run the tests
 
 test-slow: $(INSTALLED) ## Run the tests at the published geometry, too
 	@$(BIN)/python -m pytest -m "not gpu and not weights" $(TEST_FLAGS)
+
+test-no-vnni: $(INSTALLED) ## The int8 tests on an emulated CPU with AVX2 only (qemu-user; minutes)
+	@qemu-x86_64 -cpu Haswell $(BIN)/python -m pytest tests/export/test_int8.py $(TEST_FLAGS)
 
 lint: $(INSTALLED) ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,14 +22,17 @@ from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.graphs.constants import add_constants
 from ctclip_export.model import CTCLIP
 from ctclip_export.parity.compare import ParityError
+from ctclip_export.parity.judge import bounds_for
 from ctclip_export.quantisation import calibration as module
-from ctclip_export.quantisation.calibration import MOST_SCANS, calibration
+from ctclip_export.quantisation.calibration import MOST_SCANS, Voxels, calibration
 from ctclip_export.quantisation.products import dense_products
 from ctclip_export.repository.build import export_repository
 
 from ..conftest import Golden
+from . import emulated
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +157,110 @@ def test_the_part_to_blame_is_named_and_nothing_is_placed(
             precision="int8", calibration_folder=phantoms,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+# --- CPUs without VNNI ---
+
+
+def test_no_two_products_overflow_in_16_bits(exported: Path) -> None:
+    """Such CPUs add two products of an unsigned and a signed byte in 16 bits, and cut off."""
+    graph = vision_graph(exported)
+    weights = [
+        onnx.numpy_helper.to_array(tensor).astype(int)
+        for tensor in graph.initializer
+        if tensor.name.endswith("_quantized") and tensor.data_type == onnx.TensorProto.INT8
+    ]
+    assert len(weights) == 16
+    for matrix in weights:  # (inputs, outputs)
+        largest = np.sort(np.abs(matrix), axis=0)[-2:].sum(axis=0)
+        assert (255 * largest <= np.iinfo(np.int16).max).all()
+        assert np.abs(matrix).max() >= 60  # and no bit more is given away
+
+
+@pytest.fixture(scope="module")
+def on_haswell(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Run a graph on an emulated CPU with AVX2 and without VNNI."""
+    program = shutil.which("qemu-x86_64")
+    if program is None:
+        pytest.skip("NOT RUN: qemu-x86_64 emulates a CPU without VNNI (Debian: qemu-user)")
+    folder = tmp_path_factory.mktemp("haswell")
+
+    def run(runtime: str, graph: Path, **feed: np.ndarray) -> dict[str, np.ndarray]:
+        np.savez(folder / "inputs.npz", **feed)
+        done = subprocess.run(
+            [
+                program, "-cpu", "Haswell", sys.executable, emulated.__file__,
+                runtime, str(graph), str(folder / "inputs.npz"), str(folder / "outputs.npz"),
+            ],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        with np.load(folder / "outputs.npz") as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def judging(exported: Path, phantoms: Path) -> np.ndarray:
+    """VOXELS of the scan that judged the export."""
+    (voxels,) = Voxels(
+        exported / "ctclip_preprocess" / "1" / "model.onnx", calibration(phantoms).judging
+    )
+    return voxels
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_cpu_without_vnni_gives_the_same_answers(
+    runtime: str,
+    exported: Path,
+    judging: np.ndarray,
+    checkpoint: Checkpoint,
+    on_haswell: Callable[..., dict[str, Any]],
+) -> None:
+    graph = exported / "ctclip_vision" / "1" / "model.onnx"
+    got = on_haswell(runtime, graph, VOXELS=judging)
+    here = emulated.run(runtime, str(graph), {"VOXELS": judging})
+    reference = checkpoint.model.vision.stages(torch.from_numpy(judging))
+    bounds = bounds_for("int8", got["CODES"].size)
+    for answer in (got, here):
+        agree = (answer["CODES"] == reference.codes.numpy()).mean()
+        cosine = (answer["IMAGE_EMBEDDING"] * reference.embedding.detach().numpy()).sum()
+        print(f"{runtime}: codes {agree:.4f}, cosine {cosine:.6f}")
+        assert agree >= bounds.codes
+        assert cosine >= bounds.cosine
+    # Not bit by bit: what is float32 between the products rounds in another order. One tie of 60.
+    assert (got["CODES"] != here["CODES"]).sum() <= 1
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_one_layer_against_exact_integers(
+    bits: int, exported: Path, tmp_path: Path, on_haswell: Callable[..., dict[str, Any]]
+) -> None:
+    """The emulated CPU does cut off: with 8 bits it shows the fault that this is about."""
+    weights = next(
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in vision_graph(exported).initializer
+        if tensor.name.endswith("_quantized")
+    )
+    if bits == 8:
+        weights = np.rint(weights * (127 / 64)).astype(np.int8)
+    rows, columns = weights.shape
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 20]>
+        layer (float[1,{rows}] X) => (float[1,{columns}] Y) {{
+            codes = QuantizeLinear (X, one, zero)
+            inputs = DequantizeLinear (codes, one, zero)
+            matrix = DequantizeLinear (weights, one, zero)
+            Y = MatMul (inputs, matrix)
+        }}"""
+    )
+    add_constants(model, one=np.float32(1), zero=np.int8(0), weights=weights)
+    onnx.save(model, tmp_path / "layer.onnx")
+    largest = np.full((1, rows), 127, np.float32)
+    got = on_haswell("onnxruntime", tmp_path / "layer.onnx", X=largest)["Y"]
+    exact = 127 * weights.astype(int).sum(axis=0)
+    assert np.array_equal(got[0], exact) == (bits == 7)
 
 
 # --- which CTs ---
