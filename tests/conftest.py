@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
+from ctclip_client.contract import CHECK, PUBLISHED_FINDINGS, Geometry
+from ctclip_client.self_check import FILE as SELF_CHECK
+from ctclip_client.self_check import read_self_check
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import Export, export_repository
@@ -48,6 +50,14 @@ class Golden:
     @property
     def volume_shape_flag(self) -> str:
         return "x".join(map(str, self.case["volume_shape"]))
+
+
+def edit_self_check(repository: Path, version: int = 1, **changes: Any) -> None:
+    """Change fields of a release's self-check."""
+    path = repository / CHECK.name / str(version) / SELF_CHECK
+    changed = replace(read_self_check(path), **changes)
+    with path.open("wb") as file:
+        changed.write(file)
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +128,15 @@ def chest_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's vocabulary, fetched once for the run. Read-only."""
     return fetch(VOCABULARY, tmp_path_factory.mktemp("vocabulary"))
+
+
+@pytest.fixture(scope="session")
+def needs_bfloat16() -> None:
+    """Skips where OpenVINO finds no bf16 arithmetic."""
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("NOT RUN: this CPU has no bf16 arithmetic (AVX-512 BF16 or AMX)")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from ctclip_client.processor import processor_name
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tritonclient", "numpy")
 
@@ -19,17 +20,10 @@ def describe_machine() -> dict[str, object]:
         except PackageNotFoundError:
             continue
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}, glibc {platform.libc_ver()[1]}",
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"

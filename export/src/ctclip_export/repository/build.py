@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ctclip_client.contract import (
+    CHECK,
     CLASSFINE,
     CLASSFINE_ENSEMBLES,
     CLASSFINE_MODELS,
@@ -34,6 +35,8 @@ from ctclip_client.contract import (
     Model,
 )
 from ctclip_client.progress import Stages
+from ctclip_client.self_check import FILE as SELF_CHECK
+from ctclip_client.self_check import SelfCheck
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.graphs import (
     classfine_graph,
@@ -57,6 +60,7 @@ from ctclip_export.parity.graphs import (
 )
 from ctclip_export.parity.quantised import check_quantised_vision
 from ctclip_export.parity.readings import Reference
+from ctclip_export.parity.self_check import PAIRS, check_graphs, make_self_check
 from ctclip_export.parity.typed import check_typed_text, check_typed_vision, typed_twin
 from ctclip_export.precisions import precision_of
 from ctclip_export.quantisation.calibration import Calibration, Voxels, calibration
@@ -134,6 +138,7 @@ class _Builder:
         self.precision = precision
         self.scans = scans
         self.ranges: dict[str, object] | None = None
+        self.self_check: SelfCheck
         self.checkpoint = checkpoint
         self.model = checkpoint.model
         self.text_model = text_model
@@ -167,7 +172,19 @@ class _Builder:
                 graph = classfine_graph(head.weight.numpy(), head.bias.numpy())
                 path = self._save(CLASSFINE, graph)
                 found += check_classfine(path, self.checkpoint.classifier, embedding)
+        with stages.stage("Self-check: the reference's answer, and the graphs' against it"):
+            found += self._make_self_check()
         return largest(found)
+
+    def _make_self_check(self) -> list[Agreement]:
+        sentences = self._sentences()[: 2 * PAIRS]
+        tokens = self._tokenize(sentences)
+        self.self_check = make_self_check(
+            self.model, self.geometry, self.precision, sentences, tokens
+        )
+        models = (PREPROCESS, VISION, TEXT_ENCODER, SCORE)
+        graphs = {model.name: self._version(model) / "model.onnx" for model in models}
+        return check_graphs(self.self_check, graphs, tokens)
 
     def _build_vision(self, stages: Stages) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
         """Trace and check; returns the agreements and the graph's outputs for one volume."""
@@ -278,6 +295,8 @@ class _Builder:
                 path = self.staging / model.name / "configs" / f"{name}.pbtxt"
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
+        with (self._version(CHECK) / SELF_CHECK).open("wb") as file:
+            replace(self.self_check, release=release["release"]).write(file)
         for ensemble in ensembles:
             self._write_config(ensemble.name, ensemble_config(ensemble, self.dimensions))
         return release
