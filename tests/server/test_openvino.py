@@ -140,7 +140,7 @@ def test_left_to_itself_openvino_takes_bf16_where_the_cpu_has_it(repository, gol
     assert (error > 1e-4) == has_bf16
 
 
-def test_bf16_by_choice_is_in_force_and_less_exact(served, golden):
+def test_bf16_by_choice_is_in_force_and_less_exact(needs_bfloat16, served, golden):
     with_bf16 = served("openvino-bf16")
     assert _precisions(with_bf16.log) == {"ctclip_vision": "bf16", "ctclip_text": "bf16"}
     ids = golden.expected["prompt_input_ids"].astype(np.int64)
@@ -149,6 +149,17 @@ def test_bf16_by_choice_is_in_force_and_less_exact(served, golden):
     expected = _unit(golden.expected["prompt_text_latent"])
     assert np.abs(got - expected).max() > 1e-4
     assert (got * expected).sum(axis=-1).min() > 0.99
+
+
+def test_bf16_on_a_cpu_without_it_is_refused_in_words(repository, serve, monkeypatch):
+    """OpenVINO itself would compute in float32, or imitate bf16."""
+    monkeypatch.setenv("OV_CPU_MAX_ISA", "AVX512_CORE_VNNI")
+    process = serve("--repository", repository, "--config-name", "openvino-bf16")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert "OpenVINO finds no bf16 arithmetic on this CPU" in err
+    assert "Serve it in float32, with --config-name openvino." in err
+    assert "Traceback" not in err
 
 
 def test_it_executes_the_file_of_its_directory(repository, tmp_path, tiny, caller):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ctclip_server.dropin.signature import MismatchError
 
 Precision = Literal["f32", "bf16"]
+NO_BFLOAT16 = "OpenVINO finds no bf16 arithmetic on this CPU (AVX-512 BF16 or AMX)"
 _THREADS = ("INFERENCE_NUM_THREADS", "COMPILATION_NUM_THREADS")
 _HINTS = ("latency", "throughput", "cumulative_throughput")
 _SWITCHES = ("SKIP_OV_DYNAMIC_BATCHSIZE", "ENABLE_BATCH_PADDING", "RESHAPE_IO_LAYERS")

@@ -15,7 +15,11 @@ import openvino as ov
 import triton_python_backend_utils as pb_utils
 
 from ctclip_server.dropin.batching import Tensors
-from ctclip_server.dropin.openvino_options import OpenVINOSettings, read_openvino_settings
+from ctclip_server.dropin.openvino_options import (
+    NO_BFLOAT16,
+    OpenVINOSettings,
+    read_openvino_settings,
+)
 from ctclip_server.dropin.openvino_signature import DTYPES, check_tensors
 from ctclip_server.dropin.rounds import RefusedError, answer, told
 from ctclip_server.dropin.signature import (
@@ -140,8 +144,9 @@ def _compile(path: Path, config: dict[str, Any], settings: OpenVINOSettings) -> 
         if settings.extension:
             core.add_extension(settings.extension)
         if settings.precision == "bf16" and "BF16" not in core.get_property(_DEVICE, _CAPABILITIES):
-            pb_utils.Logger.log_warn(
-                f"'{config['name']}' is asked for bf16, which this CPU has not: it will be slow"
+            # OpenVINO would take float32 instead, or imitate bf16 slowly, by what else it finds.
+            raise MismatchError(
+                f"unable to load model '{config['name']}', {NO_BFLOAT16}, and bf16 is asked for"
             )
         model = _conform(core.read_model(path), config, settings)
         for name, value in settings.properties.items():
