@@ -17,6 +17,8 @@ import numpy as np
 from ctclip_client import Client, Volume
 from ctclip_client.errors import CTClipError
 
+from ..conftest import edit_self_check
+
 PROMPTS = [("Nodule is present.", "Nodule is not present."), ("A stone.", "No stone.")]
 KINDS = ("pathologies", "zero_shot", "image")
 
@@ -149,3 +151,11 @@ def configs(repository: Path) -> dict[str, str]:
 def edit_record(repository: Path, model: str, version: int = 1, **changes: Any) -> None:
     path = repository / model / str(version) / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rename_release(repository: Path, name: str, version: int = 1) -> None:
+    """Give a version another name, in everything that states it."""
+    for path in repository.glob(f"*/{version}/provenance.json"):
+        release = json.loads(path.read_text())["release"] | {"release": name}
+        edit_record(repository, path.parents[1].name, version, release=release)
+    edit_self_check(repository, version, release=name)

@@ -25,7 +25,7 @@ from ctclip_server.releases.members import read_members
 from ctclip_server.releases.staging import take_in
 
 from ..conftest import Golden
-from .releases import Load, configs, copied, edit_record, known_answers
+from .releases import Load, configs, copied, edit_record, known_answers, rename_release
 
 Taken = Callable[[], tuple[int, list[str]]]
 VISION = "ctclip_vision/1"
@@ -99,9 +99,7 @@ def test_new_engines_and_their_verdict_are_taken_over(
 def test_engines_of_a_new_release_come_with_their_warm_up(
     live: Path, candidate: Path, take: Taken
 ) -> None:
-    for path in candidate.glob("*/1/provenance.json"):
-        release = json.loads(path.read_text())["release"] | {"release": "another"}
-        edit_record(candidate, path.parent.parent.name, release=release)
+    rename_release(candidate, "another")
     build(candidate, b"a plan")
     assert take() == (2, [])
     assert (live / "ctclip_vision/2/model.plan").read_bytes() == b"a plan"

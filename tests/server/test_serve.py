@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -214,6 +215,8 @@ class _Scripted:
     """Stands for a Triton: one word for each time that it is started."""
 
     grpc_url = http_url = metrics_url = "127.0.0.1:1"
+    repository = Path("nowhere")
+    startup_timeout_s = 1.0
 
     def __init__(self, *words):
         self.words = list(words)

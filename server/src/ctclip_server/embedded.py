@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import secrets
 import select
@@ -27,6 +28,7 @@ from ctclip_client.errors import (
 )
 from ctclip_server import keeper
 from ctclip_server.diagnosis import Diagnosis, diagnose
+from ctclip_server.dropin.openvino_options import NO_BFLOAT16
 from ctclip_server.installation import BACKENDS, Installation, environment_files, find_installation
 from ctclip_server.ports import (
     SERVICES,
@@ -219,8 +221,10 @@ class EmbeddedTriton:
         self._read_reports(0)
         return self._keeper is not None and self._exit_code is None
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float = math.inf) -> None:
         """Wait until Triton ends, which it does on its own only by failing.
+
+        Returns after `timeout_s` if nothing is wrong: a few seconds tell.
 
         Raises:
             RestartableError: it crashed, or a model's Python process is gone, which Triton does
@@ -229,7 +233,10 @@ class EmbeddedTriton:
         """
         before: set[int] = set()
         looked = time.monotonic()
+        deadline = looked + timeout_s
         while self.is_running():
+            if time.monotonic() > deadline:
+                return
             self._read_reports(0.5)
             if self.process_id is None or time.monotonic() - looked < STUB_CHECK_S:
                 continue
@@ -402,6 +409,8 @@ class EmbeddedTriton:
                 "ONNX Runtime cannot compute in this precision here (bf16 on a CPU): OpenVINO can, "
                 "with --config-name openvino."
             )
+        elif any(NO_BFLOAT16 in why for why in diagnosis.models.values()):
+            remedy = "Serve it in float32, with --config-name openvino."
         return InvalidInput("\n       ".join(reasons), f"{remedy} {self._hint()}")
 
     def _ended(self, what: str) -> CTClipError:

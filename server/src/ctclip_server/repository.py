@@ -37,7 +37,7 @@ def check_repository(
     if not repository.is_dir():
         raise Unreadable(f"repository: {repository} is not a folder.", f"{_EXPORT} {repository}")
     folders = sorted(path for path in repository.iterdir() if path.is_dir())
-    configs = {path.name: _config_path(path, config_name) for path in folders}
+    configs = {path.name: config_path(path, config_name) for path in folders}
     if not any(path.is_file() for path in configs.values()):
         raise Unreadable(
             f"repository: no folder in {repository} has a config.pbtxt.",
@@ -82,7 +82,8 @@ def read_config(path: Path) -> Any:
         raise Unreadable(f"{path}: {error}", "It is no Triton model configuration.") from error
 
 
-def _config_path(folder: Path, config_name: str | None) -> Path:
+def config_path(folder: Path, config_name: str | None) -> Path:
+    """The config that Triton takes for a model under `--model-config-name`."""
     variant = folder / "configs" / f"{config_name}.pbtxt"
     return variant if config_name and variant.is_file() else folder / "config.pbtxt"
 

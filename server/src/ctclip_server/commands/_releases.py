@@ -102,7 +102,7 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
                 f"The engines taken over are loaded beside those that serve, of {engines}: for a "
                 "while the server needs the memory of both."
             )
-        change = Switch(control, members, release, stages.stage)
+        change = Switch(control, members, release, stages.stage, _say)
         lying = ""
         if engines:
             lying = (

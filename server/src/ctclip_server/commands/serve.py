@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=300.0,
         metavar="S",
-        help="until models are ready",
+        help="until models are ready, and then for the answer to the release's self-check",
     )
 
 
@@ -68,13 +68,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM (0) or Ctrl-C (130).
 
     Raises:
-        CTClipError: it cannot start, or Triton ended on its own. Should it crash, or should the
-            Python process of a model die, which Triton 2.51 never mends, it is started again; but
-            not for ever, see `LOSSES`.
+        CTClipError: it cannot start, the release fails its self-check, or Triton ended on its own.
+            Should it crash, or should the Python process of a model die, which Triton 2.51 never
+            mends, it is started again; but not for ever, see `LOSSES`.
     """
     # Here and not later: a signal that arrives inside these imports may surface as their failure.
     import tritonclient.grpc  # noqa: F401
 
+    import ctclip_server.self_check  # noqa: F401
     from ctclip_server.embedded import EmbeddedTriton
 
     server = EmbeddedTriton(
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(server: EmbeddedTriton) -> NoReturn:
     from ctclip_server.embedded import RestartableError
+    from ctclip_server.self_check import check_embedded
 
     losses = 0
     announced = False
@@ -107,8 +109,10 @@ def _serve(server: EmbeddedTriton) -> NoReturn:
         ready: float | None = None
         try:
             with server:
+                _say(f"every model is ready after {time.monotonic() - began:.1f} s")
+                for told in check_embedded(server, server.startup_timeout_s):
+                    _say(told)
                 ready = time.monotonic()
-                _say(f"every model is ready after {ready - began:.1f} s")
                 if not announced:
                     print(
                         f"ready grpc={server.grpc_url} http={server.http_url} "

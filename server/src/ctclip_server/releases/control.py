@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from ctclip_client._endpoint import LARGEST_MESSAGE_BYTES
 from ctclip_client.errors import (
     CTClipError,
     DeadlineExceeded,
@@ -20,8 +21,17 @@ from ctclip_client.errors import (
 )
 from ctclip_server.diagnosis import one_line
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 POLL_S = 0.1
 _ASK_TIMEOUT_S = 10.0
+_PAST_ANY_PROXY = [
+    ("grpc.enable_http_proxy", 0),
+    # Options of one's own replace tritonclient's, which say this: VOXELS are 221 MB.
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+]
 
 
 class Control:
@@ -38,29 +48,32 @@ class Control:
         headers: Mapping[str, str] | None = None,
         root_certificates: Path | None = None,
         flags: str = "",
+        proxy: bool = True,
     ) -> None:
         """Describe the server; nothing is sent yet.
 
         Args:
             url: host:port of its gRPC service.
-            load_timeout_s: seconds that the loading of one model may take.
+            load_timeout_s: seconds that the loading of one model, or one inference, may take.
             headers: gRPC headers, for a server that restricts model control.
             root_certificates: PEM file; makes the connection a TLS one.
             flags: how a command line reaches the same server, quoted for a shell.
+            proxy: whether http_proxy of the environment counts; not for a server of one's own.
         """
         from tritonclient import grpc
 
         self.url = url
         self.flags = flags or f"--url {shlex.quote(url)}"
-        self._load_timeout_s = load_timeout_s
         self._briefly: dict[str, Any] = {
             "headers": dict(headers or {}),
             "client_timeout": _ASK_TIMEOUT_S,
         }
+        self._patiently = {**self._briefly, "client_timeout": load_timeout_s}
         self._client = grpc.InferenceServerClient(
             url,
             ssl=root_certificates is not None,
             root_certificates=None if root_certificates is None else str(root_certificates),
+            channel_args=None if proxy else _PAST_ANY_PROXY,
         )
 
     def __enter__(self) -> Self:
@@ -112,22 +125,46 @@ class Control:
             ServerError: it does not load; what was loaded before still is.
         """
         load = self._client.load_model
-        patiently = {**self._briefly, "client_timeout": self._load_timeout_s}
-        self._ask(model, lambda: load(model, **patiently))
+        self._ask(model, lambda: load(model, **self._patiently))
 
     def provenance(self, model: str, version: int) -> dict[str, Any]:
         """What `model`, which hands scan metadata on, says about the release it belongs to."""
         import numpy as np
-        from tritonclient import grpc
 
-        spacing = grpc.InferInput("SPACING", [3], "FP64")
-        spacing.set_data_from_numpy(np.ones(3))
-        rescale = grpc.InferInput("RESCALE", [2], "FP32")
-        rescale.set_data_from_numpy(np.array([1, 0], np.float32))
+        scan: dict[str, NDArray[Any]] = {
+            "SPACING": np.ones(3),
+            "RESCALE": np.array([1, 0], np.float32),
+        }
+        answer = self.infer(model, version, scan, _ASK_TIMEOUT_S)
+        return dict(json.loads(answer["PROVENANCE"][0]))
+
+    def infer(
+        self,
+        model: str,
+        version: int | None,
+        inputs: Mapping[str, NDArray[Any]],
+        timeout_s: float | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Run one version of a model, or the one that answers; inputs and outputs by name.
+
+        timeout_s: by default as for loading a model.
+        """
+        from tritonclient import grpc
+        from tritonclient.utils import np_to_triton_dtype
+
+        tensors = []
+        for name, array in inputs.items():
+            tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
         infer = self._client.infer
-        inputs = [spacing, rescale]
-        answer = self._ask(model, lambda: infer(model, inputs, str(version), **self._briefly))
-        return dict(json.loads(answer.as_numpy("PROVENANCE")[0]))
+        number = "" if version is None else str(version)
+        options = self._patiently
+        if timeout_s is not None:
+            options = {**options, "client_timeout": timeout_s}
+        answer = self._ask(model, lambda: infer(model, tensors, number, **options))
+        names = [output.name for output in answer.get_response().outputs]
+        return {name: answer.as_numpy(name) for name in names}
 
     def wait_until_unloaded(
         self, models: tuple[str, ...], keep: int, timeout_s: float

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctclip_client.contract import ENSEMBLES, MODELS
-from ctclip_client.errors import InvalidInput
+from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.self_check import FILE as SELF_CHECK
 from ctclip_server.releases.checks import check_release, release_name
 from ctclip_server.releases.extras import (
     Pair,
@@ -22,6 +23,7 @@ from ctclip_server.releases.extras import (
 from ctclip_server.releases.members import Members
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.repository import read_config
+from ctclip_server.self_check import check_is_of, load_self_check
 
 _ALWAYS_THERE = {model.name for model in MODELS} | {ensemble.name for ensemble in ENSEMBLES}
 _OTHER_CTCLIP = "One of the two was exported by another version of ctclip: export both again."
@@ -46,7 +48,8 @@ def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> 
     """Place the candidate's release beside those of `members`.
 
     What is served does not change: configs keep naming the versions that they name. A release that
-    is there already is not placed twice: only its engines and verdict are taken over, if newer.
+    is there already is not placed twice: only its engines and verdict are taken over, if newer, and
+    its self-check, if it lacks a good one.
 
     Args:
         members: the repository that is served.
@@ -54,7 +57,8 @@ def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> 
         say: told what was not taken over, and why.
 
     Raises:
-        ReleaseRefusedError, LadderRefusedError: the candidate may not serve.
+        ReleaseRefusedError, LadderRefusedError, SelfCheckError: the candidate may not serve.
+        Unreadable: its self-check is damaged.
         InvalidInput: its tensors are others, or the repository cannot be written.
     """
     pinned = candidate.pinned()
@@ -66,15 +70,35 @@ def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> 
         )
     source = min(pinned)
     release = check_release(candidate, source)
+    check_is_of(load_self_check(candidate.repository, source), release.name)
     _check_same_tensors(members, candidate)
     for version in members.complete_versions():
         if release_name(members, version) == release.name:
-            return TakenIn(version, take_over(Pair(members, version, candidate, source), say))
+            pair = Pair(members, version, candidate, source)
+            engines = take_over(pair, say)
+            _take_self_check(pair, release.name)
+            return TakenIn(version, engines)
     _name_served_versions(members)
     # Above every folder there is: leftovers of an interrupted copy, too.
     version = 1 + max(max(members.versions(name), default=0) for name in members.all)
     _copy(members, candidate, source, version)
     return TakenIn(version)
+
+
+def _take_self_check(pair: Pair, release: str) -> None:
+    """Where this release has none here, or no good one; that of the candidate was checked."""
+    here, there = (folder(CHECK.name) / SELF_CHECK for folder in (pair.here, pair.there))
+    try:
+        present = load_self_check(pair.members.repository, pair.version)
+        check_is_of(present, release)
+    except CTClipError:
+        present = None
+    if present is None and there.exists():
+        try:
+            with all_or_nothing() as place:
+                place(there, here)
+        except OSError as error:
+            raise cannot_copy(pair.members, error) from error
 
 
 def _check_same_tensors(members: Members, candidate: Members) -> None:

@@ -3,8 +3,9 @@
 Triton keeps serving what is loaded while it loads more, a request keeps the versions that it began
 with, and loading an ensemble makes Triton read the configs of its steps again. So everything is
 first written to disk and then loaded from there, in an order in which the configs agree with each
-other at every moment: steps serve both versions, ensembles change over one by one, steps serve the
-new version only. A server that is started in between serves one release or the other.
+other at every moment: steps serve both versions, the new ones answer their self-check, ensembles
+change over one by one, steps serve the new version only. A server that is started in between serves
+one release or the other.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from typing import Any
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError
+from ctclip_client.self_check import SelfCheck
 from ctclip_server.releases.checks import Release
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.members import Members, pins
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.repository import read_config
+from ctclip_server.self_check import (
+    NONE_THERE,
+    STEPS,
+    check_version,
+    load_self_check,
+    not_asked,
+)
 
 Stage = Callable[[str], AbstractContextManager[object]]
 _EXPLICIT = (
@@ -46,13 +55,21 @@ def served_versions(control: Control, members: Members) -> frozenset[int]:
 
 
 class Switch:
-    """From what a server serves to `target`; `stage` is told what is going on.
+    """From what a server serves to `target`; `stage` and `say` are told what is going on.
 
     changed_over: whether the target serves, and all that is left is to unload the rest.
     halfway: whether it was begun, and neither changed over nor all put back.
     """
 
-    def __init__(self, control: Control, members: Members, target: Release, stage: Stage) -> None:
+    def __init__(
+        self,
+        control: Control,
+        members: Members,
+        target: Release,
+        stage: Stage,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._say = say
         self._control = control
         self._members = members
         self._target = target.version
@@ -85,10 +102,12 @@ class Switch:
             KeyboardInterrupt: likewise; after that, a server that is started serves the target
                 alone, and a running one may still hold the old version in memory.
         """
+        check = load_self_check(self._members.repository, self._target)
         self._refresh(served)
         self.halfway = True
         try:
             self._serve_both(sorted({*served, self._target}))
+            self._check_target(check, timeout_s)
             self._change_over()
         except BaseException as error:
             self._put_back()
@@ -150,6 +169,18 @@ class Switch:
                     f"{self._record['release']}.",
                     "Does the server serve this repository?",
                 )
+
+    def _check_target(self, check: SelfCheck | None, timeout_s: float) -> None:
+        """Let the target answer its self-check, on the server's machine, before any caller."""
+        absent = set(STEPS) - set(self._steps)
+        if check is None:
+            self._say(NONE_THERE)
+        elif absent:
+            self._say(not_asked("the server", absent))
+        else:
+            with self._stage(f"Self-check of version {self._target}"):
+                told = check_version(self._control, check, self._target, timeout_s)
+            self._say(told)
 
     def _change_over(self) -> None:
         with self._stage(f"Change the ensembles over to version {self._target}"):

@@ -1,0 +1,341 @@
+"""A release proves itself where it is to serve: `ctclip serve` and `ctclip promote`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tritonclient import grpc
+
+from ctclip_client.cli import main
+from ctclip_client.contract import CHECK
+from ctclip_client.errors import DeadlineExceeded, NotReady, Unavailable, Unreadable
+from ctclip_client.processor import processor_name
+from ctclip_client.self_check import FILE, read_self_check
+from ctclip_server import EmbeddedTriton
+from ctclip_server.embedded import RestartableError
+from ctclip_server.releases.control import Control
+from ctclip_server.releases.members import read_members
+from ctclip_server.releases.staging import take_in
+from ctclip_server.self_check import SelfCheckError, patiently
+
+from ..conftest import edit_self_check
+from .releases import configs, copied, edit_record, rename_release
+
+READY = re.compile(r"ready grpc=127\.0\.0\.1:\d+ http=127\.0\.0\.1:\d+ metrics=127\.0\.0\.1:\d+\n")
+SECOND = "5ec0d5ec0d5ec0d5"
+
+
+@pytest.fixture
+def own(repository: Path, tmp_path: Path) -> Path:
+    return copied(repository, tmp_path / "repository")
+
+
+def plant(repository: Path, model: str, constant: str, version: int = 1) -> None:
+    """Swap the two halves of a weight, and make the records match."""
+    path = repository / model / str(version) / "model.onnx"
+    proto = onnx.load(path)
+    (tensor,) = (each for each in proto.graph.initializer if each.name == constant)
+    array = onnx.numpy_helper.to_array(tensor)
+    changed = array * 1.5 if array.ndim == 0 else np.roll(array, array.shape[-1] // 2, axis=-1)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(array.dtype), constant))
+    onnx.save(proto, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_record(repository, model, version, file_sha256=digest)
+
+
+def weight(repository: Path, model: str, ndim: int = 2) -> str:
+    """The last constant of so many axes: part of the projection behind the encoder."""
+    graph = onnx.load(repository / model / "1" / "model.onnx").graph
+    return [each.name for each in graph.initializer if len(each.dims) == ndim][-1]
+
+
+def refused(process) -> str:
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, ""), err
+    assert "Traceback" not in err
+    return err
+
+
+def test_a_fault_in_the_vision_graph_keeps_it_from_being_ready(own, serve):
+    plant(own, "ctclip_vision", weight(own, "ctclip_vision"))
+    err = refused(serve("--repository", own))
+    assert re.search(r"error: self-check: cosine of the embedding 0\.\d+, expected 0\.9999", err)
+    assert f"ctclip_vision by onnxruntime on {processor_name()}" in err
+    assert "by the bounds of fp32" in err
+
+
+def test_a_fault_behind_the_image_is_found_too(own, serve):
+    plant(own, "ctclip_score", "scale")
+    err = refused(serve("--repository", own))
+    assert "self-check: |Δlogit| " in err
+    assert "cosine" not in err
+
+
+def test_the_same_fault_in_another_backend(own, serve):
+    plant(own, "ctclip_text", weight(own, "ctclip_text"))
+    err = refused(serve("--repository", own, "--config-name", "openvino"))
+    assert "|Δprobability| " in err
+    assert "ctclip_vision by openvino on" in err
+
+
+@pytest.mark.parametrize("config_name", ["openvino", "openvino-bf16"])
+def test_another_backend_passes_by_the_bounds_of_what_it_computes_in(
+    config_name, repository, serve, request
+):
+    if config_name == "openvino-bf16":
+        request.getfixturevalue("needs_bfloat16")
+    process = serve("--repository", repository, "--config-name", config_name)
+    assert READY.fullmatch(process.stdout.readline())
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    precision = "bf16" if config_name == "openvino-bf16" else "fp32"
+    assert f"self-check passed in {precision}, ctclip_vision by openvino on " in err
+
+
+def test_without_a_self_check_it_serves_with_a_warning(own, serve):
+    (own / CHECK.name / "1" / FILE).unlink()
+    process = serve("--repository", own)
+    assert READY.fullmatch(process.stdout.readline())
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert "WARNING: this release carries no self-check (an older ctclip exported it)" in err
+
+
+def test_a_damaged_one_is_bad_input(own, serve):
+    (own / CHECK.name / "1" / FILE).write_bytes(b"PK\3\4")
+    process = serve("--repository", own)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert f"self-check: {own / CHECK.name / '1'}: {FILE}: no self-check that can be read" in err
+
+
+def test_one_of_another_release_proves_nothing(own, serve):
+    edit_self_check(own, release=SECOND)
+    assert f"answers, the self-check is of {SECOND}" in refused(serve("--repository", own))
+
+
+def test_a_repository_of_some_models_serves_with_a_warning(own, serve):
+    kept = {"ctclip_check", "ctclip_preprocess", "ctclip_vision", "ctclip_image_embedding"}
+    for folder in own.iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+    process = serve("--repository", own)
+    assert READY.fullmatch(process.stdout.readline())
+    process.terminate()
+    err = process.communicate(timeout=60)[1]
+    assert "WARNING: self-check NOT RUN: the repository lacks ctclip_gate, " in err
+
+
+def test_a_model_that_answers_with_an_error_fails_it(own, serve):
+    """Here a scan of less than one of the model's voxels."""
+    check = read_self_check(own / CHECK.name / "1" / FILE)
+    edit_self_check(own, volume=check.volume[:, :1, :1].copy(), spacing=np.array([0.1, 0.1, 0.1]))
+    err = refused(serve("--repository", own))
+    assert "error: self-check: " in err
+
+
+def test_every_version_that_serves_is_asked_after_an_interrupted_promotion(two, serve):
+    """One ensemble was changed over, and the steps are told to serve both."""
+    for path in two.glob("*/config.pbtxt"):
+        text = path.read_text()
+        if "ensemble_scheduling" not in text:
+            path.write_text(text.replace("versions: [1]", "versions: [1, 2]"))
+    path = two / "ctclip_pathologies" / "config.pbtxt"
+    path.write_text(path.read_text().replace("model_version: 1", "model_version: 2"))
+    process = serve("--repository", two)
+    assert READY.fullmatch(process.stdout.readline())
+    process.terminate()
+    assert process.communicate(timeout=60)[1].count("self-check passed in fp32") == 2
+
+    plant(two, "ctclip_vision", weight(two, "ctclip_vision"), 2)
+    assert "self-check: cosine of the embedding 0." in refused(serve("--repository", two))
+
+
+def test_an_ensemble_that_mixes_versions_is_refused(two, serve):
+    for name in ("ctclip_tokenizer", "ctclip_text", "ctclip_gate", "ctclip_check"):
+        path = two / name / "config.pbtxt"
+        path.write_text(path.read_text().replace("versions: [1]", "versions: [1, 2]"))
+    path = two / "ctclip_zero_shot" / "config.pbtxt"
+    path.write_text(path.read_text().replace("model_version: 1", "model_version: 2", 1))
+    err = refused(serve("--repository", two))
+    assert "'ctclip_zero_shot' pins its steps to versions [1, 2], expected one" in err
+
+
+# --- promote ---
+
+
+@pytest.fixture
+def two(own: Path) -> Path:
+    """The release once more, as version 2 under another name."""
+    for folder in own.iterdir():
+        shutil.copytree(folder / "1", folder / "2")
+    rename_release(own, SECOND, 2)
+    return own
+
+
+def promote(repository: Path, triton: EmbeddedTriton) -> int:
+    return main(["promote", "--repository", str(repository), "--url", triton.grpc_url])
+
+
+def release_of(triton: EmbeddedTriton, repository: Path) -> str:
+    """What an ensemble names, asked with the question of version 1."""
+    check = read_self_check(repository / CHECK.name / "1" / FILE)
+    client = grpc.InferenceServerClient(triton.grpc_url)
+    tensors = []
+    for name, dtype, array in (
+        ("VOLUME", "INT16", check.volume),
+        ("SPACING", "FP64", check.spacing),
+        ("RESCALE", "FP32", check.rescale),
+    ):
+        tensor = grpc.InferInput(name, list(array.shape), dtype)
+        tensors.append(tensor.set_data_from_numpy(array))
+    answer = client.infer("ctclip_image_embedding", tensors)
+    client.close()
+    return json.loads(answer.as_numpy("PROVENANCE")[0])["release"]
+
+
+def test_promote_asks_the_new_version_before_it_switches(two, capsys):
+    first = read_self_check(two / CHECK.name / "1" / FILE).release
+    with EmbeddedTriton(two, model_control="explicit") as triton:
+        before = configs(two)
+        plant(two, "ctclip_vision", weight(two, "ctclip_vision"), 2)
+        assert promote(two, triton) == 1
+        err = capsys.readouterr().err
+        assert "self-check: cosine of the embedding 0." in err
+        assert "ctclip_vision by onnxruntime on" in err
+        assert "Nothing has changed: version 1 still serves." in err
+        assert release_of(triton, two) == first
+        assert configs(two) == before
+
+        for name in ("model.onnx", "provenance.json"):
+            shutil.copy(two / "ctclip_vision" / "1" / name, two / "ctclip_vision" / "2" / name)
+        record = json.loads((two / "ctclip_text" / "2" / "provenance.json").read_text())
+        edit_record(two, "ctclip_vision", 2, release=record["release"])
+        assert promote(two, triton) == 0
+        assert (
+            "self-check passed in fp32, ctclip_vision by onnxruntime on" in capsys.readouterr().err
+        )
+        assert release_of(triton, two) == SECOND
+
+
+def test_promote_warns_where_there_is_nothing_to_ask(two, capsys):
+    (two / CHECK.name / "2" / FILE).unlink()
+    with EmbeddedTriton(two, model_control="explicit") as triton:
+        assert promote(two, triton) == 0
+        assert "WARNING: this release carries no self-check" in capsys.readouterr().err
+        assert release_of(triton, two) == SECOND
+
+
+@pytest.mark.parametrize("fault", ["none", "damaged", "of another release"])
+def test_promote_from_brings_the_self_check_of_a_release_that_lacks_a_good_one(
+    fault, own, repository, capsys
+):
+    if fault == "none":
+        (own / CHECK.name / "1" / FILE).unlink()
+    elif fault == "damaged":
+        (own / CHECK.name / "1" / FILE).write_bytes(b"PK")
+    else:
+        edit_self_check(own, release=SECOND)
+    if fault != "none":  # that it serves afterwards is seen once
+        take_in(read_members(own), read_members(repository))
+        assert same_self_check(own, repository)
+        return
+    with EmbeddedTriton(own, model_control="explicit") as triton:
+        arguments = ["--repository", str(own), "--url", triton.grpc_url]
+        assert main(["promote", *arguments, "--from", str(repository)]) == 0
+    assert "self-check passed in fp32" in capsys.readouterr().err
+    assert same_self_check(own, repository)
+
+
+def same_self_check(*repositories):
+    return len({(each / CHECK.name / "1" / FILE).read_bytes() for each in repositories}) == 1
+
+
+@pytest.mark.parametrize("fault", ["damaged", "of another release"])
+def test_promote_from_takes_no_self_check_that_proves_nothing(fault, own, repository, tmp_path):
+    """Here is none, and so nothing would have kept this release from serving."""
+    (own / CHECK.name / "1" / FILE).unlink()
+    other = copied(repository, tmp_path / "other")
+    if fault == "damaged":
+        (other / CHECK.name / "1" / FILE).write_bytes(b"PK")
+    else:
+        edit_self_check(other, release=SECOND)
+    with pytest.raises(Unreadable if fault == "damaged" else SelfCheckError, match="self-check: "):
+        take_in(read_members(own), read_members(other))
+    assert not (own / CHECK.name / "1" / FILE).exists()
+
+
+def test_promote_says_that_it_could_not_ask(two, capsys):
+    """A server that was told to load some models only."""
+    models = ["ctclip_image_embedding"]
+    with EmbeddedTriton(two, model_control="explicit", load_models=models) as triton:
+        assert promote(two, triton) == 0
+    err = capsys.readouterr().err
+    assert "WARNING: self-check NOT RUN: the server lacks ctclip_gate, ctclip_" in err
+    assert "self-check passed" not in err
+
+
+# --- what is no answer ---
+
+
+def asked(*results):
+    """A question that fails so often, and the number of times that it was asked."""
+    times = []
+
+    def ask():
+        times.append(1)
+        result = results[min(len(times), len(results)) - 1]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return ask, times
+
+
+def test_a_full_queue_is_asked_again():
+    ask, times = asked(Unavailable("full"), NotReady("loading"), "passed")
+    assert patiently(ask, lambda: None, 60) == "passed"
+    assert len(times) == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "timeout_s"),
+    [(Unavailable("full"), 0), (DeadlineExceeded("slow"), 60), (SelfCheckError("wrong"), 60)],
+)
+def test_other_failures_and_a_queue_that_stays_full_are_final(failure, timeout_s):
+    ask, times = asked(failure)
+    with pytest.raises(type(failure)):
+        patiently(ask, lambda: None, timeout_s)
+    assert len(times) == 1
+
+
+@pytest.mark.parametrize("failure", [Unavailable("gone"), SelfCheckError("INTERNAL")])
+def test_a_triton_that_was_lost_meanwhile_is_no_verdict(failure):
+    """`ctclip serve` looks after it when there is no answer, and starts it again."""
+
+    def look():
+        raise RestartableError("lost")
+
+    ask, _ = asked(failure)
+    with pytest.raises(RestartableError):
+        patiently(ask, look, 60)
+
+
+def test_an_answer_of_the_size_of_a_scan_comes_through(zoo):
+    """gRPC itself stops at 4 MiB, and the published VOXELS have 221 MB."""
+    sent = {
+        "VOLUME": np.zeros((3, 1024, 1024), np.int16),
+        "SPACING": np.ones(3),
+        "HALF": np.zeros((2, 2), np.float16),
+        "FLAG": np.array([True]),
+    }
+    with Control(zoo.grpc_url, load_timeout_s=60, proxy=False) as control:
+        got = control.infer("mixed", None, sent)
+    np.testing.assert_array_equal(got["VOLUME_OUT"], sent["VOLUME"])
