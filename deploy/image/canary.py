@@ -3,7 +3,9 @@
 
 Readiness is not enough: Triton may report a Python model as ready whose process is dead. So this
 sends one request through each of the two Python processes, the second one through the text encoder,
-too. It takes the Python standard library only, and runs inside the server's container.
+too. Where `serve` has begun a self-check, it must have passed: that is read, not repeated, and no
+patient waits for the image encoder. It takes the Python standard library only, and runs inside the
+server's container.
 """
 
 from __future__ import annotations
@@ -12,19 +14,27 @@ import argparse
 import http.client
 import json
 import math
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 READY = "/v2/health/ready"
 CHECK = "ctclip_check"
 TEXT = "ctclip_text_embedding"
+RESULT = Path(os.environ.get("TMPDIR") or "/tmp", "ctclip-self-check")  # noqa: S108 (as `serve` has it)
+"""Where run_self_check.py leaves its result."""
 LENGTH_TOLERANCE = 0.01
 """Text embeddings have length 1; half precision leaves it within this."""
 
 
 class SickError(Exception):
-    """The server does not answer, or not with what it should."""
+    """The server does not answer, or not with what it should. status: of HTTP; 0 without one."""
+
+    def __init__(self, cause: str, status: int = 0) -> None:
+        super().__init__(cause)
+        self.status = status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         server.get(READY)
         check_metadata(server, options.check_model)
         check_text(server, options.text_model)
+        check_result(RESULT)
     except SickError as error:
         print(f"canary: {error}", file=sys.stderr)
         return 1
@@ -71,6 +82,18 @@ def check_text(server: Server, model: str) -> None:
     # Written so that NaN, which compares with nothing, is refused.
     if not abs(length - 1.0) <= LENGTH_TOLERANCE:
         raise SickError(f"{model}: an embedding of length {length:g}, expected 1")
+
+
+def check_result(path: Path) -> None:
+    """Where a self-check was begun, it has passed, or there was none to make."""
+    try:
+        result = path.read_text("utf-8", "replace").strip()
+    except FileNotFoundError:  # Triton was started by something else than `serve`
+        return
+    except OSError as error:
+        raise SickError(f"self-check: {path}: {error.strerror}") from error
+    if not result.startswith(("passed", "skipped")):
+        raise SickError(f"self-check {result[:500]}")
 
 
 class Server:
@@ -114,7 +137,8 @@ class Server:
             connection.close()
         if response.status != 200:
             reason = answer.decode("utf-8", "replace")[:200]
-            raise SickError(f"{path}: HTTP {response.status} {reason}".rstrip())
+            cause = f"{path}: HTTP {response.status} {reason}".rstrip()
+            raise SickError(cause, response.status)
         return answer
 
 

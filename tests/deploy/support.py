@@ -76,6 +76,14 @@ def need(program: str) -> str:
     return path
 
 
+def image_files() -> list[Path]:
+    """What deploy/image/Dockerfile copies into /opt/ctclip."""
+    text = (IMAGE / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split()[1:] for line in text.splitlines() if line.startswith("COPY ")]
+    assert all(target == "/opt/ctclip/" for *_, target in lines)
+    return [ROOT / source for *sources, _ in lines for source in sources]
+
+
 def serve_arguments(
     programs: Path, arguments: Sequence[str], **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -88,7 +96,7 @@ def serve_arguments(
     stand_in.chmod(0o755)
     return subprocess.run(
         [str(IMAGE / "serve"), *arguments],
-        env={"PATH": f"{programs}:{os.environ['PATH']}", **variables},
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(programs), **variables},
         capture_output=True,
         text=True,
         check=False,

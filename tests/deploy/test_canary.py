@@ -23,6 +23,7 @@ def canary(port: int | str, *options: str) -> subprocess.CompletedProcess[str]:
     """As in the image: no package but the standard library is within reach."""
     return subprocess.run(
         [sys.executable, "-I", "-S", str(IMAGE / "canary.py"), f"--port={port}", *options],
+        env={"TMPDIR": "/nowhere"},  # no self-check was begun
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .support import IMAGE, ROOT
+from .support import IMAGE, ROOT, image_files
 
 LOWEST_RELEASE = (26, 8)
 WORD_PIECES = (
@@ -72,10 +72,16 @@ def test_the_image_runs_as_a_user_without_rights() -> None:
     lines = (IMAGE / "Dockerfile").read_text(encoding="utf-8").splitlines()
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users[-1] == "triton-server"
-    copied = next(line for line in lines if line.startswith("COPY ")).split()[1:-1]
-    assert sorted(copied) == sorted(
-        path.name for path in IMAGE.iterdir() if path.is_file() and path.name != "Dockerfile"
-    )
+
+
+def test_every_file_of_the_image_is_there_and_reaches_the_build() -> None:
+    own = {path for path in image_files() if path.parent == IMAGE}
+    assert own == {path for path in IMAGE.iterdir() if path.is_file()} - {IMAGE / "Dockerfile"}
+    patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    admitted = [ROOT / line.removeprefix("!") for line in patterns if line.startswith("!")]
+    for path in image_files():
+        assert path.is_file()
+        assert any(path.is_relative_to(folder) for folder in admitted), path
 
 
 def test_an_exported_repository_is_readable_for_that_user(repository: Path) -> None:
@@ -117,7 +123,7 @@ def test_openvino_computes_in_float32_unless_bf16_was_chosen(
     stand_in.chmod(0o755)
     done = subprocess.run(
         [str(IMAGE / "serve")],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables},
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), **variables},
         capture_output=True,
         text=True,
         check=True,
