@@ -12,6 +12,9 @@ import pytest
 
 from ctclip_client.doctor.engines import RECORD_KEYS
 from ctclip_client.doctor.folder import read_repository
+from ctclip_client.self_check import FILE
+
+from ..conftest import edit_self_check
 
 
 def flip_byte(path):
@@ -42,6 +45,23 @@ def test_an_export_is_whole(doctor, repository):
     assert outcome.check("origin")["values"]["random_weights"] is False
     release = outcome.check("release", "version 1")["values"]["release"]
     assert outcome.check("record", "version 1")["values"]["release"] == release
+
+
+def test_a_missing_self_check_is_a_warning(doctor, copied):
+    (copied / "ctclip_check" / "1" / FILE).unlink()
+    outcome = doctor(copied)
+    assert (outcome.code, outcome.titles("WARN")) == (0, {"self-check ctclip_check/1"})
+
+
+@pytest.mark.parametrize("fault", ["damaged", "of another release"])
+def test_a_self_check_that_proves_nothing_is_found(doctor, copied, fault):
+    path = copied / "ctclip_check" / "1" / FILE
+    if fault == "damaged":
+        flip_byte(path)
+    else:
+        edit_self_check(copied, release="another")
+    outcome = doctor(copied)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"self-check ctclip_check/1"})
 
 
 def test_looking_changes_nothing(doctor, copied):

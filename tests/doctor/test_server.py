@@ -13,14 +13,17 @@ import pytest
 
 from ctclip_client.contract import ENSEMBLES, MODELS
 from ctclip_client.doctor.canary import Canary, agreement_checks
+from ctclip_client.self_check import FILE, read_self_check
 from ctclip_export.graphs import findings_graph
 from ctclip_server.embedded import EmbeddedTriton
+
+from ..conftest import edit_self_check
 
 TLS_FOLDER = Path(__file__).parents[1] / "client" / "tls"
 
 
-def test_a_whole_server_passes(doctor, server):
-    outcome = doctor(server.grpc_url)
+def test_a_whole_server_passes(doctor, server, repository):
+    outcome = doctor(server.grpc_url, "--repository", repository)
     assert (outcome.code, outcome.report["kind"]) == (0, "server")
     titles = outcome.titles("PASS")
     for model in (*MODELS, *ENSEMBLES):
@@ -30,7 +33,7 @@ def test_a_whole_server_passes(doctor, server):
         assert f"canary {ensemble.name}" in titles
     assert titles >= {
         "live", "ready", "version", "same image", "same scores", "relevance", "refusal",
-        "release", "contract", "provenance", "transport", "pins",
+        "release", "contract", "provenance", "transport", "pins", "self-check",
     }  # fmt: skip
     assert not outcome.titles("FAIL") | outcome.titles("NOT RUN") | outcome.titles("WARN")
 
@@ -46,6 +49,59 @@ def test_answers_are_told_as_numbers(doctor, server, golden):
     assert provenance["checkpoint"] == golden.checkpoint.name
     assert provenance["random_weights"] is False
     assert "RANDOM" not in outcome.out
+
+
+def test_without_the_repository_there_is_nothing_to_compare_with(doctor, server):
+    outcome = doctor(server.grpc_url)
+    assert outcome.code == 0
+    assert outcome.titles("NOT RUN") == {"self-check"}
+    assert "--repository DIR" in outcome.check("self-check")["remedy"]
+
+
+def test_the_self_check_is_told_as_numbers(doctor, server, repository):
+    values = doctor(server.grpc_url, "--repository", repository).check("self-check")["values"]
+    assert (values["precision"], values["backend"]) == ("fp32", "onnxruntime")
+    assert values["cosine"] > 0.9999
+    assert values["largest_probability_change"] < 1e-3
+
+
+def test_a_server_that_computes_something_else_fails(doctor, server, copied):
+    path = copied / "ctclip_check" / "1" / FILE
+    edit_self_check(copied, image_embedding=-read_self_check(path).image_embedding)
+    outcome = doctor(server.grpc_url, "--repository", copied)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"self-check"})
+    assert "cosine of the embedding -1.0" in outcome.check("self-check")["detail"]
+
+
+def test_a_server_of_another_release_fails(doctor, server, copied):
+    record = copied / "ctclip_check" / "1" / "provenance.json"
+    content = json.loads(record.read_text())
+    content["release"]["release"] = "another"
+    record.write_text(json.dumps(content))
+    outcome = doctor(server.grpc_url, "--repository", copied)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"self-check"})
+    assert "the repository has another" in outcome.check("self-check")["detail"]
+
+
+def test_a_repository_without_self_check_is_a_warning(doctor, server, copied):
+    (copied / "ctclip_check" / "1" / FILE).unlink()
+    outcome = doctor(server.grpc_url, "--repository", copied)
+    assert (outcome.code, outcome.titles("WARN")) == (0, {"self-check"})
+
+
+def test_a_folder_that_is_no_repository_fails(doctor, server, tmp_path):
+    outcome = doctor(server.grpc_url, "--repository", tmp_path)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"self-check"})
+    assert "the repository has none" in outcome.check("self-check")["detail"]
+
+
+def test_the_repository_to_compare_with_has_to_be_one(doctor, server, tmp_path, repository):
+    outcome = doctor(server.grpc_url, "--repository", tmp_path / "nowhere")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--repository: " in outcome.err
+    outcome = doctor(repository, "--repository", repository)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--repository is for a server" in outcome.err
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +192,11 @@ def guarded(repository):
         yield triton
 
 
-def test_what_a_server_keeps_to_itself_is_not_run_and_no_fault(doctor, guarded):
-    certificates = ("--root-certificates", TLS_FOLDER / "server.pem")
+def test_what_a_server_keeps_to_itself_is_not_run_and_no_fault(doctor, guarded, repository):
+    certificates = ("--root-certificates", TLS_FOLDER / "server.pem", "--repository", repository)
     outcome = doctor(guarded.grpc_url, *certificates)
     assert (outcome.code, outcome.titles("FAIL")) == (0, set())
-    assert {"index", "latency", "pins"} <= outcome.titles("NOT RUN")
+    assert {"index", "latency", "pins", "self-check"} <= outcome.titles("NOT RUN")
     assert outcome.verdict("canary", "ctclip_explain") == "PASS"
     word = ("--header", "triton-grpc-protocol-word=sesame")
     outcome = doctor(guarded.grpc_url, *certificates, *word)

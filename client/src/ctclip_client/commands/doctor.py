@@ -27,6 +27,7 @@ _BELONGS = {
     "spacing": ("--spacing", "ct"),
     "slope": ("--slope", "ct"),
     "intercept": ("--intercept", "ct"),
+    "repository": ("--repository", "server"),
     "timeout_s": ("--timeout-s", "server"),
     "root_certificates": ("--root-certificates", "server"),
     "header": ("--header", "server"),
@@ -59,6 +60,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     scan.add_argument("--slope", type=float, help="HU = slope · stored + intercept")
     scan.add_argument("--intercept", type=float, help="goes with --slope")
     server = parser.add_argument_group("for a server")
+    server.add_argument(
+        "--repository", type=Path, metavar="DIR",
+        help="the repository that it serves: compare its answers with those recorded there",
+    )  # fmt: skip
     server.add_argument(
         "--timeout-s", type=float, metavar="S", help="for each canary (60 if not given)"
     )
@@ -112,6 +117,7 @@ def _options(args: argparse.Namespace) -> Options:
         timeout_s=60.0 if args.timeout_s is None else args.timeout_s,
         root_certificates=args.root_certificates,
         headers=dict(args.header),
+        repository=args.repository,
     )
 
 
@@ -125,6 +131,8 @@ def _check_options(args: argparse.Namespace, subject: Subject) -> None:
                 f"{subject.recognised_as}.",
                 "Leave it out.",
             )
+    if args.repository is not None and not args.repository.is_dir():
+        raise InvalidInput(f"--repository: {args.repository} is not a folder.")
     if (args.slope is None) != (args.intercept is None):
         raise InvalidInput(
             "--slope and --intercept belong together, one is missing.",

@@ -32,7 +32,8 @@ class Options:
     geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
     as_stored, spacing_mm (z, x, y), rescale (slope, intercept): how to read a CT, as in
     `read_volume`. timeout_s: seconds for each canary. root_certificates: PEM file of who may sign a
-    server's certificate; headers: sent with every call, never shown.
+    server's certificate; headers: sent with every call, never shown. repository: what the server
+    serves, whose self-check it is to answer.
     """
 
     geometry: Geometry = PUBLISHED_GEOMETRY
@@ -43,6 +44,7 @@ class Options:
     timeout_s: float = 60.0
     root_certificates: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    repository: Path | None = None
     stages: Stages = field(default_factory=Stages)
 
 

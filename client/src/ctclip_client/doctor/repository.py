@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ctclip_client.contract import (
+    CHECK,
     TOKENIZER,
     VERSION,
     Ensemble,
@@ -35,6 +36,7 @@ from ctclip_client.doctor.folder import (
 )
 from ctclip_client.doctor.inspectors import Options, inspector
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.self_check import file_checks as self_checks
 from ctclip_client.doctor.subject import CONFIG, Subject
 from ctclip_client.errors import CTClipError, InvalidInput
 
@@ -57,6 +59,8 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
     yield from _pins(repository)
     yield from _files(repository, options)
     yield from _vocabulary(repository)
+    if CHECK.name in repository.models:
+        yield from self_checks(repository.models[CHECK.name])
     yield from engine_checks(repository)
     try:
         deeper = inspector("repository")

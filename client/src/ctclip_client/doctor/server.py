@@ -23,6 +23,7 @@ from ctclip_client.doctor.configs import (
 )
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed
+from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.doctor.triton import Spent, Triton
 from ctclip_client.errors import CTClipError, ServiceError
@@ -152,6 +153,7 @@ def _transports_and_canaries(
         yield refusal_check(triton)
     else:
         yield not_run("refusal", f"{CHECK.name} is not ready.")
+    yield server_check(triton, ready, canary, options.repository)
     yield from provenance_checks(canary)
     if canary.transport:
         way = {"grpc": "in the gRPC message", "shared_memory": "through system shared memory"}

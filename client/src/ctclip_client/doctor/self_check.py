@@ -1,0 +1,119 @@
+"""The self-check of a release: in a repository, and answered by a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ctclip_client._infer import Answer, Call
+from ctclip_client._wire import Input
+from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
+from ctclip_client.doctor.canary import Canary
+from ctclip_client.doctor.folder import PROVENANCE, ModelFolder, read_record
+from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.triton import Triton
+from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
+from ctclip_client.self_check import FILE, SelfCheck, precision_of_config, read_self_check
+
+_NAME = "self-check"
+_EXPORT_AGAIN = "Export the repository again (ctclip export)."
+_WRONG = (
+    "It does not compute what the checkpoint does. Serve it by another config or on another "
+    "machine, or export it in another precision."
+)
+
+
+def file_checks(model: ModelFolder) -> Iterator[Check]:
+    """The files of `ctclip_check`, version by version."""
+    for number, version in sorted(model.versions.items()):
+        about = f"{CHECK.name}/{number}"
+        try:
+            check = read_self_check(version.path / FILE)
+        except FileNotFoundError:
+            yield warned(
+                _NAME, f"no {FILE}: an older ctclip exported it, and no server can prove itself",
+                _EXPORT_AGAIN, about,
+            )  # fmt: skip
+            continue
+        except ValueError as error:
+            yield failed(_NAME, str(error), _EXPORT_AGAIN, about)
+            continue
+        try:
+            release = version.record.name
+        except CTClipError as error:
+            yield not_run(_NAME, error.cause, error.remedy, about)
+            continue
+        if check.release != release:
+            yield failed(_NAME, f"of release {check.release}, beside files of {release}",
+                         _EXPORT_AGAIN, about)  # fmt: skip
+        else:
+            pairs = len(check.prompts) // 2
+            yield passed(
+                _NAME, f"a phantom, {pairs} pairs of prompts, the reference's answer", about
+            )
+
+
+def server_check(
+    triton: Triton, ready: Mapping[str, bool], canary: Canary, repository: Path | None
+) -> Check:
+    """Compare a server's answer with that of the reference, which the repository recorded."""
+    if repository is None:
+        return not_run(_NAME, "There is nothing to compare the answers with.",
+                       "Give the repository that it serves: --repository DIR.")  # fmt: skip
+    if not ready.get(ZERO_SHOT.name) or canary.provenance is None:
+        return not_run(_NAME, f"{ZERO_SHOT.name} is not ready, or its release is unknown.")
+    check = _recorded(repository, canary.provenance.release)
+    if isinstance(check, Check):
+        return check
+    try:
+        config = triton.config(VISION.name)
+        answer = triton.infer(_call(check))
+    except (ServerError, InvalidInput) as error:
+        return failed(_NAME, error.cause, error.remedy or _WRONG)
+    except ServiceError as error:  # nothing was compared, or it is unknown by which bounds
+        return not_run(_NAME, error.cause, error.remedy)
+    return _judged(check, answer, config)
+
+
+def _recorded(repository: Path, release: str) -> SelfCheck | Check:
+    """The self-check of a release, or why there is none to compare with."""
+    names = []
+    for path in sorted((repository / CHECK.name).glob(f"[0-9]*/{PROVENANCE}")):
+        try:
+            names.append(read_record(path).name)
+        except CTClipError:
+            continue  # ctclip doctor DIR says what is wrong with it
+        if names[-1] != release:
+            continue
+        try:
+            return read_self_check(path.with_name(FILE))
+        except FileNotFoundError:
+            return warned(_NAME, f"{path.parent} has no {FILE}: an older ctclip exported it",
+                          _EXPORT_AGAIN)  # fmt: skip
+        except ValueError as error:
+            return failed(_NAME, f"{path.parent}: {error}", _EXPORT_AGAIN)
+    return failed(
+        _NAME, f"the server answers with release {release}, the repository has "
+        f"{', '.join(names) or 'none'}", "Give the repository that it serves.",
+    )  # fmt: skip
+
+
+def _judged(check: SelfCheck, answer: Answer, config: Any) -> Check:
+    precision = precision_of_config(check.precision, config)
+    found = check.judge(answer.arrays, precision)
+    values = {
+        "precision": precision, "backend": config.backend, "cosine": found.cosine,
+        "largest_logit_change": found.logit, "largest_probability_change": found.probability,
+    }  # fmt: skip
+    if found.problems:
+        told = f"{'; '.join(found.problems)}, by the bounds of {precision} ({config.backend})"
+        return failed(_NAME, told, _WRONG, **values)
+    told = f"the reference's answer in {precision} ({config.backend}): {found}"
+    return passed(_NAME, told, **values)
+
+
+def _call(check: SelfCheck) -> Call:
+    arrays = check.inputs()
+    inputs = tuple(Input(tensor, arrays[tensor.name]) for tensor in ZERO_SHOT.inputs)
+    return Call(ZERO_SHOT, inputs, {"P": len(check.prompts) // 2}, VOLUME.name)
