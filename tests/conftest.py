@@ -15,9 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from ctclip_client.contract import CHECK, PUBLISHED_FINDINGS, Geometry
+from ctclip_client.errors import InvalidInput
 from ctclip_client.self_check import FILE as SELF_CHECK
 from ctclip_client.self_check import read_self_check
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
+from ctclip_export.parity.runtimes import require_bfloat16
 from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import Export, export_repository
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
@@ -133,10 +135,10 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def needs_bfloat16() -> None:
     """Skips where OpenVINO finds no bf16 arithmetic."""
-    import openvino
-
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("NOT RUN: this CPU has no bf16 arithmetic (AVX-512 BF16 or AMX)")
+    try:
+        require_bfloat16()
+    except InvalidInput as error:
+        pytest.skip(f"NOT RUN: {error.cause}")
 
 
 @pytest.fixture(scope="session")

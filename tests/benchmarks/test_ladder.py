@@ -23,7 +23,6 @@ from ctclip_client.cli import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
-from ctclip_export.parity.runtimes import require_bfloat16
 from ctclip_export.repository.build import Export
 from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded import EmbeddedTriton
@@ -31,16 +30,6 @@ from ctclip_server.embedded import EmbeddedTriton
 from ..conftest import Golden
 
 ERROR = 1e-3
-
-
-def has_bfloat16() -> bool:
-    try:
-        require_bfloat16()
-    except InvalidInput:
-        return False
-    return True
-
-
 LOOSE = Bounds(codes=0.5, cosine=0.9, probability=0.1)
 
 
@@ -235,7 +224,7 @@ def test_a_sound_fp16_repository_passes(
     assert "scan1.nii.gz" in text
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+@pytest.mark.usefixtures("needs_bfloat16")
 def test_bf16_is_judged_and_served_by_openvino(
     bfloat: Path, golden: Golden, scans: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,7 +260,7 @@ def test_a_cpu_without_bfloat16_runs_no_bf16_rung(
     assert [rung["verdict"] for rung in rungs] == ["PASS", "PASS", *["NOT RUN"] * 5]
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+@pytest.mark.usefixtures("needs_bfloat16")
 def test_bf16_in_onnx_runtime_is_refused_with_the_way_out(bfloat: Path) -> None:
     with pytest.raises(InvalidInput, match="implementation for") as caught, EmbeddedTriton(bfloat):
         pass
