@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from ctclip_client.contract import CHECK, PUBLISHED_FINDINGS, Geometry
 from ctclip_client.errors import InvalidInput
-from ctclip_client.self_check import FILE as SELF_CHECK
-from ctclip_client.self_check import read_self_check
+from ctclip_client.release.self_check import FILE as SELF_CHECK
+from ctclip_client.release.self_check import read_self_check
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint, read_text_model
 from ctclip_export.parity.runtimes import require_bfloat16
-from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import Export, export_repository
+from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 DATA = Path(__file__).parent / "data"
 

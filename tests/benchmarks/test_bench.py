@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 import pytest
 
-from ctclip_bench.latency.agreement import Agreement
-from ctclip_bench.latency.figures import make_level
-from ctclip_bench.latency.load import Sample
-from ctclip_bench.latency.measure import Measurement
-from ctclip_client.cli import main
-from ctclip_export.hashing import sha256
+from ctclip_bench.load.agreement import Agreement
+from ctclip_bench.load.figures import make_level
+from ctclip_bench.load.load import Sample
+from ctclip_bench.load.measure import Measurement
+from ctclip_client.cli.program import main
+from ctclip_client.release.digest import sha256
 from ctclip_export.parity.judge import BOUNDS, Verdict
-from ctclip_export.phantom import chest_phantom
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 

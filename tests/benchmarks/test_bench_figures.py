@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from ctclip_bench.latency.agreement import embedding_difference
-from ctclip_bench.latency.figures import Latency, make_level
-from ctclip_bench.latency.load import (
+from ctclip_bench.load.agreement import embedding_difference
+from ctclip_bench.load.figures import Latency, make_level
+from ctclip_bench.load.load import (
     Amount,
     Sample,
     Work,
@@ -26,10 +26,10 @@ from ctclip_bench.latency.load import (
     open_loop,
     poisson_arrivals,
 )
-from ctclip_bench.latency.memory import Usage, Watch, process_memory
-from ctclip_bench.latency.record import file_name, free_path, slug, write_json
-from ctclip_bench.latency.statistics import Spent, difference, read_statistics
-from ctclip_bench.latency.workloads import split
+from ctclip_bench.load.memory import Usage, Watch, process_memory
+from ctclip_bench.load.record import file_name, free_path, slug, write_json
+from ctclip_bench.load.statistics import Spent, difference, read_statistics
+from ctclip_bench.load.workloads import split
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_export.parity.judge import BOUNDS
 

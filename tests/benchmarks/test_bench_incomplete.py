@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctclip_bench.latency import measure as measure_module
-from ctclip_bench.latency.load import Work
-from ctclip_bench.latency.server import Server, without_address
-from ctclip_bench.latency.workloads import vision_batches
-from ctclip_client.cli import main
+from ctclip_bench.load import measure as measure_module
+from ctclip_bench.load.load import Work
+from ctclip_bench.load.server import Server, without_address
+from ctclip_bench.load.workloads import vision_batches
+from ctclip_client.cli.program import main
 from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 SHM = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lives on Linux)
 

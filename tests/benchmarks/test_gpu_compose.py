@@ -200,7 +200,7 @@ def end_like(process: subprocess.Popen[str], ending: signal.Signals) -> None:
 
 STEP = """
 import os, pathlib, sys, time
-from ctclip_client.signals import termination_interrupts
+from ctclip_client.system.signals import termination_interrupts
 
 with termination_interrupts():
     try:
@@ -214,7 +214,7 @@ with termination_interrupts():
 RUN = """
 import sys
 from ctclip_bench.gpu.steps import run
-from ctclip_client.signals import termination_interrupts
+from ctclip_client.system.signals import termination_interrupts
 
 with termination_interrupts():
     run([sys.executable, "-c", *sys.argv[1:]])

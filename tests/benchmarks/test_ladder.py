@@ -16,16 +16,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from ctclip_bench.ladder.labels import auroc, compare_auroc, read_labels
-from ctclip_bench.ladder.process import run_rung
-from ctclip_bench.ladder.rungs import Answer, Job
-from ctclip_client.cli import main
+from ctclip_bench.parity.labels import auroc, compare_auroc, read_labels
+from ctclip_bench.parity.process import run_rung
+from ctclip_bench.parity.steps import Answer, Job
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_export.parity.judge import BOUNDS, Bounds, Reading, judge, spearman
 from ctclip_export.repository.build import Export
 from ctclip_export.samples.scans import Scan
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 
@@ -254,7 +254,7 @@ def test_a_cpu_without_bfloat16_runs_no_bf16_rung(
     def refuse() -> None:
         raise InvalidInput("openvino: this CPU has no bfloat16 arithmetic.")
 
-    monkeypatch.setattr("ctclip_bench.ladder.climb.require_bfloat16", refuse)
+    monkeypatch.setattr("ctclip_bench.parity.run.require_bfloat16", refuse)
     assert main(climb(bfloat, golden, scans)) == 0
     rungs = json.loads(capsys.readouterr().out)["rungs"]
     assert [rung["verdict"] for rung in rungs] == ["PASS", "PASS", *["NOT RUN"] * 5]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_bench.ladder import climb as module
-from ctclip_bench.ladder.process import without_names
-from ctclip_client.cli import main
+from ctclip_bench.parity import run as module
+from ctclip_bench.parity.process import without_names
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS, TEXT_ENCODER
-from ctclip_export.precisions import precision_of
+from ctclip_export.precision.choices import precision_of
 
 PATIENT = "SMITH_JOHN_19500101"
 

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 
-from ctclip_bench.ladder import rungs
-from ctclip_bench.ladder.process import run_rung
-from ctclip_bench.ladder.rungs import Job
+from ctclip_bench.parity import steps as rungs
+from ctclip_bench.parity.process import run_rung
+from ctclip_bench.parity.steps import Job
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.samples.scans import Scan
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ctclip_bench.ladder.climb import Climb
-from ctclip_bench.ladder.report import ladder_table
+from ctclip_bench.parity.report import ladder_table
+from ctclip_bench.parity.run import Climb
 from ctclip_export.parity.judge import Verdict
 
 WHERE = " at triton.radiology.hospital.example:8001"

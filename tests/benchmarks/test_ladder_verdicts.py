@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ctclip_bench.ladder import climb as module
-from ctclip_client.cli import main
+from ctclip_bench.parity import run as module
+from ctclip_client.cli.program import main
 from ctclip_export.parity.judge import Verdict
 from ctclip_server.releases.ladder import LadderRecord, plans_of
 

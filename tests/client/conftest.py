@@ -11,7 +11,7 @@ import pytest
 
 from ctclip_client import Volume
 from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 WHIMS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",

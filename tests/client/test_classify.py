@@ -15,9 +15,9 @@ import tritonclient.grpc as triton
 from ctclip_client import AsyncClient, Classification, Client, Scores, Unavailable, Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
-from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 

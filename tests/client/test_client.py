@@ -21,8 +21,8 @@ from ctclip_client import (
     Volume,
 )
 from ctclip_client.contract import PUBLISHED_FINDINGS
-from ctclip_export.phantom import chest_phantom
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 from .test_failures import regions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client.distributions import how_to_install
+from ctclip_client.cli.distributions import how_to_install
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("client", "export", "server", "benchmarks")

@@ -30,10 +30,10 @@ from ctclip_client import (
     Unreadable,
     Volume,
 )
-from ctclip_client._endpoint import Endpoint
-from ctclip_client._shared_memory import Region
-from ctclip_client._steps import Session
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_client.transport.endpoint import Endpoint
+from ctclip_client.transport.shared_memory import Region
+from ctclip_client.transport.steps import Session
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .conftest import TLS_FOLDER
 

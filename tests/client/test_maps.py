@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from ctclip_client import Client, Explanation, InvalidInput, Volume, read_volume, save_relevance
 from ctclip_client.contract import PUBLISHED_FINDINGS
-from ctclip_client.maps import INDEX_FILE, TOKENS_FILE
+from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE
 from ctclip_export.checkpoint import Checkpoint
 from ctclip_export.graphs import trace_vision
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 TOKEN_MM = 15.0
 """Edge of a token of the golden geometry in all directions: 10 × 1.5 mm and 20 × 0.75 mm."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client._images import whole_file
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
-from ctclip_client.maps import INDEX_FILE, TOKENS_FILE, _forget
-from ctclip_client.placing import NoRegularFile, placed
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_client.maps.images import whole_file
+from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE, _forget
+from ctclip_client.system.files import NoRegularFile, placed
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .nifti_files import chest, save
 

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from ctclip_client import Client, read_volume
-from ctclip_client.cli import main
-from ctclip_client.commands.predictions import COLUMNS
+from ctclip_client.cli.predictions import COLUMNS
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
-from ctclip_export.phantom import chest_phantom
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 from .nifti_files import chest, save
@@ -368,10 +368,10 @@ def test_commands_of_distributions_that_are_absent_or_broken(
 
     group = "ctclip.commands"
     points = [
-        EntryPoint("predict", "ctclip_client.commands.predict", group),
+        EntryPoint("predict", "ctclip_client.cli.predict", group),
         EntryPoint("broken", "no_such_distribution.command", group),
     ]
-    monkeypatch.setattr("ctclip_client.cli.entry_points", lambda group: points)
+    monkeypatch.setattr("ctclip_client.cli.program.entry_points", lambda group: points)
     ran = ctclip("serve")
     assert ran.code == 2
     assert "checkout of this project: pip install ./client ./server" in ran.err
@@ -387,7 +387,7 @@ def test_commands_of_distributions_that_are_absent_or_broken(
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from ctclip_client.cli import main\n"
+        "import sys; from ctclip_client.cli.program import main\n"
         "try: main(['predict', '--help'])\n"
         "except SystemExit: pass\n"
         "print(*sys.modules, file=sys.stderr)"

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctclip_client import self_check as module
 from ctclip_client.contract import CHECK
-from ctclip_client.processor import processor, processor_name
-from ctclip_client.self_check import (
+from ctclip_client.release import self_check as module
+from ctclip_client.release.self_check import (
     SelfCheck,
     Tolerance,
     precision_in_force,
     read_self_check,
 )
+from ctclip_client.system.processor import processor, processor_name
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from ctclip_client.signals import termination_interrupts
+from ctclip_client.system.signals import termination_interrupts
 
 
 def test_ctrl_c_interrupts_where_a_script_started_the_command_with_an_ampersand() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client import streams
-from ctclip_client.cli import main
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_client.cli import streams
+from ctclip_client.cli.program import main
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .nifti_files import chest, save
 

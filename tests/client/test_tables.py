@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctclip_client.cli import main
-from ctclip_client.commands.predictions import Prediction
-from ctclip_client.commands.tables import TablePrinter
+from ctclip_client.cli.predictions import Prediction
+from ctclip_client.cli.program import main
+from ctclip_client.cli.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
 from ctclip_client.results import Classification, Provenance, Scores, Transport
-from ctclip_client.terminal import printable
+from ctclip_client.system.terminal import printable
 from ctclip_client.volume import Volume
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .nifti_files import chest, save
 
@@ -136,7 +136,7 @@ def test_several_causes_come_one_a_line(
         cause = "'a' does not load: x\n       'b' does not load: y\nerror: z"
         raise InvalidInput(cause, "Mend it.")
 
-    monkeypatch.setattr("ctclip_client.cli._run", refuse)
+    monkeypatch.setattr("ctclip_client.cli.program._run", refuse)
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: 'a' does not load: x",

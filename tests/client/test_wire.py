@@ -10,10 +10,10 @@ from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
 from ctclip_client import InvalidInput, ServerError, Volume
-from ctclip_client._procedures import _scan, encode_text, zero_shot
-from ctclip_client._shared_memory import Region
-from ctclip_client._wire import Input, infer_request, infer_response, strings
 from ctclip_client.contract import PROMPTS, TEXT, VOLUME, ZERO_SHOT, Tensor
+from ctclip_client.transport.procedures import _scan, encode_text, zero_shot
+from ctclip_client.transport.shared_memory import Region
+from ctclip_client.transport.wire import Input, infer_request, infer_response, strings
 
 from .test_failures import session
 

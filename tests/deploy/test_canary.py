@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ctclip_client.contract import CHECK, RESCALE, SPACING, TEXT, TEXT_EMBEDDING_ENSEMBLE
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .support import IMAGE
 

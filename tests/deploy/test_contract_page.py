@@ -38,8 +38,8 @@ from ctclip_client.contract import (
     ZERO_SHOT,
 )
 from ctclip_client.contract_page import REFUSALS, render
-from ctclip_export.phantom import chest_phantom
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .support import ROOT, need
 

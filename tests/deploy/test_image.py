@@ -16,9 +16,7 @@ import pytest
 from .support import IMAGE, ROOT, image_files
 
 LOWEST_RELEASE = (26, 8)
-WORD_PIECES = (
-    ROOT / "export/src/ctclip_export/repository/python_models/ctclip_tokenizer/word_pieces.py"
-)
+WORD_PIECES = ROOT / "export/src/ctclip_export/text/word_pieces.py"
 ADMIN = "ctclip-admin=0123456789abcdef"
 Serve = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -20,8 +20,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2, se
 from tritonclient.utils import InferenceServerException
 
 from ctclip_client.contract import CHECK, TEXT, TEXT_EMBEDDING, TEXT_EMBEDDING_ENSEMBLE
-from ctclip_server.embedded import EmbeddedTriton
-from ctclip_server.installation import find_installation
+from ctclip_server.embedded.installation import find_installation
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .support import ROOT, need, read_services
 from .test_canary import canary, port_of

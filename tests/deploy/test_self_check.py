@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from ctclip_client.contract import CHECK, VISION, ZERO_SHOT
-from ctclip_client.self_check import FILE, read_self_check
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_client.release.self_check import FILE, read_self_check
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import edit_self_check
 from .support import image_files

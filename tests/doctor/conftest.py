@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 
 
 @dataclass(frozen=True)

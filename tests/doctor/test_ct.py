@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctclip_client.contract import Geometry
-from ctclip_export.phantom import chest_phantom
+from ctclip_export.samples.phantom import chest_phantom
 
 _CODES = slice(252, 256)  # qform_code and sform_code of a NIfTI-1 header
 

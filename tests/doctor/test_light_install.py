@@ -31,7 +31,7 @@ def light(tmp_path_factory):
         code = (
             "import sys\n"
             f"sys.path.insert(0, {str(folder)!r})\n"
-            "from ctclip_client.cli import main\n"
+            "from ctclip_client.cli.program import main\n"
             "code = main(['doctor', *sys.argv[1:]])\n"
             "assert not {'torch', 'onnx', 'onnxruntime'} & sys.modules.keys()\n"
             "sys.exit(code)\n"

@@ -12,7 +12,7 @@ import pytest
 
 from ctclip_client.doctor.engines import RECORD_KEYS
 from ctclip_client.doctor.folder import read_repository
-from ctclip_client.self_check import FILE
+from ctclip_client.release.self_check import FILE
 
 from ..conftest import edit_self_check
 

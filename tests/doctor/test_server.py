@@ -13,9 +13,9 @@ import pytest
 
 from ctclip_client.contract import ENSEMBLES, MODELS
 from ctclip_client.doctor.canary import Canary, agreement_checks
-from ctclip_client.self_check import FILE, read_self_check
+from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_export.graphs import findings_graph
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import edit_self_check
 

@@ -244,7 +244,7 @@ class TestNothingEndsInATraceback:
             path.chmod(0)
         code = (
             "import os, sys\n"
-            "from ctclip_client.cli import main\n"
+            "from ctclip_client.cli.program import main\n"
             "import ctclip_client.doctor.examine\n"
             "main(['doctor', 'nothing'])\n"  # what is imported late may lie in root's home
             "if os.geteuid() == 0: os.setgroups([]); os.setegid(65534); os.seteuid(65534)\n"

@@ -27,9 +27,9 @@ from ctclip_client.contract import (
     VOLUME,
 )
 from ctclip_export.checkpoint import TextModel, load_checkpoint
-from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ctclip_bench.codebook import code_usage, fit_codebook
-from ctclip_bench.demo_checkpoint import PUBLISHED, SMALL
+from ctclip_bench.demo.checkpoint import PUBLISHED, SMALL
+from ctclip_bench.demo.codebook import code_usage, fit_codebook
 from ctclip_client import Volume
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError, InvalidInput
-from ctclip_export.phantom import chest_phantom
+from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.sample_data import PackagedFile, fetch
 from ctclip_export.samples.variations import thinned, vary
 

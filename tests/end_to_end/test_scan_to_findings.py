@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ctclip_bench.served import reference_answer
 from ctclip_client import Client, InvalidInput, Volume, read_volume
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.checkpoint import Checkpoint, TextModel
-from ctclip_export.phantom import chest_phantom
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 

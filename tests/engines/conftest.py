@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.engines.build import Engine, build_engines
 from ctclip_export.engines.target import RTX
-from ctclip_export.hashing import sha256
 from ctclip_export.repository.build import Export, export_repository
 
 from ..conftest import Golden

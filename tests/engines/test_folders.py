@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import VISION
 from ctclip_export.engines import build as build_module
 from ctclip_export.engines.build import build_engines

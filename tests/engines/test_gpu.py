@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ctclip_bench.ladder import rungs
+from ctclip_bench.parity import steps as rungs
 from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY
 from ctclip_export.engines import process as process_module
 from ctclip_export.engines.compiler import Job

@@ -61,7 +61,7 @@ def test_build_engines_runs_with_these_packages_and_no_others(
         (packages / source.name).symlink_to(source)
     program = (
         "import sys; from pathlib import Path\n"
-        "from ctclip_export.commands import build_engines\n"
+        "from ctclip_export.cli import build_engines\n"
         "import argparse; parser = argparse.ArgumentParser(); build_engines.configure(parser)\n"
         "from ctclip_client.errors import CTClipError\n"
         "from ctclip_export.engines.warmup import write_warmup\n"

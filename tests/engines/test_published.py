@@ -11,14 +11,14 @@ import torch
 from ctclip_client.contract import TEXT_ENCODER, VISION, Model
 from ctclip_export.engines.build import WORKSPACE_BYTES
 from ctclip_export.engines.compiler import Job
+from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import RTX
-from ctclip_export.engines.typed_graph import check_typed_graph
 from ctclip_export.graphs import trace_text, trace_vision
 from ctclip_export.model import CTViT, ModelConfig, TextEncoder
-from ctclip_export.model.precision import typed
+from ctclip_export.precision.types import typed
 
 CONFIG = ModelConfig()
 # One in every run, the others with `make test-slow`.

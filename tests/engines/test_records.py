@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.errors import CTClipError, Unreadable
 from ctclip_export.engines import build as build_module
 from ctclip_export.engines.build import build_engines

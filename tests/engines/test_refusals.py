@@ -15,20 +15,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.release.digest import sha256
 from ctclip_export.engines.build import build_engines, check_memory
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu
+from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.record import Key, Record, difference, require
 from ctclip_export.engines.run import checked_engine, missing_engine
 from ctclip_export.engines.target import RTX, TENSORRT, EngineError
-from ctclip_export.engines.typed_graph import check_typed_graph
-from ctclip_export.guards import remove_guard
-from ctclip_export.hashing import sha256
+from ctclip_export.graphs.guards import remove_guard
 
 Copied = Callable[..., Path]
 Vouch = Callable[[Path], None]

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from ctclip_client.contract import CLASSFINE, FINDINGS, RELEVANCE, SCORE, TEXT_ENCODER, VISION
-from ctclip_client.progress import Stages
+from ctclip_client.release.digest import sha256
+from ctclip_client.system.progress import Stages
 from ctclip_export.engines.build import Engine, build_engines
 from ctclip_export.engines.layers import read_layers
 from ctclip_export.engines.target import RTX
-from ctclip_export.hashing import sha256
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PRECISIONS = [*DTYPES, "int8"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
 from ctclip_export.engines.build import ENCODERS, _read_repository
 from ctclip_export.engines.compiler import _keep, _kept

@@ -14,7 +14,7 @@ from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_export.engines.warmup import write_warmup
-from ctclip_server.embedded import EmbeddedTriton
+from ctclip_server.embedded.server import EmbeddedTriton
 
 ENCODERS = (VISION, TEXT_ENCODER)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.checkpoint import TextModel, load_checkpoint, read_text_model

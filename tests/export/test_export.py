@@ -18,7 +18,7 @@ import onnx
 import pytest
 import torch
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import (
     ENSEMBLES,
     MODELS,
@@ -30,7 +30,12 @@ from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.parity.compare import ParityError
-from ctclip_export.parity.graphs import check_preprocess, check_scores, check_text, check_vision
+from ctclip_export.parity.fp32_graphs import (
+    check_preprocess,
+    check_scores,
+    check_text,
+    check_vision,
+)
 from ctclip_export.repository import build
 from ctclip_export.repository.configs import ensemble_config, model_config
 from ctclip_export.repository.placement import staged
@@ -361,7 +366,7 @@ def test_faults_in_any_graph_are_found(
 
 
 def test_a_vocabulary_that_was_swapped_is_refused_at_load(repository: Path, tmp_path: Path) -> None:
-    from ctclip_server.embedded import EmbeddedTriton
+    from ctclip_server.embedded.server import EmbeddedTriton
 
     out = Path(shutil.copytree(repository, tmp_path / "repository"))
     vocabulary = out / "ctclip_tokenizer" / "1" / "vocab.txt"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from ctclip_bench.random_checkpoint import random_model, save_in_upstream_layout
+from ctclip_bench.demo.random_checkpoint import random_model, save_in_upstream_layout
 from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
+from ctclip_export.graphs.run import run_onnx
 from ctclip_export.model import ModelConfig, TextConfig, VisionConfig
 from ctclip_export.repository.build import export_repository
-from ctclip_export.runtime import run_onnx
 
 from ..conftest import Golden
 from .plain_vision import plain_vision

@@ -18,7 +18,7 @@ import onnx
 import pytest
 import torch
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_export.checkpoint import Checkpoint, TextModel
@@ -26,9 +26,9 @@ from ctclip_export.graphs.constants import add_constants
 from ctclip_export.model import CTCLIP
 from ctclip_export.parity.compare import ParityError
 from ctclip_export.parity.judge import bounds_for
-from ctclip_export.quantisation import calibration as module
-from ctclip_export.quantisation.calibration import MOST_SCANS, Voxels, calibration
-from ctclip_export.quantisation.products import dense_products
+from ctclip_export.precision import calibration as module
+from ctclip_export.precision.calibration import MOST_SCANS, Voxels, calibration
+from ctclip_export.precision.products import dense_products
 from ctclip_export.repository.build import export_repository
 
 from ..conftest import Golden

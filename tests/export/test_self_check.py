@@ -14,15 +14,15 @@ import torch
 
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.doctor.phantom import canary_volume
-from ctclip_client.self_check import FILE, SelfCheck, read_self_check
+from ctclip_client.release.self_check import FILE, SelfCheck, read_self_check
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import ParityError
 from ctclip_export.parity.judge import bounds_for
 from ctclip_export.parity.self_check import check_graphs, make_self_check
-from ctclip_export.precisions import PRECISIONS
+from ctclip_export.precision.choices import PRECISIONS
 from ctclip_export.repository.build import Export
-from ctclip_export.tokens import Ids, tokenised
+from ctclip_export.text.tokens import Ids, tokenised
 
 from ..conftest import Golden
 

@@ -12,7 +12,7 @@ from transformers import BertTokenizer
 
 from ctclip_client.contract import MAX_TOKENS
 from ctclip_export.repository import python_models
-from ctclip_export.repository.python_models.ctclip_tokenizer.word_pieces import bert_tokenizer
+from ctclip_export.text.word_pieces import bert_tokenizer
 
 from ..conftest import DATA, Golden
 

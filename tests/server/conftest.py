@@ -302,8 +302,8 @@ def fetch() -> Callable[[str, str], str]:
 _SERVE = """
 import sys
 from importlib.metadata import EntryPoint
-from ctclip_client import cli
-cli.entry_points = lambda group: [EntryPoint("serve", "ctclip_server.commands.serve", group)]
+from ctclip_client.cli import program as cli
+cli.entry_points = lambda group: [EntryPoint("serve", "ctclip_server.cli.serve", group)]
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
 

@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 import ctclip_server
-from ctclip_server.dropin.batching import can_be_joined, join, split
-from ctclip_server.dropin.onnx_header import Header, read_header, refusal
-from ctclip_server.dropin.options import read_settings
-from ctclip_server.dropin.signature import MismatchError
+from ctclip_server.backends.shared.batching import can_be_joined, join, split
+from ctclip_server.backends.shared.onnx_header import Header, read_header, refusal
+from ctclip_server.backends.shared.options import read_settings
+from ctclip_server.backends.shared.signature import MismatchError
 
 
 def test_the_package_offers_one_name():

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from ctclip_client.errors import DeadlineExceeded, InvalidInput, ServerError, Unavailable
-from ctclip_server import EmbeddedTriton, diagnosis, embedded, keeper
-from ctclip_server.keeper import remove_shared_memory
-from ctclip_server.ports import resolve
+from ctclip_server import EmbeddedTriton
+from ctclip_server.embedded import diagnosis, keeper
+from ctclip_server.embedded.keeper import remove_shared_memory
+from ctclip_server.embedded.ports import resolve
+from ctclip_server.embedded import server as embedded
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from ctclip_client.errors import Unavailable
-from ctclip_server import installation
+from ctclip_server.embedded import installation
 
 
 def test_this_machine_has_all_files():

@@ -15,7 +15,7 @@ import torch
 
 from ctclip_client import Client, Volume
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.phantom import chest_phantom
+from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server import EmbeddedTriton
 
 from ..conftest import Golden

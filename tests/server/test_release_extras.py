@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ctclip_client import Volume
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
-from ctclip_export.phantom import chest_phantom
+from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server import EmbeddedTriton
 from ctclip_server.releases.checks import ReleaseRefusedError, check_release
 from ctclip_server.releases.ladder import (

@@ -21,13 +21,13 @@ import torch
 from tritonclient import grpc
 
 from ctclip_client import Volume
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS, PYTHON_MODELS
-from ctclip_client.progress import Stages
-from ctclip_client.signals import termination_interrupts
+from ctclip_client.system.progress import Stages
+from ctclip_client.system.signals import termination_interrupts
 from ctclip_export.checkpoint import TextModel, load_checkpoint
-from ctclip_export.phantom import chest_phantom
 from ctclip_export.repository.build import export_repository
+from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server import EmbeddedTriton
 from ctclip_server.releases.checks import check_release
 from ctclip_server.releases.control import Control

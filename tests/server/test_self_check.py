@@ -13,13 +13,13 @@ import onnx
 import pytest
 from tritonclient import grpc
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import DeadlineExceeded, NotReady, Unavailable, Unreadable
-from ctclip_client.processor import processor_name
-from ctclip_client.self_check import FILE, read_self_check
+from ctclip_client.release.self_check import FILE, read_self_check
+from ctclip_client.system.processor import processor_name
 from ctclip_server import EmbeddedTriton
-from ctclip_server.embedded import RestartableError
+from ctclip_server.embedded.server import RestartableError
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.members import read_members
 from ctclip_server.releases.staging import take_in

@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from ctclip_client.processor import processor_name
+from ctclip_client.system.processor import processor_name
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tritonclient", "numpy")
 

@@ -13,7 +13,7 @@ from ctclip_client import Volume
 from ctclip_client.contract import Finding, Geometry
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model.preprocess import preprocess
-from ctclip_export.tokens import tokenised
+from ctclip_export.text.tokens import tokenised
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from ctclip_client.errors import (
 )
 
 if TYPE_CHECKING:
-    from ctclip_client._asyncio import AsyncClient
-    from ctclip_client._blocking import Client
-    from ctclip_client._endpoint import Tls
-    from ctclip_client.maps import save_relevance
+    from ctclip_client.maps.relevance import save_relevance
     from ctclip_client.readers import read_volume
     from ctclip_client.results import Classification, Explanation, Provenance, Scores, Transport
+    from ctclip_client.transport.asynchronous import AsyncClient
+    from ctclip_client.transport.blocking import Client
+    from ctclip_client.transport.endpoint import Tls
     from ctclip_client.volume import Source, Volume
 
 __all__ = [
@@ -55,14 +55,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "AsyncClient": "_asyncio",
+    "AsyncClient": "transport.asynchronous",
     "Classification": "results",
-    "Client": "_blocking",
+    "Client": "transport.blocking",
     "Explanation": "results",
     "Provenance": "results",
     "Scores": "results",
     "Source": "volume",
-    "Tls": "_endpoint",
+    "Tls": "transport.endpoint",
     "Transport": "results",
     "Volume": "volume",
     "read_volume": "readers",

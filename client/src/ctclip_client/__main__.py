@@ -2,6 +2,6 @@
 
 import sys
 
-from ctclip_client.cli import main
+from ctclip_client.cli.program import main
 
 sys.exit(main())

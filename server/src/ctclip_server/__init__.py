@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctclip_server.embedded import EmbeddedTriton
+    from ctclip_server.embedded.server import EmbeddedTriton
 
 __all__ = ["EmbeddedTriton"]
 
@@ -11,7 +11,7 @@ __all__ = ["EmbeddedTriton"]
 def __getattr__(name: str) -> object:
     """Load what starts servers only when asked: every Python stub imports this package too."""
     if name == "EmbeddedTriton":
-        from ctclip_server.embedded import EmbeddedTriton
+        from ctclip_server.embedded.server import EmbeddedTriton
 
         return EmbeddedTriton
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

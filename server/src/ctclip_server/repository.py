@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_server.installation import BACKENDS
+from ctclip_server.embedded.installation import BACKENDS
 
 _DEFAULT_FILES = {
     "onnxruntime": "model.onnx",

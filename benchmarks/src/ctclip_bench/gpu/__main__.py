@@ -11,7 +11,7 @@ from ctclip_bench.gpu.bench import bench
 from ctclip_bench.gpu.check import check
 from ctclip_bench.gpu.steps import Inputs
 from ctclip_client.errors import CTClipError
-from ctclip_client.signals import termination_interrupts
+from ctclip_client.system.signals import termination_interrupts
 
 EXIT_INTERRUPTED = 130
 

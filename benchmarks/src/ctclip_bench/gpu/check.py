@@ -20,8 +20,8 @@ from ctclip_bench.gpu.steps import (
     require_tensorrt,
     run,
 )
-from ctclip_bench.ladder import ENGINE_RUNG
-from ctclip_bench.latency.record import check_folder, file_name, free_path, without_name, write_json
+from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
+from ctclip_bench.parity import ENGINE_RUNG
 from ctclip_client.errors import CTClipError
 from ctclip_export.engines.gpu import Gpu
 

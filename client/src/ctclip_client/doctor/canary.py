@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client._infer import Answer, Call
-from ctclip_client._wire import Input, strings
 from ctclip_client.contract import (
     CHECK,
     CLASSIFY,
@@ -33,6 +31,8 @@ from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError
 from ctclip_client.results import Provenance
+from ctclip_client.transport.infer import Answer, Call
+from ctclip_client.transport.wire import Input, strings
 
 _PAIRS_AT_ONCE = TEXT_ENCODER.max_batch_size // 2
 _UNIT_LENGTH_TOLERANCE = 1e-2

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client._endpoint import LARGEST_MESSAGE_BYTES
 from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers import read_volume
+from ctclip_client.transport.endpoint import LARGEST_MESSAGE_BYTES
 from ctclip_client.volume import Volume
 
 _SAMPLES = 4_000_000

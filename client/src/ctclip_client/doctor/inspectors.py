@@ -13,11 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, cast
 
+from ctclip_client.cli.distributions import how_to_install
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
-from ctclip_client.distributions import how_to_install
 from ctclip_client.doctor.report import Check
 from ctclip_client.errors import InvalidInput
-from ctclip_client.progress import Stages
+from ctclip_client.system.progress import Stages
 
 ENTRY_POINT_GROUP = "ctclip.inspectors"
 

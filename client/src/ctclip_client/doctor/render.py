@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctclip_client.doctor.report import Check, Report, Verdict
-from ctclip_client.terminal import printable
+from ctclip_client.system.terminal import printable
 
 _STYLES = {
     Verdict.PASS: "green",

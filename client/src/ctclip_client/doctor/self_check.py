@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctclip_client._infer import Answer, Call
-from ctclip_client._wire import Input
 from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
 from ctclip_client.doctor.canary import Canary
 from ctclip_client.doctor.folder import PROVENANCE, ModelFolder, read_record
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
-from ctclip_client.self_check import FILE, SelfCheck, precision_of_config, read_self_check
+from ctclip_client.release.self_check import FILE, SelfCheck, precision_of_config, read_self_check
+from ctclip_client.transport.infer import Answer, Call
+from ctclip_client.transport.wire import Input
 
 _NAME = "self-check"
 _EXPORT_AGAIN = "Export the repository again (ctclip export)."

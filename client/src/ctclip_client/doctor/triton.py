@@ -11,13 +11,13 @@ import grpc  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2
 
-from ctclip_client._blocking import Client
-from ctclip_client._endpoint import Tls
-from ctclip_client._failures import PROBE_TIMEOUT_S, said, translated
-from ctclip_client._infer import Answer, Call, infer
-from ctclip_client._steps import Deadline, Flow, Rpc, Session
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError
+from ctclip_client.transport.blocking import Client
+from ctclip_client.transport.endpoint import Tls
+from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
+from ctclip_client.transport.infer import Answer, Call, infer
+from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
 
 
 @dataclass(frozen=True)

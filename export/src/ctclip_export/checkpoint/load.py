@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ctclip_client.contract import Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint.classfine import build_classifier, split_classifier
 from ctclip_export.checkpoint.names import VISION, Slot, slots, vision_config
-from ctclip_export.checkpoint.text_model import TextModel
-from ctclip_export.hashing import sha256
 from ctclip_export.model import CTCLIP, Classifier, ModelConfig, VisionConfig
+from ctclip_export.text.text_model import TextModel
 
 V2_FILES = "CT-CLIP_v2.pt, CT_VocabFine_v2.pt or CT_LiPro_v2.pt"
 POSITION_IDS = "text_transformer.embeddings.position_ids"

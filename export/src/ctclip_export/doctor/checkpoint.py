@@ -20,12 +20,12 @@ from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, Verdict, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint import load as loading
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.checkpoint.classfine import build_classifier, split_classifier
 from ctclip_export.checkpoint.load import POSITION_IDS, V2_FILES, declared_random
 from ctclip_export.checkpoint.names import TEXT, VISION, Slot, slots, vision_config
-from ctclip_export.hashing import sha256
 from ctclip_export.model import ModelConfig, TextConfig, VisionConfig
 
 _ORIGINAL = f"Take an original {V2_FILES}."

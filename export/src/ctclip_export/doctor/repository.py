@@ -12,9 +12,9 @@ from ctclip_client.doctor.folder import Repository, VersionFolder, read_reposito
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
-from ctclip_export import repository as export_repository
 from ctclip_export.doctor.outline import FREE, GraphTensor, Outline, read_outline
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
+from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
 
 PRODUCTION_IR_VERSION = 13
@@ -140,10 +140,9 @@ def _precision(version: VersionFolder) -> str:
 
 def _python_models(repository: Repository) -> Iterator[Check]:
     """Their sources run inside the server; only one file of each is in provenance.json."""
-    sources = Path(export_repository.__file__).parent / "python_models"
     for model in PYTHON_MODELS:
         folder = repository.models.get(model.name)
-        wanted = _read_all(sources / model.name)
+        wanted = {path.name: path.read_bytes() for path in python_models.sources(model.name)}
         for number, version in sorted(folder.versions.items()) if folder else ():
             about = f"{model.name}/{number}"
             try:

@@ -23,9 +23,11 @@ from ctclip_client.contract import (
     Model,
 )
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.progress import Stages
+from ctclip_client.release.digest import sha256
+from ctclip_client.system.progress import Stages
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu, read_gpu
+from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
@@ -37,11 +39,9 @@ from ctclip_export.engines.target import (
     check_capability,
     load_library,
 )
-from ctclip_export.engines.typed_graph import check_typed_graph
 from ctclip_export.engines.warmup import check_release, write_warmup
-from ctclip_export.guards import remove_guard
-from ctclip_export.hashing import sha256
-from ctclip_export.precisions import precision_of
+from ctclip_export.graphs.guards import remove_guard
+from ctclip_export.precision.choices import precision_of
 from ctclip_export.samples.sample_data import kept_folder
 
 ENCODERS = (VISION, TEXT_ENCODER)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from ctclip_client.progress import Advance
+from ctclip_client.system.progress import Advance
 from ctclip_export.engines.compiler import Job, Outcome
 from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.target import EngineError

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.json_fields import OBJECT, TEXT, WHOLE, Kind, complaint
-from ctclip_client.placing import placed
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.fields import OBJECT, TEXT, WHOLE, Kind, complaint
+from ctclip_client.system.files import placed
 from ctclip_export.engines.profile import Shapes
 from ctclip_export.engines.target import EngineError
-from ctclip_export.hashing import sha256
 
 FILE = "engine.json"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ctclip_client.contract import VISION, Model
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.digest import sha256
 from ctclip_export.engines.build import WORKSPACE_BYTES
 from ctclip_export.engines.compiler import Job, logger_of
 from ctclip_export.engines.gpu import read_gpu
@@ -22,8 +23,7 @@ from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.record import Key, require
 from ctclip_export.engines.target import TENSORRT, EngineError, load_library
-from ctclip_export.guards import remove_guard
-from ctclip_export.hashing import sha256
+from ctclip_export.graphs.guards import remove_guard
 from ctclip_export.parity.runtimes import searched_tokens
 
 _DTYPES = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}

@@ -23,7 +23,7 @@ from ctclip_client.contract import (
     Geometry,
 )
 from ctclip_client.errors import Unreadable
-from ctclip_client.json_fields import (
+from ctclip_client.release.fields import (
     OBJECT,
     TEXT,
     THREE_NUMBERS,
@@ -31,11 +31,11 @@ from ctclip_client.json_fields import (
     Kind,
     complaint,
 )
-from ctclip_client.placing import placed
-from ctclip_export.phantom import chest_phantom
+from ctclip_client.system.files import placed
+from ctclip_export.graphs.run import run_preprocess
 from ctclip_export.repository.tensorrt import WARMUP_TOKENS
-from ctclip_export.runtime import run_preprocess
-from ctclip_export.tokens import tokenised
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_export.text.tokens import tokenised
 
 FOLDER = "warmup"
 _GEOMETRY = {"volume_shape": THREE_WHOLE, "target_spacing_mm": THREE_NUMBERS}

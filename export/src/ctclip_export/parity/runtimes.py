@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ctclip_client.contract import VISION
 from ctclip_client.errors import InvalidInput
+from ctclip_export.graphs.run import run_onnx
 from ctclip_export.parity.judge import Reading
 from ctclip_export.parity.readings import Score, make_reading
-from ctclip_export.runtime import run_onnx
 
 ONNX_RUNTIME_PRECISIONS = frozenset({"fp32", "fp16", "int8"})
 """ONNX Runtime's CPU provider has almost no bfloat16 kernels; OpenVINO runs such a graph."""

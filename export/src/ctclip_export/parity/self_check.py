@@ -12,15 +12,15 @@ import torch
 from ctclip_client.contract import PREPROCESS, SCORE, TEXT_ENCODER, VISION, ZERO_SHOT, Geometry
 from ctclip_client.doctor.phantom import canary_volume
 from ctclip_client.errors import InvalidInput
-from ctclip_client.self_check import SelfCheck, Tolerance
+from ctclip_client.release.self_check import SelfCheck, Tolerance
+from ctclip_export.graphs.run import preprocess_inputs, run_onnx, run_preprocess
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, ParityError
 from ctclip_export.parity.judge import bounds_for
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, text_runtime, vision_runtime
-from ctclip_export.precisions import PRECISIONS, precision_of
-from ctclip_export.runtime import preprocess_inputs, run_onnx, run_preprocess
-from ctclip_export.tokens import Ids
+from ctclip_export.precision.choices import PRECISIONS, precision_of
+from ctclip_export.text.tokens import Ids
 
 PAIRS = TEXT_ENCODER.max_batch_size // 2
 """At most so many of the release's own prompts: what `ctclip_zero_shot` takes at once."""

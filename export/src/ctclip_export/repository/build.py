@@ -34,9 +34,10 @@ from ctclip_client.contract import (
     Geometry,
     Model,
 )
-from ctclip_client.progress import Stages
-from ctclip_client.self_check import FILE as SELF_CHECK
-from ctclip_client.self_check import SelfCheck
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.self_check import FILE as SELF_CHECK
+from ctclip_client.release.self_check import SelfCheck
+from ctclip_client.system.progress import Stages
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.graphs import (
     classfine_graph,
@@ -47,10 +48,9 @@ from ctclip_export.graphs import (
     trace_text,
     trace_vision,
 )
-from ctclip_export.guards import guard_text, guard_vision
-from ctclip_export.hashing import sha256
+from ctclip_export.graphs.guards import guard_text, guard_vision
 from ctclip_export.parity.compare import Agreement, largest
-from ctclip_export.parity.graphs import (
+from ctclip_export.parity.fp32_graphs import (
     check_classfine,
     check_preprocess,
     check_relevance,
@@ -58,20 +58,20 @@ from ctclip_export.parity.graphs import (
     check_text,
     check_vision,
 )
-from ctclip_export.parity.quantised import check_quantised_vision
+from ctclip_export.parity.int8_graph import check_quantised_vision
 from ctclip_export.parity.readings import Reference
 from ctclip_export.parity.self_check import PAIRS, check_graphs, make_self_check
-from ctclip_export.parity.typed import check_typed_text, check_typed_vision, typed_twin
-from ctclip_export.precisions import precision_of
-from ctclip_export.quantisation.calibration import Calibration, Voxels, calibration
-from ctclip_export.quantisation.static import Quantiser
+from ctclip_export.parity.typed_graphs import check_typed_text, check_typed_vision, typed_twin
+from ctclip_export.precision.calibration import Calibration, Voxels, calibration
+from ctclip_export.precision.choices import precision_of
+from ctclip_export.precision.int8 import Quantiser
 from ctclip_export.repository.configs import ensemble_config, model_config
 from ctclip_export.repository.pbtxt import VERSION
 from ctclip_export.repository.placement import check_target, staged
 from ctclip_export.repository.provenance import Origin, release_record, write_provenance
 from ctclip_export.repository.python_models import copy_sources
 from ctclip_export.repository.variants import variant_configs
-from ctclip_export.tokens import Ids, tokenised
+from ctclip_export.text.tokens import Ids, tokenised
 
 ODD_TEXTS = ("", "A 5 mm nodule in the right lower lobe; no effusion!", "effusion " * 600)
 """Checked beside the prompts: nothing, punctuation and digits, and more than fits."""
@@ -107,7 +107,7 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
     """Build every graph, prove it equal to the reference, and place the repository.
 
     precision: of the encoders' trunks (`precision_of` each); all other graphs are float32.
-    calibration_folder: CTs for int8, see `ctclip_export.quantisation.calibration`. Nothing appears
+    calibration_folder: CTs for int8, see `ctclip_export.precision.calibration`. Nothing appears
     in `out` before everything has passed.
     Raises: ParityError, InvalidInput for a target or scans that cannot be used.
     """

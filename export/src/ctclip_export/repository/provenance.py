@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION, Finding, Geometry
-from ctclip_export.hashing import sha256
+from ctclip_client.release.digest import sha256
 
 _TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
 

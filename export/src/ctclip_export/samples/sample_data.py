@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput, Unavailable
-from ctclip_export.hashing import sha256
+from ctclip_client.release.digest import sha256
 
 
 @dataclass(frozen=True)

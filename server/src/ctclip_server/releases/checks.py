@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
-from ctclip_server.releases.digest import sha256
+from ctclip_client.release.digest import sha256
 from ctclip_server.releases.ladder import check_ladder
 from ctclip_server.releases.members import PROVENANCE, Members
 from ctclip_server.repository import read_config

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ctclip_client._endpoint import LARGEST_MESSAGE_BYTES
 from ctclip_client.errors import (
     CTClipError,
     DeadlineExceeded,
@@ -19,7 +18,8 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
-from ctclip_server.diagnosis import one_line
+from ctclip_client.transport.endpoint import LARGEST_MESSAGE_BYTES
+from ctclip_server.embedded.diagnosis import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

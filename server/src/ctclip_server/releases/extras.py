@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput
-from ctclip_client.placing import destination, placed
+from ctclip_client.release.digest import sha256
+from ctclip_client.system.files import destination, placed
 from ctclip_server.releases.checks import ReleaseRefusedError, read_record
-from ctclip_server.releases.digest import sha256
 from ctclip_server.releases.ladder import PLAN, LadderRecord, read_ladder
 from ctclip_server.releases.members import Members
 

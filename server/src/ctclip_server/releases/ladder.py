@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError
-from ctclip_client.json_fields import TEXT, TEXT_BY_NAME, TEXTS, TRUTH, WHOLE, complaint
-from ctclip_client.placing import placed
-from ctclip_server.releases.digest import sha256
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.fields import TEXT, TEXT_BY_NAME, TEXTS, TRUTH, WHOLE, complaint
+from ctclip_client.system.files import placed
 from ctclip_server.releases.members import Members
 
 FILE = "ladder.json"

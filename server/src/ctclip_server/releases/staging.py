@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
 from ctclip_client.errors import CTClipError, InvalidInput
-from ctclip_client.self_check import FILE as SELF_CHECK
+from ctclip_client.release.self_check import FILE as SELF_CHECK
 from ctclip_server.releases.checks import check_release, release_name
 from ctclip_server.releases.extras import (
     Pair,

@@ -18,7 +18,7 @@ from typing import Any
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError
-from ctclip_client.self_check import SelfCheck
+from ctclip_client.release.self_check import SelfCheck
 from ctclip_server.releases.checks import Release
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.members import Members, pins

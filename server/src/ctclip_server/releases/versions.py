@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.placing import placed
+from ctclip_client.system.files import placed
 from ctclip_server.repository import read_config
 
 _POLICY = re.compile(r"^[ \t]*version_policy\s*:?\s*\{", re.MULTILINE)

@@ -15,11 +15,11 @@ import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
-from ctclip_server.dropin.batching import Tensors
-from ctclip_server.dropin.onnx_header import read_header, refusal
-from ctclip_server.dropin.options import Settings, default_threads, read_settings
-from ctclip_server.dropin.rounds import RefusedError, answer, told
-from ctclip_server.dropin.signature import (
+from ctclip_server.backends.shared.batching import Tensors
+from ctclip_server.backends.shared.onnx_header import read_header, refusal
+from ctclip_server.backends.shared.options import Settings, default_threads, read_settings
+from ctclip_server.backends.shared.rounds import RefusedError, answer, told
+from ctclip_server.backends.shared.signature import (
     MismatchError,
     check_inputs,
     check_outputs,

@@ -14,15 +14,15 @@ import numpy as np
 import openvino as ov
 import triton_python_backend_utils as pb_utils
 
-from ctclip_server.dropin.batching import Tensors
-from ctclip_server.dropin.openvino_options import (
+from ctclip_server.backends.shared.batching import Tensors
+from ctclip_server.backends.shared.openvino_options import (
     NO_BFLOAT16,
     OpenVINOSettings,
     read_openvino_settings,
 )
-from ctclip_server.dropin.openvino_signature import DTYPES, check_tensors
-from ctclip_server.dropin.rounds import RefusedError, answer, told
-from ctclip_server.dropin.signature import (
+from ctclip_server.backends.shared.openvino_signature import DTYPES, check_tensors
+from ctclip_server.backends.shared.rounds import RefusedError, answer, told
+from ctclip_server.backends.shared.signature import (
     FREE,
     MismatchError,
     check_unsupported,

@@ -1,0 +1,110 @@
+"""`ctclip demo`: prove on one machine, without weights, that the whole path works."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ctclip_bench.bounds import COSINE_BOUND, PROBABILITY_BOUND
+from ctclip_client.system.signals import termination_interrupts
+
+if TYPE_CHECKING:
+    from ctclip_bench.demo.run import DemoResult
+
+SUMMARY = "Run the whole path on a real CT, with a checkpoint of RANDOM WEIGHTS."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument(
+        "--small", action="store_true", help="a small geometry: under a minute instead of five"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/demo"), metavar="DIR",
+        help="where the CT, the checkpoint and the repository are kept",
+    )  # fmt: skip
+
+
+@termination_interrupts()
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and print what it found."""
+    from ctclip_bench.demo.checkpoint import PUBLISHED, SMALL
+    from ctclip_bench.demo.run import run_demo
+    from ctclip_client.system.progress import Stages
+
+    name, demo = ("small", SMALL) if args.small else ("published", PUBLISHED)
+    with Stages() as stages:
+        result = run_demo(demo, args.folder / name, stages)
+    _show(result, stages.timings_ms)
+    return 0
+
+
+def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
+    from rich.console import Console
+
+    from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.cli.tables import TablePrinter
+
+    console = Console()
+    console.print()
+    console.print(_parity_table(result))
+    console.print(_time_table(result, stages_ms))
+    usage = result.usage
+    margins = ", ".join(f"p{p} {m:.4f}" for p, m in usage.margin_percentiles.items())
+    console.print(
+        f"Codebook, on a variation it was not fitted to: {usage.tokens:,} tokens use "
+        f"{usage.used:,} codes, perplexity {usage.perplexity:,.0f}; best cosine minus second best: "
+        f"{margins}.\n",
+        highlight=False,
+    )
+    printer = TablePrinter(sys.stdout)
+    printer.show(
+        Prediction(
+            str(result.scan),
+            result.scores,
+            result.volume.spacing_mm,
+            result.volume.rescale,
+            result.volume.source,
+            result.read_ms,
+        )
+    )
+    printer.close()
+
+
+def _parity_table(result: DemoResult) -> Table:
+    table = _table("Parity with PyTorch, float32", "model", "largest difference of")
+    table.add_column("", justify="right")
+    table.add_column("allowed", justify="right")
+    for found in result.agreements:
+        name = found.model.removeprefix("ctclip_")
+        table.add_row(name, found.quantity, f"{found.measured:.1e}", found.allowed)
+    served = result.parity
+    for quantity, measured, allowed in (
+        ("1 − cosine of the embedding", 1 - served.cosine, f"{1 - COSINE_BOUND:.0e}"),
+        ("LOGITS", served.logit_difference, ""),
+        ("PROBABILITIES", served.probability_difference, f"{PROBABILITY_BOUND:.0e}"),
+    ):
+        table.add_row("served", quantity, f"{measured:.1e}", allowed)
+    return table
+
+
+def _time_table(result: DemoResult, stages_ms: dict[str, float]) -> Table:
+    table = _table("Time", "stage")
+    table.add_column("seconds", justify="right")
+    for stage, milliseconds in stages_ms.items():
+        table.add_row(stage, f"{milliseconds / 1000:.1f}")
+    for model, milliseconds in result.server_ms.items():
+        table.add_row(f"  inside Triton: {model}", f"{milliseconds / 1000:.2f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column)
+    return table

@@ -1,0 +1,103 @@
+"""The whole path on one machine: random checkpoint, export, parity, server, a real CT, findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient
+
+from ctclip_bench.demo.checkpoint import DemoModel, make_checkpoint, write_text_model
+from ctclip_bench.demo.codebook import CodeUsage
+from ctclip_bench.served import Answer, ServedParity, compare_answers, reference_answer
+from ctclip_client import Client, Scores, Volume, read_volume
+from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
+from ctclip_client.errors import CTClipError
+from ctclip_client.system.progress import Stages
+from ctclip_export.checkpoint import load_checkpoint, read_text_model
+from ctclip_export.parity.compare import Agreement
+from ctclip_export.repository.build import export_repository
+from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
+from ctclip_server.embedded.server import EmbeddedTriton
+
+CHECKPOINT_NAME = "ctclip_demo.pt"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found out. `server_ms`: time inside each model, by Triton's own statistics."""
+
+    scan: Path
+    volume: Volume
+    read_ms: float
+    repository: Path
+    usage: CodeUsage
+    agreements: Sequence[Agreement]
+    scores: Scores
+    parity: ServedParity
+    server_ms: dict[str, float]
+
+
+def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
+    """Do everything below `folder`; the checkpoint is kept there for the next time.
+
+    Raises: CTClipError if any step fails, or if what is served is not what PyTorch computes.
+    """
+    with stages.stage("Sample CT and vocabulary: fetch by package name"):
+        scan = fetch(CHEST_CT, folder.parent / "data")
+        vocabulary = fetch(VOCABULARY, folder.parent / "data")
+    with stages.stage("Sample CT: read"):
+        volume = read_volume(scan)
+    read_ms = stages.timings_ms["Sample CT: read"]
+    checkpoint_path = folder / CHECKPOINT_NAME
+    usage = make_checkpoint(demo, volume, checkpoint_path, stages)
+    text_model = read_text_model(
+        write_text_model(demo.config.text, vocabulary, folder / "text_model")
+    )
+    with stages.stage("Checkpoint: read and check"):
+        checkpoint = load_checkpoint(checkpoint_path, text_model, demo.geometry)
+    repository = folder / "model_repository"
+    export = export_repository(
+        checkpoint, text_model, demo.geometry, PUBLISHED_FINDINGS, repository, stages=stages
+    )
+    with stages.stage("Reference: the same CT in PyTorch"):
+        reference = reference_answer(
+            checkpoint, text_model, demo.geometry, volume, PUBLISHED_FINDINGS
+        )
+    with stages.stage("Triton: start and load all models"):
+        triton = EmbeddedTriton(repository)
+        triton.start()
+    try:
+        with stages.stage("Triton: the CT through the gRPC client"):
+            with Client(triton.grpc_url, timeout_s=300) as client:
+                scores = client.pathologies(volume)
+            server_ms = _server_ms(triton.grpc_url)
+    finally:
+        with stages.stage("Triton: stop"):
+            triton.stop()
+    served = Answer(scores.image_embedding, scores.logits, scores.probabilities)
+    parity = compare_answers(served, reference)
+    if not parity.passed:
+        raise CTClipError(
+            f"parity: served and reference differ: cosine {parity.cosine:.6f}, "
+            f"|Δprobability| {parity.probability_difference:.2e}.",
+            "Report it with the processor's name and the versions of onnxruntime and torch.",
+        )
+    return DemoResult(
+        scan, volume, read_ms, repository, usage, export.agreements, scores, parity, server_ms
+    )
+
+
+def _server_ms(url: str) -> dict[str, float]:
+    """Milliseconds that each model of the ensemble took to compute, since the server started."""
+    client = InferenceServerClient(url)
+    try:
+        spent = {}
+        for step in PATHOLOGIES.steps:
+            (stats,) = client.get_inference_statistics(step.model.name).model_stats
+            spent[step.model.name] = float(np.float64(stats.inference_stats.compute_infer.ns) / 1e6)
+        return spent
+    finally:
+        client.close()

@@ -1,0 +1,281 @@
+"""The server under measurement: one that is started for it, or one that runs already."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from ctclip_bench.load.memory import process_memory
+from ctclip_bench.load.statistics import Spent, read_statistics, settled
+from ctclip_client import (
+    Client,
+    CTClipError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    Tls,
+    Unavailable,
+)
+from ctclip_client.contract import MODELS
+from ctclip_client.transport.shared_memory import Region
+from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
+from ctclip_server.embedded.server import EmbeddedTriton
+from ctclip_server.repository import read_config
+
+_ERRORS: Mapping[str, type[CTClipError]] = {
+    "StatusCode.UNAVAILABLE": Unavailable,
+    "StatusCode.DEADLINE_EXCEEDED": DeadlineExceeded,
+    "StatusCode.INVALID_ARGUMENT": InvalidInput,
+    "StatusCode.NOT_FOUND": NotReady,
+}
+_BRIEF_S, _QUESTION_S = 5.0, 30.0
+"""Limits for a sign of life, and for what is no inference: without one, gRPC waits for ever."""
+_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it is and how to reach it. process_id: of the embedded Triton, None for any other."""
+
+    address: str
+    timeout_s: float
+    tls: Tls | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    process_id: int | None = None
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether its address is a loopback one."""
+        host = self.address.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower() == "localhost"
+
+    def memory_bytes(self) -> int | None:
+        """Main memory of the embedded server's processes; None for any other, or if it is gone."""
+        return None if self.process_id is None else process_memory(self.process_id)
+
+    def gpu(self) -> Gpu | None:
+        """The first visible GPU of this machine, if the server is here and there is one."""
+        try:
+            return read_gpu() if self.on_this_machine else None
+        except NoGpu:
+            return None
+
+    def silence(self) -> CTClipError | None:
+        """Why it does not answer a question of a few seconds; None if it does, whatever it says."""
+        brief = replace(self, timeout_s=min(_BRIEF_S, self.timeout_s))
+        try:
+            with brief.client() as client:
+                client.check_ready()
+        except (Unavailable, DeadlineExceeded) as error:
+            return error
+        except CTClipError:
+            return None
+        return None
+
+    def client(self) -> Client:
+        """A connection as any user has it."""
+        return Client(self.address, self.timeout_s, tls=self.tls, headers=self.headers)
+
+    def raw(self) -> Raw:
+        """A connection for single models and for questions."""
+        return Raw(self)
+
+
+@contextmanager
+def embedded(repository: Path, config_name: str | None, timeout_s: float) -> Iterator[Server]:
+    """Start the embedded Triton over a repository; it is stopped at the end, whatever happens."""
+    with EmbeddedTriton(repository, config_name=config_name) as server:
+        yield Server(server.grpc_url, timeout_s, process_id=server.process_id)
+
+
+def running(args: argparse.Namespace) -> Server:
+    """The server that the connection's options name. Raises: what its readiness check raises."""
+    tls = Tls(args.root_certificates) if args.tls or args.root_certificates else None
+    server = Server(args.url, args.timeout_s, tls, dict(args.header))
+    with server.client() as client:
+        client.check_ready()
+    return server
+
+
+class Raw:
+    """tritonclient with the errors of `ctclip_client.errors`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        tls = server.tls
+        certificates = tls.root_certificates if tls else None
+        self.connection = triton.InferenceServerClient(
+            server.address,
+            ssl=tls is not None,
+            root_certificates=None if certificates is None else str(certificates),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+
+    def ask(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Call a method of the connection, with this server's headers and in limited time."""
+        more.setdefault("client_timeout", min(_QUESTION_S, self.server.timeout_s))
+        try:
+            return method(*arguments, headers=dict(self.server.headers), **more)
+        except InferenceServerException as error:
+            raise self.translated(error) from error
+
+    def translated(self, error: Any) -> CTClipError:
+        """The client's error for one of tritonclient, by its status code."""
+        kind = _ERRORS.get(str(error.status()), ServerError)
+        return kind(
+            f"{self.server.address}: {error.message()} ({error.status()}).",
+            "Is the server up, and is this its gRPC port? ctclip doctor HOST:PORT looks closer.",
+        )
+
+    def statistics(self) -> dict[str, Spent]:
+        """What every model has done since the server started, when nothing is under way."""
+        read = self.connection.get_inference_statistics
+        return settled(lambda: read_statistics(self.ask(read)))
+
+    def version(self) -> str:
+        """Triton's own version."""
+        return str(self.ask(self.connection.get_server_metadata).version)
+
+    def config(self, model: str) -> Any:
+        """A ModelConfig as it is in force."""
+        return self.ask(self.connection.get_model_config, model).config
+
+
+@dataclass(frozen=True)
+class Shared:
+    """name: of a region that the server has mapped; "" if there is none. note: why there is none,
+    where somebody can do something about it.
+    """
+
+    name: str = ""
+    note: str = ""
+
+
+@contextmanager
+def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[Shared]:
+    """An array in system shared memory, for a server on this machine that allows it."""
+    if not raw.server.on_this_machine:
+        yield Shared()
+        return
+    with ExitStack() as stack:
+        try:
+            region = Region(array.nbytes)
+        except OSError as error:
+            yield Shared(
+                note=f"no shared memory ({array.nbytes:,} bytes): {error.strerror or error}. The "
+                "vision model's volumes were sent in messages, which is in its latency. "
+                "Enlarge /dev/shm (shm_size of a container)."
+            )
+            return
+        stack.callback(region.close)
+        register = raw.connection.register_system_shared_memory
+        try:
+            raw.ask(register, region.name, region.key, region.nbytes)
+        except CTClipError:  # off by default in Triton since 26.04
+            yield Shared()
+            return
+        stack.callback(_forget, raw, region.name)
+        # The server has mapped it. Without its name, it goes with the last of the two processes.
+        region.unlink()
+        region.write(np.ascontiguousarray(array).view(np.int16))
+        yield Shared(region.name)
+
+
+def _forget(raw: Raw, name: str) -> None:
+    try:
+        raw.ask(raw.connection.unregister_system_shared_memory, name)
+    except CTClipError:
+        return  # the server has gone, and its mapping with it
+
+
+def without_address(text: str, address: str) -> str:
+    """The same without host and port, as gRPC writes them, too: results name no machine."""
+    text = re.sub(r"\b(ipv4|ipv6|dns):[^\s;,]+", "the server", text)
+    text = text.replace(address, "the server")
+    host = address.rpartition(":")[0]
+    return re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "the server", text) if host else text
+
+
+def describe_server(server: Server, repository: Path, config_name: str | None) -> dict[str, Any]:
+    """Version, models and how each of them runs.
+
+    Raises: InvalidInput if the server does not run what `config_name` says: numbers under a wrong
+    name are worse than none.
+    """
+    wanted = expected_backends(repository, config_name)
+    models: dict[str, Any] = {}
+    with server.raw() as raw:
+        version = raw.version()
+        for model in MODELS:
+            config = raw.config(model.name)
+            backend = _backend(config)
+            if backend != wanted.get(model.name, backend):
+                raise InvalidInput(
+                    f"{model.name}: {server.address} runs it on {backend}; config "
+                    f"{config_name or 'default'} of {repository} says {wanted[model.name]}.",
+                    "Start the server with that --model-config-name, or name the one it runs with "
+                    "(--config-name).",
+                )
+            models[model.name] = {
+                "backend": backend,
+                "max_batch_size": config.max_batch_size,
+                "instances": [
+                    f"{group.count} × {group.Kind.Name(group.kind)}"
+                    for group in config.instance_group
+                ],
+            }
+    return {
+        "kind": "embedded" if server.process_id is not None else "already running",
+        "triton": version,
+        "on_this_machine": server.on_this_machine,
+        "models": models,
+    }
+
+
+def expected_backends(repository: Path, config_name: str | None) -> dict[str, str]:
+    """Model -> backend, by the configs that Triton would take. Raises: InvalidInput, Unreadable."""
+    backends = {}
+    variants = 0
+    for model in MODELS:
+        folder = repository / model.name
+        variant = folder / "configs" / f"{config_name}.pbtxt"
+        chosen = config_name is not None and variant.is_file()
+        variants += chosen
+        backends[model.name] = _backend(read_config(variant if chosen else folder / "config.pbtxt"))
+    if config_name is not None and not variants:
+        known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
+        raise InvalidInput(
+            f"--config-name: no model of {repository} has configs/{config_name}.pbtxt.",
+            f"Variants that it has: {', '.join(known) or 'none'}.",
+        )
+    return backends
+
+
+def _backend(config: Any) -> str:
+    return str(config.backend or _PLATFORMS.get(config.platform, config.platform))

@@ -1,0 +1,251 @@
+"""`ctclip predict`: score chest CTs with a server and print or write the findings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctclip_client.cli.connection import add_connection_options
+from ctclip_client.cli.geometry_flags import millimetres
+from ctclip_client.cli.program import EXIT_OK, EXIT_SOME_FAILED
+from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.system.terminal import printable
+
+if TYPE_CHECKING:
+    from ctclip_client import Classification, Client, Finding, Volume
+    from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.cli.scans import Reading
+
+SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
+
+Advance = Callable[[int], None]
+_MAPS_FOLDER = Path("relevance")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="NIfTI files (.nii, .nii.gz)"
+    )
+    add_connection_options(parser)
+    what = parser.add_argument_group("what to score (the server's own findings by default)")
+    what.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='JSON [{"finding": …, "present": …, "absent": …}] instead of the server\'s findings',
+    )
+    what.add_argument(
+        "--classify",
+        action="store_true",
+        help="probabilities of the release's trained head (ClassFine), without logits",
+    )
+    what.add_argument(
+        "--explain",
+        type=Path,
+        nargs="?",
+        const=_MAPS_FOLDER,
+        metavar="DIR",
+        help="also write, for each scan and finding, a NIfTI map that lies on the scan, into a "
+        f"folder of the scan's name in DIR (./{_MAPS_FOLDER} where no DIR is given; put it after "
+        "the scans then)",
+    )
+    output = parser.add_argument_group("output (a table where none of these is given)")
+    output.add_argument("--json", action="store_true", help="one JSON object a line and scan")
+    output.add_argument("--jsonl", type=Path, metavar="FILE", help="the same, into a file")
+    output.add_argument("--csv", type=Path, metavar="FILE", help="one row a scan and finding")
+    output.add_argument(
+        "--embedding", action="store_true", help="add image_embedding to --json and --jsonl"
+    )
+    reading = parser.add_argument_group("reading")
+    reading.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="do not reorient: the stored array runs [x, y, z] towards Left, Posterior, Superior",
+    )
+    reading.add_argument(
+        "--spacing", type=millimetres, metavar="Z,X,Y", help="in millimetres, with --as-stored"
+    )
+    reading.add_argument(
+        "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
+    )
+    reading.add_argument("--intercept", type=float, help="goes with --slope")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score every scan; one that fails is reported and the others go on.
+
+    Raises:
+        CTClipError: wrong options, or an output that cannot be written.
+    """
+    from ctclip_client.cli.connection import connect
+    from ctclip_client.cli.outputs import outputs
+    from ctclip_client.cli.scans import ahead, folder_names
+    from ctclip_client.prompts import read_prompts
+    from ctclip_client.system.progress import Stages
+    from ctclip_client.system.signals import termination_interrupts
+
+    _check_options(args)
+    prompts = None if args.prompts is None else read_prompts(args.prompts)
+    folders = {} if args.explain is None else folder_names(args.paths)
+    failures: list[CTClipError] = []
+    with ExitStack() as stack:
+        stack.enter_context(termination_interrupts())
+        client = stack.enter_context(connect(args))
+        emit = stack.enter_context(outputs(args))
+        # Once, and before thousands of scans are read for nothing.
+        client.check_ready(_ensemble(args).name)
+        if args.explain is not None:
+            _make_folder(args.explain)
+        stages = Stages(transient=True)
+        advance: Advance = lambda _: None  # noqa: E731
+        if len(args.paths) > 1 or sys.stderr.isatty():
+            stack.enter_context(stages)
+            steps = len(args.paths) if len(args.paths) > 1 else None
+            advance = stack.enter_context(stages.stage("Scoring", steps))
+        for path, reading in ahead(args.paths, lambda path: _read(path, args)):
+            maps = args.explain / folders[path] if folders else None
+            try:
+                scan = _predict(client, reading, prompts, maps, classify=args.classify)
+            except CTClipError as error:
+                failures.append(error)
+                with stages.paused():
+                    _report(path, error)
+            else:
+                with stages.paused():
+                    emit(scan)  # what cannot be written ends the run: it is not this scan's fault
+            advance(1)
+    count = len(args.paths)
+    if count > 1:
+        done = count - len(failures)
+        print(f"{count} scans: {done} scored, {len(failures)} failed", file=sys.stderr)
+    if not failures:
+        return EXIT_OK
+    if len(failures) < count:
+        return EXIT_SOME_FAILED
+    return max(error.exit_code for error in failures)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    path: Path
+    volume: Volume
+    read_ms: float
+
+
+def _read(path: Path, args: argparse.Namespace) -> _Scan:
+    from ctclip_client import read_volume
+
+    started = time.perf_counter()
+    rescale = None if args.slope is None else (args.slope, args.intercept)
+    volume = read_volume(path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale)
+    return _Scan(path, volume, (time.perf_counter() - started) * 1000)
+
+
+def _predict(
+    client: Client,
+    reading: Reading[_Scan],
+    prompts: tuple[Finding, ...] | None,
+    maps: Path | None,
+    *,
+    classify: bool,
+) -> Prediction:
+    from ctclip_client import save_relevance
+    from ctclip_client.cli.predictions import Prediction, SavedMaps
+
+    scan = reading.take()
+    volume, saved = scan.volume, None
+    scores: Classification
+    if maps is not None:
+        scores = explanation = client.explain(volume)
+        started = time.perf_counter()
+        index = save_relevance(explanation, volume, maps)
+        saved = SavedMaps(index, (time.perf_counter() - started) * 1000)
+    elif classify:
+        scores = client.classify(volume)
+    elif prompts is not None:
+        scores = client.zero_shot(volume, prompts)
+    else:
+        scores = client.pathologies(volume)
+    # Not the volume itself: the next scan needs its memory.
+    return Prediction(
+        str(scan.path),
+        scores,
+        volume.spacing_mm,
+        volume.rescale,
+        volume.source,
+        scan.read_ms,
+        saved,
+    )
+
+
+def _ensemble(args: argparse.Namespace) -> Ensemble:
+    if args.explain is not None:
+        return EXPLAIN
+    if args.classify:
+        return CLASSIFY
+    return PATHOLOGIES if args.prompts is None else ZERO_SHOT
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    asked = [
+        f"--{name}"
+        for name, value in (
+            ("prompts", args.prompts),
+            ("classify", args.classify or None),
+            ("explain", args.explain),
+        )
+        if value is not None
+    ]
+    if len(asked) > 1:
+        raise InvalidInput(
+            f"{' and '.join(asked)} exclude each other.",
+            "Maps exist for the findings that the release was exported with, neither for other "
+            "prompts (ctclip export --prompts makes them its own) nor for a ClassFine head.",
+        )
+    if args.explain is not None and args.explain.is_file():
+        raise InvalidInput(
+            f"--explain took {args.explain} for its folder, and that is a file.",
+            "Put --explain after the scans, or name a folder: --explain DIR.",
+        )
+    if (args.slope is None) != (args.intercept is None):
+        raise InvalidInput(
+            "--slope and --intercept belong together, one is missing.",
+            "HU = slope · stored + intercept; give both.",
+        )
+    if args.embedding and not (args.json or args.jsonl):
+        raise InvalidInput(
+            "--embedding has no place in a table or CSV.", "Add --json or --jsonl FILE."
+        )
+    # Refused once for all scans rather than once for each of them.
+    if args.as_stored != (args.spacing is not None):
+        raise InvalidInput(
+            "--as-stored and --spacing belong together, one is missing.",
+            "For instance --as-stored --spacing 2.5,0.7,0.7; without both, the file's header "
+            "is used.",
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"--explain: {folder}: {error.strerror or error}.",
+            "Name a folder that you may write to.",
+        ) from error
+
+
+def _report(path: Path, error: CTClipError) -> None:
+    cause = error.cause if str(path) in error.cause else f"{path}: {error.cause}"
+    lines = [f"error: {printable(cause)}"]
+    if error.remedy:
+        lines.append(f"       {printable(error.remedy)}")
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,0 +1,208 @@
+"""`ctclip`: one program whose sub-commands come from whichever distributions are installed.
+
+A distribution adds a command by an entry point of the group `ctclip.commands`: the point's name is
+the command's, and it names a module with `SUMMARY`, `configure(parser)` and `run(args)`, which
+returns the exit code. Such modules import what is heavy inside `run`, so that `ctclip --help`
+stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
+
+from ctclip_client.cli import streams
+from ctclip_client.cli.distributions import how_to_install
+from ctclip_client.errors import CTClipError
+from ctclip_client.system.terminal import printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_UNAVAILABLE = 4
+EXIT_INTERRUPTED = 130
+
+ENTRY_POINT_GROUP = "ctclip.commands"
+
+_ELSEWHERE = {
+    "export": "ctclip-export",
+    "parity": "ctclip-bench",
+    "build-engines": "ctclip-export",
+    "serve": "ctclip-server",
+    "promote": "ctclip-server",
+    "rollback": "ctclip-server",
+    "bench": "ctclip-bench",
+    "demo": "ctclip-bench",
+}
+"""Commands of distributions that may not be installed -> the distribution that brings each."""
+
+
+class Command(Protocol):
+    """What the module behind an entry point provides."""
+
+    SUMMARY: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Errors go to standard error: cause, then remedy."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    streams.make_usable()
+    try:
+        try:
+            if asked is not None:
+                # Only this one is imported: a broken distribution must not take the others with it.
+                points = {asked: _known(asked, points)}
+            code = _run(arguments, points)
+            sys.stdout.flush()
+        except CTClipError as error:
+            code = _fail(error.cause, error.remedy, error.exit_code)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            code = EXIT_INTERRUPTED
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader (head, less) has gone
+        streams.give_up(sys.stdout)
+        return EXIT_OK
+    except OSError as error:
+        if not streams.is_of_output(error):
+            if error.errno not in streams.FULL:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail(f"{where}{error.strerror}.", "Make room on that disk.", EXIT_USAGE)
+        streams.give_up(sys.stdout)
+        return _fail(
+            f"standard output cannot be written: {error.strerror}.",
+            "Send it to a file on a disk with room, or to a program that reads it.",
+            EXIT_USAGE,
+        )
+
+
+def _run(arguments: list[str], points: dict[str, EntryPoint]) -> int:
+    parser, commands = _parser(points)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        of = commands[args.command].parser if args.command else parser
+        of.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    return commands[args.command].command.run(args)
+
+
+class _Offered(NamedTuple):
+    command: Command
+    parser: argparse.ArgumentParser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong options are told like every other error, without the whole usage before them."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(message, f"{self.prog} --help lists the options.", EXIT_USAGE))
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own says nothing where --help cannot be written.
+        (sys.stderr if file is None else file).write(message)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, but not that an option's default is to be absent."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+class _UsageError(CTClipError):
+    exit_code = EXIT_USAGE
+
+
+def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
+    if name in points:
+        return points[name]
+    if name in _ELSEWHERE:
+        raise _UsageError(
+            f"'{name}' is a command of {_ELSEWHERE[name]}, which is not installed.",
+            how_to_install(_ELSEWHERE[name]),
+        )
+    close = difflib.get_close_matches(name, [*points, *_ELSEWHERE], n=1)
+    raise _UsageError(
+        f"'{name}' is no command of ctclip.",
+        f"Did you mean '{close[0]}'?" if close else f"Commands: {', '.join(sorted(points))}.",
+    )
+
+
+def _parser(
+    points: dict[str, EntryPoint],
+) -> tuple[argparse.ArgumentParser, dict[str, _Offered]]:
+    parser = _Parser(
+        prog="ctclip",
+        description="CT-CLIP on Triton: export a checkpoint, serve it, score chest CTs with it.",
+    )
+    parser.add_argument("--version", action="version", version=f"ctclip {version('ctclip-client')}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands: dict[str, _Offered] = {}
+    for name in sorted(points):
+        command = _loaded(name, points[name], needed=len(points) == 1)
+        if command is None:
+            continue
+        own = subparsers.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.SUMMARY,
+            formatter_class=_HelpFormatter,
+        )
+        command.configure(own)
+        commands[name] = _Offered(command, own)
+    return parser, commands
+
+
+def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
+    """Import a command; one that was not asked for is left out of the list with a word on it."""
+    try:
+        return cast(Command, point.load())
+    except (ImportError, AttributeError) as error:
+        home = point.dist.name if point.dist is not None else point.value
+        cause = f"The command '{name}' of {home} cannot be loaded: {error}."
+        if needed:
+            raise _UsageError(cause, how_to_install(home)) from error
+        _say(f"note: {cause}")
+        return None
+
+
+_INDENT = " " * len("error: ")
+
+
+def _fail(cause: str, remedy: str, code: int) -> int:
+    # Several causes come indented, one a line. Other ends of lines are of a file's name, say, and
+    # must not begin a line that looks like the program's own.
+    first, *more = cause.split(f"\n{_INDENT}")
+    _say(f"error: {first}")
+    for line in (*more, remedy):
+        if line:
+            _say(_INDENT + line)
+    return code
+
+
+def _say(line: str) -> None:
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told; the exit code still does
+        streams.give_up(sys.stderr)

@@ -1,0 +1,89 @@
+"""The findings of a scan for a person's eyes."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ctclip_client.cli.predictions import Prediction
+from ctclip_client.results import Classification, Scores
+from ctclip_client.system.terminal import printable
+
+_OF_SENTENCES = (
+    "A probability says which of the two sentences of a finding the scan is closer to; 0.5 is "
+    "undecided. It is not calibrated and not a diagnosis."
+)
+_OF_CLASSES = (
+    "A probability is the answer of a head (ClassFine) that was trained on these findings. It is "
+    "not calibrated and not a diagnosis."
+)
+_NARROWEST_NAME = 12
+_RANDOM = "RANDOM WEIGHTS: a demo checkpoint. These numbers mean nothing."
+
+
+class TablePrinter:
+    """Prints one table for each scan, and once at the end what the numbers are."""
+
+    def __init__(self, stdout: TextIO) -> None:
+        # Paths and findings are shown as they are, but for what would steer the terminal: no
+        # markup, no highlighting, no emoji codes.
+        self._console = Console(file=stdout, markup=False, highlight=False, emoji=False)
+        self._meaning = ""
+
+    def show(self, scan: Prediction) -> None:
+        """Print one scan."""
+        scores, provenance = scan.scores, scan.scores.provenance
+        spacing = " × ".join(f"{edge:g}" for edge in scan.spacing_mm)
+        if self._meaning:
+            self._console.print()
+        say = self._say
+        say(scan.path, "bold")
+        say(f"  orientation {scan.source.orientation}, spacing {spacing} mm (z × x × y)")
+        say(f"  Hounsfield units: {scan.source.hu_source}")
+        for note in scan.source.notes:
+            say(f"  note: {note}", "yellow")
+        say(
+            f"  release {provenance.release}, checkpoint {provenance.checkpoint_name}, "
+            f"{provenance.precision}"
+        )
+        timings = ", ".join(f"{stage} {ms:.0f}" for stage, ms in scan.timings_ms.items())
+        kind = scores.transport.kind.replace("_", " ")
+        say(f"  {scores.transport.bytes / 1e6:.1f} MB by {kind}; milliseconds: {timings}")
+        if scan.relevance is not None:
+            say(f"  relevance maps: {scan.relevance.index.parent}")
+        if provenance.random_weights:
+            random = Text(_RANDOM, "bold red", justify="center")
+            self._console.print(Panel(random, border_style="red"))
+        # A table that is wider than the terminal is not cropped: its numbers are at the right.
+        self._console.print(_table(scores), crop=False)
+        self._meaning = _OF_SENTENCES if isinstance(scores, Scores) else _OF_CLASSES
+
+    def close(self) -> None:
+        """Print what the numbers are, if there were any."""
+        if self._meaning:
+            self._console.print(Text(self._meaning, "dim"))
+
+    def _say(self, line: str, style: str = "") -> None:
+        self._console.print(Text(printable(line), style))
+
+
+def _table(scores: Classification) -> Table:
+    """Names fold where there is no room for them, numbers never do."""
+    random = scores.provenance.random_weights
+    table = Table(caption=_RANDOM if random else None, caption_style="red")
+    table.add_column("Finding", overflow="fold", min_width=_NARROWEST_NAME)
+    rows = [
+        (name, *(f"{value:.3f}" for value in numbers if value is not None))
+        for name, *numbers in scores.rows()
+    ]
+    titles = ("Probability", "Logit\npresent", "Logit\nabsent")
+    for index, title in enumerate(titles if isinstance(scores, Scores) else titles[:1], 1):
+        widest = max(len(text) for text in (*title.split("\n"), *(row[index] for row in rows)))
+        table.add_column(title, justify="right", no_wrap=True, min_width=widest)
+    for name, *numbers in rows:
+        table.add_row(Text(printable(name)), *numbers)
+    return table

@@ -1,0 +1,1 @@
+"""What lies in a release of a model repository: its records, read and checked in one place."""

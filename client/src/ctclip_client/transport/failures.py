@@ -1,0 +1,114 @@
+"""The one place that turns gRPC's errors into the client's: by status code, never by text.
+
+UNAVAILABLE is what Triton answers for a model it does not have, for a full queue, and what gRPC
+says when nobody is there. Which of the three it is, the server is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import grpc  # type: ignore[import-untyped]
+
+from ctclip_client.errors import (
+    CTClipError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    Unavailable,
+)
+from ctclip_client.transport import wire as _wire
+from ctclip_client.transport.steps import Flow, Rpc, Session
+
+PROBE_TIMEOUT_S = 5.0
+"""For the questions asked after a failure; they must not take as long as a scan."""
+
+_LONGEST_DETAIL = 600
+_REMEDIES = {
+    grpc.StatusCode.UNIMPLEMENTED: "Is this the gRPC service of a Triton? Its port is usually 8001 "
+    "(8000 is HTTP, 8002 metrics).",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "Something between here and Triton limits the size of "
+    "messages, or the server is out of memory: raise the proxy's limit, or ask who runs it.",
+    grpc.StatusCode.UNAUTHENTICATED: "Give the headers (or TLS key) that the server asks for.",
+    grpc.StatusCode.PERMISSION_DENIED: "Give the headers (or TLS key) that the server asks for.",
+}
+
+
+def translated(session: Session, error: grpc.RpcError, model: str) -> Flow[CTClipError]:
+    """Return the client's error for a failed inference; may ask the server how it is."""
+    code, why = error.code(), said(error)
+    where = session.endpoint.address
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidInput(
+            f"{where}: {model} refused the request: {why}",
+            "Correct the named field; the same request will be refused again.",
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(
+            f"{where}: no answer from {model} within {session.timeout_s:g} s.",
+            "Give it more time (timeout_s, --timeout-s), or look whether the server is "
+            "overloaded; it may still be working on this request.",
+        )
+    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
+        return (yield from _absent(session, model, why))
+    return ServerError(
+        f"{where}: {model} failed ({code.name}): {why}",
+        _REMEDIES.get(code, "Look into the server's log; ctclip doctor checks its repository."),
+    )
+
+
+def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
+    where = session.endpoint.address
+    try:
+        yield Rpc("ServerLive", b"", PROBE_TIMEOUT_S)
+    except grpc.RpcError:
+        return Unavailable(
+            f"{where}: no Triton answers there ({why}).",
+            "Start one (ctclip serve --repository DIR), or give the host:port of its gRPC "
+            "service (usually 8001); a server with TLS needs a client with TLS.",
+        )
+    if not (yield from is_ready(session, model)):
+        return NotReady(
+            f"{where}: the server runs, but its model {model} is unknown or not loaded ({why}).",
+            "Serve a repository made by ctclip export, and wait until the server is ready.",
+        )
+    return Unavailable(
+        f"{where}: {model} takes no request at the moment ({why}).",
+        "Its queue is full, or access is restricted: try again later, or give the headers that "
+        "the server asks for.",
+    )
+
+
+def is_ready(session: Session, model: str) -> Flow[bool]:
+    """Ask whether a model can be used. False also where the question is not answered."""
+    timeout_s = min(PROBE_TIMEOUT_S, session.timeout_s)
+    try:
+        answer = yield Rpc("ModelReady", _wire.model_ready_request(model), timeout_s)
+    except grpc.RpcError:
+        return False
+    return _wire.is_model_ready(answer)
+
+
+def check_ready(session: Session, model: str) -> Flow[None]:
+    """Find out, without a scan, whether a model can be used.
+
+    Raises:
+        CTClipError: what an inference would raise.
+    """
+    if (yield from is_ready(session, model)):
+        return
+    # Questions about health may be for others only (Triton's restricted protocols), so the absence
+    # of a good answer proves nothing. A request without inputs travels like one with a scan, and is
+    # refused as invalid by a server that would take it.
+    brief = replace(session, timeout_s=min(PROBE_TIMEOUT_S, session.timeout_s))
+    try:
+        yield Rpc("ModelInfer", _wire.infer_request(model, (), ()), brief.timeout_s)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise (yield from translated(brief, error, model)) from error
+
+
+def said(error: grpc.RpcError) -> str:
+    """Return the server's own words on one line. Shown, never interpreted."""
+    return " ".join((error.details() or "no reason given").split())[:_LONGEST_DETAIL]

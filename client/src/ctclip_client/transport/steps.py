@@ -1,0 +1,80 @@
+"""What the client's procedures ask for, so that they never touch the network themselves.
+
+A procedure is a generator: it yields an `Rpc` or a `Work`, and is sent what came of it or thrown
+the error. `Client` and `AsyncClient` differ only in how they do these two things.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from ctclip_client.transport.endpoint import Endpoint
+
+T = TypeVar("T")
+
+SharedMemory = Literal["auto"] | bool
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """One unary call: the method, the serialised request, seconds it may take. Gives bytes."""
+
+    method: str
+    payload: bytes = field(repr=False)
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function that takes long enough to be kept off an event loop. Gives what it returns."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Nothing for so many seconds. Gives None."""
+
+    seconds: float
+
+
+Step = Rpc | Work | Pause
+Flow = Generator[Step, Any, T]
+
+
+@dataclass
+class Session:
+    """What the calls of one client share.
+
+    refused: the server has shown that it does not map this client's memory; asking again for
+    every scan would only cost time.
+    unreleased: names of regions that the server still holds, because it was reading them when
+    this side gave up waiting. It refuses to unregister those, so it is asked again later.
+    """
+
+    endpoint: Endpoint
+    timeout_s: float
+    shared_memory: SharedMemory
+    refused: bool = False
+    unreleased: set[str] = field(default_factory=set)
+
+    @property
+    def tries_shared_memory(self) -> bool:
+        """Whether the next volume is offered through shared memory."""
+        if self.shared_memory == "auto":
+            return self.endpoint.loopback and not self.refused
+        return self.shared_memory
+
+
+class Deadline:
+    """The time that all the calls of one procedure have together."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._end = time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        """Seconds left; never quite 0, so that it is the call that runs out of time."""
+        return max(self._end - time.monotonic(), 1e-3)

@@ -1,0 +1,120 @@
+"""`ctclip export`: a checkpoint becomes a Triton model repository."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctclip_client.cli.geometry_flags import spacing_mm, volume_shape
+from ctclip_client.system.signals import termination_interrupts
+from ctclip_export.precision.choices import PRECISIONS
+
+if TYPE_CHECKING:
+    from ctclip_export.checkpoint import Checkpoint, TextModel
+    from ctclip_export.repository.build import Export
+
+SUMMARY = "Export a CT-CLIP checkpoint to a Triton model repository, checked against PyTorch."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE",
+        help="CT-CLIP_v2.pt, CT_VocabFine_v2.pt or CT_LiPro_v2.pt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classfine", type=Path, metavar="FILE",
+        help="CT_LiPro_v2.pt, to serve its classifier beside --checkpoint",
+    )  # fmt: skip
+    parser.add_argument(
+        "--text-model", type=Path, required=True, metavar="DIR",
+        help="folder of the checkpoint's text model: config.json and vocab.txt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR",
+        help="the model repository to write; models of the same names are replaced",
+    )  # fmt: skip
+    parser.add_argument(
+        "--volume-shape", type=volume_shape, default="240x480x480", metavar="ZxXxY",
+        help="voxels that the checkpoint was trained on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-spacing", type=spacing_mm, default="1.5,0.75,0.75", metavar="Z,X,Y",
+        help="their size in mm",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE",
+        help='findings to score: JSON [{"finding": …, "present": …, "absent": …}] '
+        "(default: the 18 of CT-RATE)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32",
+        help="of both encoders' trunks; int8 of the vision encoder's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR",
+        help="NIfTI files that int8 takes its ranges from, and is judged on (default: a public "
+        "chest CT and variations of it)",
+    )  # fmt: skip
+
+
+@termination_interrupts()
+def run(args: argparse.Namespace) -> int:
+    """Export, and say what was written."""
+    from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
+    from ctclip_client.errors import InvalidInput
+    from ctclip_client.prompts import read_prompts
+    from ctclip_client.system.progress import Stages
+    from ctclip_export.checkpoint import load_checkpoint, read_text_model
+    from ctclip_export.repository.build import export_repository
+    from ctclip_export.repository.placement import check_target
+
+    check_target(args.out)
+    if args.calibration is not None and args.precision != "int8":
+        raise InvalidInput(
+            f"--calibration is for int8, got --precision {args.precision}.", "Leave it out."
+        )
+    geometry = Geometry(args.volume_shape, args.target_spacing)
+    prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
+    text_model = read_text_model(args.text_model)
+    with Stages() as stages:
+        with stages.stage("Checkpoint: read and check"):
+            checkpoint = load_checkpoint(args.checkpoint, text_model, geometry, args.classfine)
+        _warn(checkpoint, text_model)
+        export = export_repository(
+            checkpoint,
+            text_model,
+            geometry,
+            prompts,
+            args.out,
+            precision=args.precision,
+            calibration_folder=args.calibration,
+            stages=stages,
+        )
+    _report(export)
+    return 0
+
+
+def _warn(checkpoint: Checkpoint, text_model: TextModel) -> None:
+    if checkpoint.random_weights:
+        print("RANDOM WEIGHTS: this checkpoint was never trained.", file=sys.stderr)
+    elif text_model.is_bert_base:
+        print(
+            "warning: --text-model holds bert-base-uncased's vocabulary; published CT-CLIP "
+            "checkpoints were trained with microsoft/BiomedVLP-CXR-BERT-specialized's.",
+            file=sys.stderr,
+        )
+
+
+def _report(export: Export) -> None:
+    print(
+        f"{export.repository}: release {export.release['release']}, {export.release['precision']}"
+    )
+    print(f"{'model':<19}{'compared with the reference':<37}{'largest':>9}{'allowed':>20}")
+    for found in export.agreements:
+        print(f"{found.model:<19}{found.quantity:<37}{found.measured:>9.1e}{found.allowed:>20}")
+    # ONNX Runtime has no bfloat16 kernels for CPUs.
+    config = " --config-name openvino" if export.release["precision"] == "bf16" else ""
+    print(f"Serve it: ctclip serve --repository {export.repository}{config}")

@@ -1,1 +1,0 @@
-"""int8 by post-training quantisation: which products, by which volumes, and the graph itself."""

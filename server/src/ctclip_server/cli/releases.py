@@ -1,0 +1,169 @@
+"""What `ctclip promote` and `ctclip rollback` share."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctclip_client.cli.program import EXIT_OK
+from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
+
+if TYPE_CHECKING:
+    from ctclip_server.releases.checks import Release
+    from ctclip_server.releases.switch import Switch
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both commands."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the model repository that the server serves",
+    )
+    parser.add_argument(
+        "--url", required=True, metavar="HOST:PORT", help="the server's gRPC service"
+    )
+    parser.add_argument("--to", type=int, metavar="VERSION", help="a version of the repository")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="for loading a model, and for the last requests of the old version",
+    )
+    parser.add_argument(
+        "--headers",
+        type=Path,
+        metavar="FILE",
+        help="gRPC headers, one 'name: value' a line, where model control is restricted",
+    )
+    parser.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="connect by TLS; PEM of who signed the server's"
+    )
+
+
+def switch(args: argparse.Namespace, *, back: bool) -> int:
+    """Make another release serve. Told to end (SIGTERM, SIGHUP, Ctrl-C), put everything back.
+
+    Raises:
+        CTClipError: it may not serve, or could not; the one that served still does.
+    """
+    # Here and not later: a signal that arrives inside these imports may surface as their failure.
+    import tritonclient.grpc  # noqa: F401
+
+    from ctclip_client.system.progress import Stages
+    from ctclip_client.system.signals import termination_interrupts
+    from ctclip_server.releases.checks import check_release
+    from ctclip_server.releases.control import Control
+    from ctclip_server.releases.members import read_members
+    from ctclip_server.releases.staging import take_in
+    from ctclip_server.releases.switch import Switch, choose_target, served_versions
+
+    members = read_members(args.repository)
+    candidate = getattr(args, "from", None)
+    control = Control(
+        args.url,
+        load_timeout_s=args.timeout_s,
+        headers={} if args.headers is None else read_headers(args.headers),
+        root_certificates=args.tls_ca,
+        flags=" ".join(
+            f"{flag} {shlex.quote(str(value))}"
+            for flag, value in (
+                ("--url", args.url),
+                ("--headers", args.headers),
+                ("--tls-ca", args.tls_ca),
+            )
+            if value is not None
+        ),
+    )
+    with termination_interrupts(), control, Stages() as stages:
+        served = served_versions(control, members)
+        asked, engines = args.to, ""
+        if candidate is not None:
+            with stages.stage(f"Check and copy {candidate}"):
+                taken = take_in(members, read_members(candidate), _say)
+            asked, engines = taken.version, ", ".join(taken.engines)
+        version = choose_target(members, served, back=back, asked=asked)
+        with stages.stage(f"Check version {version}"):
+            release = check_release(members, version)
+        if served != {version}:
+            _say(
+                f"{release} takes the place of version {', '.join(map(str, sorted(served)))}. Both "
+                "are loaded for a while: the server needs twice the memory of its models."
+            )
+        elif engines:
+            _say(
+                f"The engines taken over are loaded beside those that serve, of {engines}: for a "
+                "while the server needs the memory of both."
+            )
+        change = Switch(control, members, release, stages.stage, _say)
+        lying = ""
+        if engines:
+            lying = (
+                f" On disk, though, version {version} has other engines now, of {engines}: they "
+                "are loaded when the server is started, or told to."
+            )
+        try:
+            left = change.run(served, args.timeout_s)
+        except KeyboardInterrupt:
+            _say(_interrupted(change, release, served) + ("" if change.changed_over else lying))
+            raise
+        except CTClipError as error:
+            if change.changed_over or not lying:
+                raise
+            raise type(error)(error.cause + lying, error.remedy) from error
+    if left:
+        _say(
+            f"warning: after {args.timeout_s:g} s there are still requests of the old version in "
+            f"{', '.join(sorted(left))}; its memory is free when they end."
+        )
+    print(f"{args.url} serves {release}" + (" as before" if served == {version} else ""))
+    return EXIT_OK
+
+
+def _interrupted(change: Switch, release: Release, served: Collection[int]) -> str:
+    if change.changed_over:
+        return (
+            f"{release} serves. What is left of the old version is unloaded by {change.completing}"
+        )
+    if change.halfway:
+        return (
+            "Interrupted again, and so not everything is put back. This completes the switch, or "
+            f"with another version after --to puts that one back: {change.completing}"
+        )
+    return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."
+
+
+def read_headers(path: Path) -> dict[str, str]:
+    """Read 'name: value' lines. Values may be secrets: no message shows them.
+
+    Raises:
+        Unreadable: the file cannot be read.
+        InvalidInput: a line is something else.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(f"--headers: cannot read {path} as text.") from error
+    headers = {}
+    for number, line in enumerate(lines, start=1):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not line.strip():
+            continue
+        if not colon or not name.isascii() or " " in name or not value.isascii():
+            raise InvalidInput(
+                f"--headers: line {number} of {path} is no 'name: value'.",
+                "For instance triton-grpc-protocol-admin-key: SECRET",
+            )
+        headers[name.lower()] = value
+    return headers
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
