@@ -17,9 +17,9 @@ import pytest
 from ctclip_client.errors import DeadlineExceeded, InvalidInput, ServerError, Unavailable
 from ctclip_server import EmbeddedTriton
 from ctclip_server.embedded import diagnosis, keeper
+from ctclip_server.embedded import server as embedded
 from ctclip_server.embedded.keeper import remove_shared_memory
 from ctclip_server.embedded.ports import resolve
-from ctclip_server.embedded import server as embedded
 
 
 @pytest.fixture

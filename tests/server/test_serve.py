@@ -19,8 +19,8 @@ from ctclip_client import Client
 from ctclip_client.errors import CTClipError, ServerError
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.cli import serve as serve_command
-from ctclip_server.embedded.server import RestartableError
 from ctclip_server.embedded import server as embedded
+from ctclip_server.embedded.server import RestartableError
 
 READY = re.compile(
     r"ready grpc=127\.0\.0\.1:(\d+) http=127\.0\.0\.1:(\d+) metrics=127\.0\.0\.1:(\d+)\n"
