@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ctclip_bench.demo.random_checkpoint import random_model, save_in_upstream_layout
 from ctclip_bench.demo import random_checkpoint
+from ctclip_bench.demo.random_checkpoint import random_model, save_in_upstream_layout
 from ctclip_export.model import CTCLIP, ModelConfig
 from ctclip_export.model.config import TextConfig, VisionConfig
 
