@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 VERSION = 1
-"""Version of the contract; raised whenever a name, a shape, a flag or an exit code changes."""
+"""Raised only where an older client would read models, tensors or PROVENANCE wrongly.
+
+Additions do not raise it. Commands and flags are versioned with the package.
+"""
 
 Dim = int | str
 """A fixed size, a size known at export (a key of `Dimensions`), or a free axis (any other name)."""
