@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 VERSION = 1
-"""Raised only where an older client would read models, tensors or PROVENANCE wrongly.
-
-Additions do not raise it. Commands and flags are versioned with the package.
-"""
+"""Version of what crosses the wire. It rises only for what an older client would read wrongly in
+models, tensors or PROVENANCE, since clients refuse every other version. Additions do not raise it,
+nor do commands and flags, which are versioned with the package."""
 
 Dim = int | str
 """A fixed size, a size known at export (a key of `Dimensions`), or a free axis (any other name)."""
