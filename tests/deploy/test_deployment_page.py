@@ -11,10 +11,7 @@ PAGE = ROOT / "docs" / "deployment.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert links
-    assert all((PAGE.parent / link).exists() for link in links)
+def test_files_exist() -> None:
     files = re.findall(r"(?:^|[ `])((?:deploy|tests)/[\w./-]+\.\w+)", TEXT, re.MULTILINE)
     assert files
     assert all((ROOT / file).exists() for file in files)
