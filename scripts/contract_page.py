@@ -32,7 +32,7 @@ PURPOSES = {
     "ctclip_zero_shot": "probabilities of findings in your own words",
     "ctclip_image_embedding": "the scan as a vector, for search",
     "ctclip_text_embedding": "texts as vectors, for search and for more than fits into one request",
-    "ctclip_explain": "findings, and how much each part of the scan speaks for them",
+    "ctclip_explain": "findings, and how much each part of the scan counts for them",
     "ctclip_classify": "probabilities of a trained classification head",
     "ctclip_gate": "lets a scan go on once its prompts are encoded, in pairs",
     "ctclip_check": "refuses metadata that cannot be a CT's, names the release",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from ctclip_client import contract
 from ctclip_client.contract import Ensemble, Model, Tensor
 
-VERSION_1 = Path(__file__).parents[1] / "data" / "contract_1.json"
 ENSEMBLES = (*contract.ENSEMBLES, *contract.CLASSFINE_ENSEMBLES)
 MODELS = (*contract.MODELS, *contract.CLASSFINE_MODELS)
 
@@ -113,23 +109,3 @@ def test_published_findings_are_ct_rates() -> None:
     first = contract.PUBLISHED_FINDINGS[0]
     assert first.present == "Medical material is present."
     assert first.absent == "Medical material is not present."
-
-
-def described(entry: Model | Ensemble) -> tuple[list[str], list[str]]:
-    """Inputs and outputs, a line each; `max_batch_size` adds the batch axis B."""
-    batch = ["B"] if isinstance(entry, Model) and entry.max_batch_size else []
-    return tuple(
-        [f"{t.name} {t.dtype} {','.join(map(str, [*batch, *t.dims]))}" for t in tensors]
-        for tensors in (entry.inputs, entry.outputs)
-    )
-
-
-def test_what_a_client_of_version_1_calls_is_as_it_knew_it() -> None:
-    """A line of the file changes only with VERSION, or where older clients read it all the same."""
-    assert contract.VERSION == 1
-    entries = {entry.name: entry for entry in (*MODELS, *ENSEMBLES)}
-    known = json.loads(VERSION_1.read_text(encoding="utf-8"))
-    for name, (inputs, outputs) in known.items():
-        now_inputs, now_outputs = described(entries[name])
-        assert now_inputs == inputs, name  # one more would be missing in an older request
-        assert set(outputs) <= set(now_outputs), name

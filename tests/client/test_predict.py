@@ -259,7 +259,7 @@ def test_usage_errors(
         ('[{"finding": "a"}]', "entry 0 has"),
         ('[{"finding": "a", "present": "", "absent": "b"}]', "entry 0: 'present' is ''"),
         ('[{"finding": 1, "present": "a", "absent": "b"}]', "entry 0: 'finding' is 1"),
-        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "stands there twice"),
+        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "is a duplicate"),
     ],
 )
 def test_prompt_files_that_make_no_sense(

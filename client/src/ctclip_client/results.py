@@ -161,7 +161,7 @@ class Explanation(Scores):
     """`Scores` by the release's own bank, and where in the scan each of them comes from.
 
     relevance: (F, T, H', W') float32, tokens along (z, x, y) of the volume that the model sees. A
-        value is the token's share of logit present − logit absent: above 0 it speaks for the
+        value is the token's share of logit present − logit absent: above 0 it counts for the
         finding, below 0 against it, and all of a finding's add up to the difference of its logits.
         `ctclip_client.save_relevance` writes them as images that lie on the scan.
     """
