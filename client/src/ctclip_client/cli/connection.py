@@ -21,14 +21,14 @@ URL_VARIABLE = "CTCLIP_URL"
 """For commands that only ask. Never for load tests and promotions: they must not go, because of a
 variable of the shell, to a server with patients behind it."""
 
-_VARIABLES = {
+FILE_VARIABLES = {
     "headers_file": "CTCLIP_HEADERS_FILE",
     "tls_ca": "CTCLIP_TLS_CA",
     "tls_cert": "CTCLIP_TLS_CERT",
     "tls_key": "CTCLIP_TLS_KEY",
 }
 """Options that name a file -> the variable that counts where the option is not given."""
-_OPTIONS = (*_VARIABLES, "tls", "header")
+_OPTIONS = (*FILE_VARIABLES, "tls", "header")
 
 
 def add_connection_options(
@@ -57,7 +57,7 @@ def add_connection_options(
     }
     for name, text in files.items():
         group.add_argument(
-            _flag(name), type=Path, metavar="FILE", help=f"{text}; or {_VARIABLES[name]}"
+            _flag(name), type=Path, metavar="FILE", help=f"{text}; or {FILE_VARIABLES[name]}"
         )
     group.add_argument(
         "--header", type=_header, action="append", metavar="KEY=VALUE",
@@ -67,7 +67,7 @@ def add_connection_options(
     group.add_argument(
         "--headers-file", type=Path, metavar="FILE",
         help="the same from a file, one 'key: value' a line; or "
-        f"{_VARIABLES['headers_file']}",
+        f"{FILE_VARIABLES['headers_file']}",
     )  # fmt: skip
     # Spellings of earlier versions.
     for old, name in (("--root-certificates", "tls_ca"), ("--headers", "headers_file")):
@@ -127,7 +127,7 @@ def connection_flags(args: argparse.Namespace) -> str:
     parts = ["--url", args.url, "--timeout-s", f"{args.timeout_s:g}"]
     if args.tls:
         parts.append("--tls")
-    for name in _VARIABLES:
+    for name in FILE_VARIABLES:
         file = _file(args, name)
         if file is not None:
             parts += [_flag(name), str(file.path)]
@@ -199,7 +199,7 @@ def _file(args: argparse.Namespace, name: str) -> _File | None:
     given: Path | None = getattr(args, name)
     if given is not None:
         return _File(given, _flag(name))
-    variable = _VARIABLES[name]
+    variable = FILE_VARIABLES[name]
     value = os.environ.get(variable)
     return _File(Path(value), variable) if value else None
 
@@ -253,7 +253,7 @@ def _incomplete(given: _File, missing: str) -> InvalidInput:
     return InvalidInput(
         f"{given.named_by}: got {given.path}, and no {_flag(missing)}.",
         "A client's certificate and its private key belong together: give both, here or in "
-        f"{_VARIABLES['tls_cert']} and {_VARIABLES['tls_key']}.",
+        f"{FILE_VARIABLES['tls_cert']} and {FILE_VARIABLES['tls_key']}.",
     )
 
 
