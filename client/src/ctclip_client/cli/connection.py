@@ -88,7 +88,7 @@ def read_connection(args: argparse.Namespace, url: str, url_from: str = "--url")
 
     Endpoint.parse(url, url_from)
     file = _file(args, "headers_file")
-    headers = {} if file is None else read_headers(file.path, file.named_by)
+    headers = {} if file is None else _read_headers(file)
     return Connection(url, args.timeout_s, _tls(args), headers | dict(args.header or ()))
 
 
@@ -136,36 +136,6 @@ def connection_flags(args: argparse.Namespace) -> str:
     return shlex.join(parts)
 
 
-def read_headers(path: Path, named_by: str = "--headers-file") -> dict[str, str]:
-    """Read 'key: value' lines. Values may be secrets: no message shows them.
-
-    Raises:
-        Unreadable: the file cannot be read.
-        InvalidInput: a line is something else.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise Unreadable(
-            f"{named_by}: {path}: {error.strerror or error}.", "Name a readable text file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"{named_by}: {path}: no text.", "Write it in UTF-8.") from error
-    headers: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        key, colon, value = (part.strip() for part in line.partition(":"))
-        pair = _pair(key, value) if colon else None
-        if pair is None:
-            raise InvalidInput(
-                f"{named_by}: line {number} of {path} is no 'key: value' that gRPC can carry.",
-                "For instance triton-grpc-protocol-admin-key: SECRET",
-            )
-        headers.update([pair])
-    return headers
-
-
 def _header(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     pair = _pair(key, value) if equals else None
@@ -202,6 +172,32 @@ def _file(args: argparse.Namespace, name: str) -> _File | None:
     variable = FILE_VARIABLES[name]
     value = os.environ.get(variable)
     return _File(Path(value), variable) if value else None
+
+
+def _read_headers(file: _File) -> dict[str, str]:
+    """'key: value' lines. Values may be secrets: no message shows them."""
+    try:
+        lines = file.path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            f"{file.named_by}: {file.path}: got no text.", "Write 'key: value' lines in UTF-8."
+        ) from error
+    headers: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key, colon, value = (part.strip() for part in line.partition(":"))
+        pair = _pair(key, value) if colon else None
+        if pair is None:
+            raise InvalidInput(
+                f"{file.named_by}: line {number} of {file.path} is no 'key: value' that gRPC can "
+                "carry.",
+                "For instance triton-grpc-protocol-admin-key: SECRET",
+            )
+        headers.update([pair])
+    return headers
 
 
 def _flag(name: str) -> str:
@@ -261,7 +257,10 @@ def _require_readable(file: _File) -> None:
     try:
         file.path.open("rb").close()
     except OSError as error:
-        raise Unreadable(
-            f"{file.named_by}: {file.path}: {error.strerror or error}.",
-            "Name a readable PEM file.",
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: _File, error: OSError) -> Unreadable:
+    return Unreadable(
+        f"{file.named_by}: {file.path}: {error.strerror or error}.", "Name a readable file."
+    )
