@@ -98,3 +98,19 @@ def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
     assert outcome.check("orientation")["values"]["orientation"] == "as stored"
     assert doctor(scan, "--as-stored").code == 2
     assert doctor(scan, "--slope", 1).code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (("--slope", 0, "--intercept", 0), "--slope is for a CT"),
+        (("--timeout-s", 3), "--timeout-s is for a server"),
+        (("--tls-ca", "ca.pem"), "--tls-ca is for a server"),
+        (("--header", "a=b"), "--header is for a server"),
+    ],
+)
+def test_options_of_another_subject_are_refused(doctor, tmp_path, flags, kind):
+    (tmp_path / "weights.pt").touch()
+    outcome = doctor(tmp_path / "weights.pt", *flags)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert kind in outcome.err
