@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctclip_client import Unreadable, read_volume
 from ctclip_client.readers.orientation import orientation_of
 
-from .nifti_files import chest, edit, save
+from ..nifti_files import chest, edit, save
 
 CODES = [
     "".join(codes)

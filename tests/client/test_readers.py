@@ -13,7 +13,7 @@ from ctclip_client.readers import registry
 from ctclip_client.readers.format import Format, Options, Series, Stored
 from ctclip_client.readers.to_volume import to_volume
 
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 SAMPLES = {"NIfTI": lambda folder: save(folder / "scan.nii.gz", chest(), codes="RAS")}
 """Of each format, how to write `chest()`."""
