@@ -1,8 +1,7 @@
 """Compile one graph; runs as a program of its own, since the library may take its process down.
 
-It reads one line of JSON, a `Job`, from standard input and ends when that is closed: nobody waits
-for it then. It writes its progress in percent, a line each, to standard output, and leaves the plan
-and an `Outcome` where the job says.
+It reads one line of JSON, a `Job`, from standard input. It writes its progress in percent, a line
+each, to standard output, and leaves the plan and an `Outcome` where the job says.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -187,7 +185,6 @@ def _monitor(library: Any, progress: Callable[[int], None]) -> Any:
 def main() -> int:
     """Run the job of standard input."""
     job = Job(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The library prints for itself: progress gets a channel of its own.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -202,11 +199,6 @@ def main() -> int:
         outcome = Outcome(f"{error.cause} {error.remedy}".strip(), [], [])
     Path(job.outcome).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     return 0
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":
