@@ -22,7 +22,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from ctclip_server import EmbeddedTriton
 
-FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
+FLOAT = TensorProto.FLOAT
 CONFIG_DTYPES = {
     TensorProto.FLOAT: "TYPE_FP32",
     TensorProto.DOUBLE: "TYPE_FP64",
@@ -31,8 +31,6 @@ CONFIG_DTYPES = {
     TensorProto.INT32: "TYPE_INT32",
     TensorProto.INT64: "TYPE_INT64",
     TensorProto.BOOL: "TYPE_BOOL",
-    TensorProto.STRING: "TYPE_STRING",
-    TensorProto.BFLOAT16: "TYPE_BF16",
 }
 Info = tuple[str, int, Sequence[int | str]]
 
@@ -54,6 +52,7 @@ class TinyModel:
     ir_version: int = 10
     file: str = "model.onnx"
     backend: str = "onnxruntime"
+    kind: str = "KIND_CPU"
 
     def graph(self) -> bytes:
         graph = helper.make_graph(
@@ -73,7 +72,7 @@ class TinyModel:
             f'name: "{self.name}"',
             f'backend: "{self.backend}"',
             f"max_batch_size: {self.max_batch_size}",
-            "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+            f"instance_group [ {{ kind: {self.kind}, count: 1 }} ]",
         ]
         for kind, graph, stated in (
             ("input", self.inputs, self.config_inputs),
@@ -190,13 +189,6 @@ BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
 def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The blank is on purpose: Triton starts its stubs through a shell without quotes.
     repository = tmp_path_factory.mktemp("model repository") / "zoo @ models"
-    scalar = TinyModel(
-        "scalar",
-        [helper.make_node("ReduceSum", ["X"], ["Y"], keepdims=0)],
-        [("X", FLOAT, ("n",))],
-        [("Y", FLOAT, ())],
-        config_outputs=[("Y", FLOAT, (1,))],
-    )
     mixed = TinyModel(
         "mixed",
         [
@@ -218,18 +210,27 @@ def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("FLAG_OUT", TensorProto.BOOL, (1,)),
         ],
         extra='parameters [ { key: "intra_op_thread_count", value: { string_value: "1" } },'
-        '{ key: "enable_mem_pattern", value: { string_value: "0" } },'
-        '{ key: "share_session_between_instances", value: { string_value: "true" } } ]\n'
-        "optimization { graph { level: -1 } }",
+        '{ key: "enable_mem_arena", value: { string_value: "1" } },'
+        '{ key: "memory.enable_memory_arena_shrinkage", value: { string_value: "cpu:0" } } ]\n'
+        "optimization { graph { level: -1 } execution_accelerators { gpu_execution_accelerator [ "
+        '{ name: "cuda", parameters { key: "cudnn_conv_algo_search", value: "1" } } ] } }',
     )
     renamed = add_constant(
         "renamed", 5.0, file="weights.onnx", extra='default_model_filename: "weights.onnx"'
     )
+    with_openvino = add_constant(
+        "with_openvino",
+        3.0,
+        file="weights.onnx",
+        backend="openvino",
+        extra='default_model_filename: "weights.onnx"\n'
+        'parameters { key: "NUM_STREAMS", value: { string_value: "1" } }',
+    )
+    with_openvino.max_batch_size = 0
     for model in (
-        identity("text", STRING, ("n",)),
         mixed,
-        scalar,
         renamed,
+        with_openvino,
         gather("table", extra=BATCHING),
     ):
         model.write(repository)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,19 +159,3 @@ def test_bf16_on_a_cpu_without_it_is_refused_in_words(repository, serve, monkeyp
     assert "OpenVINO finds no bf16 arithmetic on this CPU" in err
     assert "Serve it in float32, with --config-name openvino." in err
     assert "Traceback" not in err
-
-
-def test_it_executes_the_file_of_its_directory(repository, tmp_path, tiny, caller):
-    """The same config over another file gives that file's answers."""
-    for name, constant in (("one", 1.0), ("two", 2.0)):
-        model = tiny["add"](name, constant, file="other.onnx", backend="openvino")
-        model.max_batch_size = 0
-        model.extra = 'default_model_filename: "other.onnx"'
-        model.write(tmp_path)
-    first, second = (tmp_path / name / "1" / "other.onnx" for name in ("one", "two"))
-    shutil.copy(second, first)
-    with EmbeddedTriton(tmp_path, startup_timeout_s=120) as triton:
-        ask = caller(triton)
-        for size in (1, 7):
-            got = ask("one", X=np.ones((size, 2), np.float32))
-            np.testing.assert_array_equal(got, np.full((size, 2), 3.0, np.float32))

@@ -26,7 +26,7 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
-from ctclip_server.backends.shared.openvino_options import NO_BFLOAT16
+from ctclip_server.backends.shared.options import NO_BFLOAT16
 from ctclip_server.embedded import keeper
 from ctclip_server.embedded.diagnosis import Diagnosis, diagnose
 from ctclip_server.embedded.installation import (
