@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_client.system.files import placed
 from ctclip_export.engines.profile import Shapes
 from ctclip_export.engines.target import TARGETS, Target, load_library
 
@@ -114,11 +115,10 @@ def _kept(cache: Path) -> bytes:
 
 def _keep(cache: Path, content: bytes) -> None:
     """The cache spares minutes next time; an engine must not be lost for want of a place for it."""
-    part = cache.with_name(f".{cache.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(cache)
+        with placed(cache) as file:
+            file.write(content)
 
 
 def logger_of(library: Any) -> Any:
