@@ -40,11 +40,10 @@ from ctclip_server.embedded.ports import (
     Ports,
     check_ports,
     choose_ports,
-    listens_on,
     resolve,
     taken,
 )
-from ctclip_server.embedded.stubs import dead_stubs
+from ctclip_server.embedded.processes import dead_stubs, listens_on
 from ctclip_server.repository import check_repository
 
 PORT_ATTEMPTS = 5
