@@ -146,3 +146,13 @@ def server(repository: Path) -> Iterator[EmbeddedTriton]:
     """A real Triton that serves the golden checkpoint; started once for the whole run."""
     with EmbeddedTriton(repository) as triton:
         yield triton
+
+
+@pytest.fixture(scope="session")
+def openvino_server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
+    """The same with the encoders in OpenVINO, and with a log."""
+    log = tmp_path_factory.mktemp("openvino") / "triton.log"
+    with EmbeddedTriton(repository, config_name="openvino", log=log) as triton:
+        yield triton

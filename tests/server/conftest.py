@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 from tritonclient import grpc
@@ -170,11 +171,11 @@ class Caller:
 
 
 @pytest.fixture(scope="session")
-def caller() -> Iterator[Callable[[EmbeddedTriton], Caller]]:
+def caller() -> Iterator[Callable[[EmbeddedTriton | str], Caller]]:
     made: list[Caller] = []
 
-    def make(server: EmbeddedTriton) -> Caller:
-        made.append(Caller(server.grpc_url))
+    def make(server: EmbeddedTriton | str) -> Caller:
+        made.append(Caller(server if isinstance(server, str) else server.grpc_url))
         return made[-1]
 
     yield make
@@ -255,20 +256,16 @@ class Traces:
 
     def of(self, process_id: int) -> str:
         """The identity of the server with that process id: part of every name it uses."""
-        arguments = Path(f"/proc/{process_id}/cmdline").read_bytes().decode().split("\0")
+        arguments = psutil.Process(process_id).cmdline()
         return next(part for part in arguments if part.startswith("--id=")).removeprefix("--id=")
 
     def left(self, identity: str) -> list[str]:
         found = [str(path) for path in Path("/dev/shm").glob(f"{identity}*")]  # noqa: S108
         found += [str(path) for path in Path(tempfile.gettempdir()).glob(f"{identity}*")]
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = path.read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-            if identity in command:
-                found.append(command.replace("\0", " "))
-        return found
+        commands = (
+            " ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])
+        )
+        return found + [command for command in commands if identity in command]
 
     def wait_until_gone(self, identity: str, timeout_s: float = 60.0) -> list[str]:
         deadline = time.monotonic() + timeout_s
@@ -304,6 +301,8 @@ _SERVE = """
 import sys
 from importlib.metadata import EntryPoint
 from ctclip_client.cli import program as cli
+from ctclip_server.cli import serve
+serve.SOON_S = 600.0  # however slow the machine is
 cli.entry_points = lambda group: [EntryPoint("serve", "ctclip_server.cli.serve", group)]
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """
