@@ -175,3 +175,13 @@ def server(repository: Path) -> Iterator[EmbeddedTriton]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority, and a certificate of it for a server and for a client."""
     return Certificates.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def openvino_server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
+    """The same with the encoders in OpenVINO, and with a log."""
+    log = tmp_path_factory.mktemp("openvino") / "triton.log"
+    with EmbeddedTriton(repository, config_name="openvino", log=log) as triton:
+        yield triton

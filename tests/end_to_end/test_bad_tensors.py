@@ -340,11 +340,10 @@ def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Array
 
 
 @pytest.fixture(scope="module")
-def in_openvino(repository: Path) -> Iterator[Caller]:
-    with EmbeddedTriton(repository, config_name="openvino") as server:
-        made = Caller(server.grpc_url)
-        yield made
-        made.client.close()
+def in_openvino(openvino_server: EmbeddedTriton) -> Iterator[Caller]:
+    made = Caller(openvino_server.grpc_url)
+    yield made
+    made.client.close()
 
 
 @pytest.mark.parametrize(

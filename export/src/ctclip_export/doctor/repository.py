@@ -17,12 +17,7 @@ from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
 
-PRODUCTION_IR_VERSION = 13
-PRODUCTION_OPSET = 26
-"""What ONNX Runtime 1.28 of Triton 26.08 knows (ONNX 1.21)."""
-
 _MODEL = "model.onnx"
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _EXPORT_AGAIN = "Export the repository again (ctclip export)."
 
 
@@ -54,17 +49,14 @@ def _graphs(repository: Repository) -> Iterator[Check]:
 
 
 def _graph(about: str, outline: Outline, config: Any | None, precision: str) -> Check:
-    opset = max((outline.opsets.get(domain, 0) for domain in _STANDARD_DOMAINS), default=0)
+    ir_version, opset = outline.versions.ir_version, outline.versions.opset
     values: dict[str, Any] = {
-        "ir_version": outline.ir_version, "opset": opset,
-        "domains": sorted(domain for domain in outline.opsets if domain),
+        "ir_version": ir_version, "opset": opset,
+        "domains": sorted(domain for domain in outline.versions.opsets if domain),
     }  # fmt: skip
     problems = []
-    if outline.ir_version > PRODUCTION_IR_VERSION or opset > PRODUCTION_OPSET:
-        problems.append(
-            f"IR {outline.ir_version}, opset {opset}: production's ONNX Runtime 1.28 knows up to "
-            f"IR {PRODUCTION_IR_VERSION}, opset {PRODUCTION_OPSET}"
-        )
+    if unknown := outline.versions.unknown_to_production():
+        problems.append(unknown)
     if outline.external:
         problems.append(
             f"{len(outline.external)} weights lie in another file; the contract wants one file"
@@ -74,15 +66,15 @@ def _graph(about: str, outline: Outline, config: Any | None, precision: str) -> 
     if problems:
         return failed("graph", "; ".join(problems), _EXPORT_AGAIN, about, problems=problems,
                       **values)  # fmt: skip
-    if precision == "fp32" and (outline.ir_version > IR_VERSION or opset > OPSET):
+    if precision == "fp32" and (ir_version > IR_VERSION or opset > OPSET):
         return warned(
-            "graph", f"IR {outline.ir_version}, opset {opset}; the contract says {IR_VERSION} and "
+            "graph", f"IR {ir_version}, opset {opset}; the contract says {IR_VERSION} and "
             f"{OPSET}, and float32 needs no more", _EXPORT_AGAIN, about, **values,
         )  # fmt: skip
     if config is None:
         return not_run("graph", "The config, which it should match, cannot be read.", about=about)
     return passed(
-        "graph", f"IR {outline.ir_version}, opset {opset}, one file; inputs and outputs match the "
+        "graph", f"IR {ir_version}, opset {opset}, one file; inputs and outputs match the "
         "config", about, **values,
     )  # fmt: skip
 
