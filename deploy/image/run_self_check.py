@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from canary import READY, RESULT, Server, SickError
+from health_check import READY, RESULT, Server, SickError
 
 ENSEMBLE = "ctclip_zero_shot"
 VISION = "ctclip_vision"

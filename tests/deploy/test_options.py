@@ -24,7 +24,7 @@ from ctclip_server.embedded.installation import find_installation
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from .support import ROOT, need, read_services
-from .test_canary import canary, port_of
+from .test_health_check import health_check, port_of
 
 FLAGS = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
 KEY, SECRET = "ctclip-admin", "0123456789abcdef"
@@ -223,7 +223,7 @@ def test_administration_needs_the_key_over_http(
 
 
 def test_metrics_are_those_of_the_page(closed_server: EmbeddedTriton) -> None:
-    assert canary(port_of(closed_server)).returncode == 0
+    assert health_check(port_of(closed_server)).returncode == 0
     connection = HTTPConnection(closed_server.metrics_url, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -239,14 +239,14 @@ def test_metrics_are_those_of_the_page(closed_server: EmbeddedTriton) -> None:
 
 def test_a_dead_python_process_is_noticed(closed_server: EmbeddedTriton) -> None:
     """While Triton says that it is ready. Comes last: what 2.51 does next is not ours to say."""
-    assert canary(port_of(closed_server)).returncode == 0
+    assert health_check(port_of(closed_server)).returncode == 0
     (stub,) = python_processes(closed_server, CHECK.name)
     os.kill(stub, signal.SIGKILL)
     connection = HTTPConnection(closed_server.http_url, timeout=10)
     connection.request("GET", "/v2/health/ready")
     assert connection.getresponse().status == 200
     connection.close()
-    done = canary(port_of(closed_server))
+    done = health_check(port_of(closed_server))
     assert done.returncode == 1
     assert CHECK.name in done.stderr
 

@@ -150,11 +150,11 @@ def test_the_health_check_reads_it(
     if left is not None:
         (tmp_path / RESULT).write_text(left + "\n")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", image / "canary.py", f"--port={server.http_url[-5:]}"],
+        [sys.executable, "-I", "-S", image / "health_check.py", f"--port={server.http_url[-5:]}"],
         env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == (0 if healthy else 1), done.stderr
-    assert ("canary: self-check" in done.stderr) == (not healthy)
+    assert ("health check: self-check" in done.stderr) == (not healthy)
     assert left is None or healthy or left in done.stderr
 
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from ctclip_client.contract import ENSEMBLES, MODELS
-from ctclip_client.doctor.canary import Canary, agreement_checks
+from ctclip_client.doctor.health_check import Answers, agreement_checks
 from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_export.graphs import findings_graph
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -155,8 +155,8 @@ def test_maps_are_held_to_the_contracts_bound(error, verdict):
     maps = np.full((1, 2, 1, 1, 2), 0.5)
     maps[0, 1, 0, 0, 1] += error
     logits = np.array([[[1.0, 0.0], [1.0, 0.0]]])
-    canary = Canary({"ctclip_explain": {"RELEVANCE": maps, "LOGITS": logits}})
-    *_, check = agreement_checks(canary)
+    answers = Answers({"ctclip_explain": {"RELEVANCE": maps, "LOGITS": logits}})
+    *_, check = agreement_checks(answers)
     assert (check.name, check.verdict) == ("relevance", verdict)
 
 

@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the repository that it serves: compare its answers with those recorded there",
     )  # fmt: skip
     server.add_argument(
-        "--timeout-s", type=float, metavar="S", help="for each canary (60 if not given)"
+        "--timeout-s", type=float, metavar="S", help="for each request (60 if not given)"
     )
     server.add_argument(
         "--root-certificates", type=Path, metavar="FILE",

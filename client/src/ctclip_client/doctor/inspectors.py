@@ -31,8 +31,8 @@ class Options:
 
     geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
     as_stored, spacing_mm (z, x, y), rescale (slope, intercept): how to read a CT, as in
-    `read_volume`. timeout_s: seconds for each canary. root_certificates: PEM file of who may sign a
-    server's certificate; headers: sent with every call, never shown. repository: what the server
+    `read_volume`. timeout_s: seconds for each request. root_certificates: PEM file of who may sign
+    a server's certificate; headers: sent with every call, never shown. repository: what the server
     serves, whose self-check it is to answer.
     """
 

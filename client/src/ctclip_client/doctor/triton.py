@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError
-from ctclip_client.transport.blocking import Client
+from ctclip_client.transport.blocking import Client, run_procedure
 from ctclip_client.transport.endpoint import Tls
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
 from ctclip_client.transport.infer import Answer, Call, infer
@@ -69,11 +69,6 @@ class Triton:
     ) -> None:
         self._client.close()
 
-    @property
-    def session(self) -> Session:
-        """The client's own."""
-        return self._client._setup.session
-
     def is_live(self) -> bool:
         """Whether the server says that it lives. Raises Unavailable where nobody answers."""
         return bool(self._ask("ServerLive").live)
@@ -118,12 +113,15 @@ class Triton:
 
     def infer(self, call: Call) -> Answer:
         """Run one model; the answer's names, types, shapes and finiteness have been checked."""
-        return self._client._run(infer(self.session, call, Deadline(self._timeout_s)))
+        deadline = Deadline(self._timeout_s)
+        return run_procedure(self._client, lambda session: infer(session, call, deadline))
 
     def _ask(self, method: str, **fields: str) -> Any:
         # What is not there answers at once; a server that is busy deserves some patience.
         timeout_s = min(self._timeout_s, PROBE_TIMEOUT_S)
-        return self._client._run(_question(self.session, method, timeout_s, fields))
+        return run_procedure(
+            self._client, lambda session: _question(session, method, timeout_s, fields)
+        )
 
 
 def _question(

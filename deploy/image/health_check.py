@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_text(server, options.text_model)
         check_result(RESULT)
     except SickError as error:
-        print(f"canary: {error}", file=sys.stderr)
+        print(f"health check: {error}", file=sys.stderr)
         return 1
     return 0
 
