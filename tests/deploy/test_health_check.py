@@ -89,22 +89,28 @@ class Pretender(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@pytest.fixture
-def pretender() -> Iterator[ThreadingHTTPServer]:
-    Pretender.answers = {
-        CHECK.name: {"SPACING": [1.5, 0.75, 0.75], "RESCALE": [1.0, -1024.0]},
-        TEXT_EMBEDDING_ENSEMBLE.name: {"TEXT_EMBEDDING": [0.6, 0.8]},
-    }
+@pytest.fixture(scope="module")
+def pretending() -> Iterator[int]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
+        yield server.server_port
         server.shutdown()
         thread.join()
 
 
-def test_the_right_answers_are_healthy(pretender: ThreadingHTTPServer) -> None:
-    assert health_check(pretender.server_port).returncode == 0
+@pytest.fixture
+def pretender(pretending: int) -> int:
+    """The port of a server that gives the right answers, or those that a test puts in."""
+    Pretender.answers = {
+        CHECK.name: {"SPACING": [1.5, 0.75, 0.75], "RESCALE": [1.0, -1024.0]},
+        TEXT_EMBEDDING_ENSEMBLE.name: {"TEXT_EMBEDDING": [0.6, 0.8]},
+    }
+    return pretending
+
+
+def test_the_right_answers_are_healthy(pretender: int) -> None:
+    assert health_check(pretender).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -118,10 +124,10 @@ def test_the_right_answers_are_healthy(pretender: ThreadingHTTPServer) -> None:
     ],
 )
 def test_ready_with_wrong_answers_is_sick(
-    pretender: ThreadingHTTPServer, model: str, outputs: dict[str, Any], cause: str
+    pretender: int, model: str, outputs: dict[str, Any], cause: str
 ) -> None:
     Pretender.answers[model] = outputs
-    done = health_check(pretender.server_port)
+    done = health_check(pretender)
     assert done.returncode == 1
     assert cause in done.stderr
 
