@@ -30,7 +30,7 @@ from ctclip_client.contract import (
 )
 from ctclip_client.doctor.configs import release_sizes
 from ctclip_client.doctor.phantom import small_phantom
-from ctclip_client.doctor.report import HEALTH_CHECK, Check, failed, not_run, passed, warned
+from ctclip_client.doctor.report import HEALTH_CHECK, Check, failed, judged, not_run, passed, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError
 from ctclip_client.results import Provenance
@@ -124,11 +124,11 @@ def _ask(triton: Triton, ensemble: Ensemble, answers: Answers) -> Check:
     elapsed_ms = (time.perf_counter() - started) * 1000
     shapes = {name: list(array.shape) for name, array in answer.arrays.items()}
     values = {"total_ms": round(elapsed_ms, 3), "shapes": shapes}
-    problems = _problems(answer.arrays)
-    if problems:
-        return failed(HEALTH_CHECK, "; ".join(problems), _BROKEN, ensemble.name, **values)
     told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    return passed(HEALTH_CHECK, f"{told}; {elapsed_ms:.0f} ms", ensemble.name, **values)
+    return judged(
+        HEALTH_CHECK, _problems(answer.arrays), f"{told}; {elapsed_ms:.0f} ms", _BROKEN,
+        ensemble.name, **values,
+    )  # fmt: skip
 
 
 def _call(ensemble: Ensemble, answers: Answers) -> Call:

@@ -62,6 +62,15 @@ def failed(name: str, detail: str, remedy: str, about: str = "", /, **values: ob
     return Check(name, Verdict.FAIL, detail, remedy, about, values)
 
 
+def judged(
+    name: str, problems: Sequence[str], fine: str, remedy: str, about: str = "", /, **values: object
+) -> Check:
+    """Make a check that fails with its problems, or passes with the sentence `fine`."""
+    if problems:
+        return failed(name, "; ".join(problems), remedy, about, **values)
+    return passed(name, fine, about, **values)
+
+
 def not_run(name: str, why: str, remedy: str = "", about: str = "") -> Check:
     """Make a check that could not be carried out."""
     return Check(name, Verdict.NOT_RUN, why, remedy, about)

@@ -32,7 +32,7 @@ def file_checks(model: ModelFolder) -> Iterator[Check]:
             check = read_self_check(version.path / FILE)
         except FileNotFoundError:
             yield warned(
-                _NAME, f"no {FILE}: an older ctclip exported it, and no server can prove itself",
+                _NAME, f"no {FILE}: an older ctclip exported it; nothing to compare answers with",
                 _EXPORT_AGAIN, about,
             )  # fmt: skip
             continue

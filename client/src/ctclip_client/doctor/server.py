@@ -24,7 +24,7 @@ from ctclip_client.doctor.health_check import (
     refusal_check,
 )
 from ctclip_client.doctor.inspectors import Options
-from ctclip_client.doctor.report import Check, failed, not_run, passed
+from ctclip_client.doctor.report import Check, failed, judged, not_run, passed
 from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.doctor.triton import Spent, Triton
@@ -130,10 +130,10 @@ def _models(triton: Triton, ready: dict[str, bool]) -> Iterator[Check]:
         elif name in OPTIONAL:
             continue
         yield _model(name, found, answers=answers, indexed=indexed)
-    strangers = sorted(states.keys() - KNOWN.keys())
-    if strangers:
-        told = f"models that are not of the contract: {', '.join(strangers)}"
-        yield passed("others", told, models=strangers)
+    others = sorted(states.keys() - KNOWN.keys())
+    if others:
+        told = f"models that are not of the contract: {', '.join(others)}"
+        yield passed("others", told, models=others)
 
 
 def _model(name: str, found: list[Any], *, answers: bool, indexed: bool) -> Check:
@@ -167,12 +167,9 @@ def _configs(triton: Triton, ready: Mapping[str, bool], answers: Answers) -> Ite
             configs[name] = config
     sizes = {**embedding_size(configs), **answers.sizes()}
     for name, config in configs.items():
-        found = differences(config, KNOWN[name], sizes, free_batch=True)
-        if found:
-            yield failed("config", "; ".join(found), "Serve the repository of the release.", name,
-                         differences=found)  # fmt: skip
-        else:
-            yield passed("config", "as the contract says", name)
+        found = differences(config, KNOWN[name], sizes, variant=True)
+        yield judged("config", found, "as the contract says",
+                     "Serve the repository of the release.", name, differences=found)  # fmt: skip
     pins = {
         name: pinned_versions(config)
         for name, config in configs.items()

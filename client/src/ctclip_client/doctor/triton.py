@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,12 +37,7 @@ class Spent:
 
     def since(self, earlier: Spent) -> Spent:
         """Return the difference to an earlier reading."""
-        return Spent(*(a - b for a, b in zip(self._fields(), earlier._fields(), strict=True)))
-
-    def _fields(self) -> tuple[int, ...]:
-        return (
-            self.count, self.total_ns, self.queue_ns, self.input_ns, self.infer_ns, self.output_ns,
-        )  # fmt: skip
+        return Spent(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 class Triton:

@@ -144,7 +144,7 @@ def _names_and_shapes(contents: Contents, config: ModelConfig) -> Check:
         try:
             build_classifier(contents.classifier, config.vision.embedding_size)
         except InvalidInput as error:
-            problems.append(error.cause)
+            problems.append(error.cause.rstrip("."))
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
     values: dict[str, Any] = {
         "tensors": len(state), "dtypes": dict(dtypes), "position_ids": POSITION_IDS in state,

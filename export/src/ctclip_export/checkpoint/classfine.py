@@ -25,7 +25,7 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
         got = tuple(tensors[name].shape) if name in tensors else "missing"
         if got != shape or not torch.isfinite(tensors[name]).all():
             raise InvalidInput(
-                f"checkpoint: '{name}' is {got if got != shape else 'not finite'}, expected "
+                f"ClassFine: '{name}' is {got if got != shape else 'not finite'}, expected "
                 f"{shape}, one row for each of CT-RATE's {CLASS_COUNT} findings.",
                 "Take an original CT_LiPro_v2.pt.",
             )

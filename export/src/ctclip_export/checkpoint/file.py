@@ -1,4 +1,4 @@
-"""Reading a stranger's file, or refusing it by saying what it is. Nothing in it is executed."""
+"""Read an untrusted file, or refuse it by saying what it is. Nothing in it is executed."""
 
 from __future__ import annotations
 

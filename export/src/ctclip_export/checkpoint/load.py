@@ -1,4 +1,4 @@
-"""From a stranger's file to the reference model, or to a refusal that says what the file is."""
+"""From an untrusted file to the reference model: read, check, build."""
 
 from __future__ import annotations
 
