@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check-model", default=CHECK, help="(%(default)s)")
     parser.add_argument("--text-model", default=TEXT, help="(%(default)s)")
     options = parser.parse_args(arguments)
-    server = Server(options.host, options.port, options.timeout_s)
+    server = TritonHttp(options.host, options.port, options.timeout_s)
     try:
         server.get(READY)
         check_metadata(server, options.check_model)
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check_metadata(server: Server, model: str) -> None:
+def check_metadata(server: TritonHttp, model: str) -> None:
     """A CT's usual spacing (mm) and rescale come back as they went in."""
     sent = {"SPACING": ("FP64", [1.5, 0.75, 0.75]), "RESCALE": ("FP32", [1.0, -1024.0])}
     got = server.infer(
@@ -74,7 +74,7 @@ def check_metadata(server: Server, model: str) -> None:
             raise UnhealthyError(f"{model}: {name} is {got[name]}, expected {data}")
 
 
-def check_text(server: Server, model: str) -> None:
+def check_text(server: TritonHttp, model: str) -> None:
     """One sentence becomes one vector of length 1."""
     sentence = {"name": "TEXT", "datatype": "BYTES", "shape": [1], "data": ["Nodule is present."]}
     vector = server.infer(model, [sentence], ["TEXT_EMBEDDING"])["TEXT_EMBEDDING"]
@@ -96,7 +96,7 @@ def check_result(path: Path) -> None:
         raise UnhealthyError(f"self-check {result[:500]}")
 
 
-class Server:
+class TritonHttp:
     """Triton's HTTP port, with one deadline for everything asked of it."""
 
     def __init__(self, host: str, port: int, timeout_s: float) -> None:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from health_check import READY, RESULT, Server, UnhealthyError
+from health_check import READY, RESULT, TritonHttp, UnhealthyError
 
 ENSEMBLE = "ctclip_zero_shot"
 VISION = "ctclip_vision"
@@ -59,7 +59,7 @@ def wait_until_ready(options: argparse.Namespace) -> bool:
     """Wait for Triton; false if its process is gone."""
     while runs(options.server_process):
         try:
-            Server(options.host, options.port, 5).get(READY)
+            TritonHttp(options.host, options.port, 5).get(READY)
         except UnhealthyError:
             time.sleep(POLL_S)
         else:
@@ -132,7 +132,7 @@ def infer(options: argparse.Namespace, check: Any) -> dict[str, Any]:
         "PROBABILITIES": check.logits.shape[:2],
         "PROVENANCE": (1,),
     }
-    server = Server(options.host, options.port, options.timeout_s)
+    server = TritonHttp(options.host, options.port, options.timeout_s)
     while True:
         try:
             got = server.infer(ENSEMBLE, inputs, list(shapes))

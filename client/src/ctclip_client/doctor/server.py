@@ -27,7 +27,7 @@ from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed
 from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
-from ctclip_client.doctor.triton import Spent, Triton
+from ctclip_client.doctor.triton import ModelTimes, Triton
 from ctclip_client.errors import ServiceError
 from ctclip_client.transport.steps import T
 
@@ -53,11 +53,11 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
         yield _unless_kept("version", lambda: _version(triton))
         ready: dict[str, bool] = {}
         yield from _models(triton, ready)
-        before = _unless_refused(triton.spent)
+        before = _unless_refused(triton.times)
         answers = Answers()
         with options.stages.stage("Send a phantom through every ensemble"):
             yield from health_checks(triton, ready, answers)
-        after = _unless_refused(triton.spent)
+        after = _unless_refused(triton.times)
         yield from agreement_checks(answers)
         if ready.get(CHECK.name):
             yield refusal_check(triton)
@@ -187,10 +187,10 @@ def _configs(triton: Triton, ready: Mapping[str, bool], answers: Answers) -> Ite
                      pins=pins)  # fmt: skip
 
 
-_Spent = Mapping[tuple[str, str], Spent]
+_Times = Mapping[tuple[str, str], ModelTimes]
 
 
-def _latencies(before: _Spent | ServiceError, after: _Spent | ServiceError) -> Iterator[Check]:
+def _latencies(before: _Times | ServiceError, after: _Times | ServiceError) -> Iterator[Check]:
     if isinstance(before, ServiceError):
         yield not_run("latency", before.cause, before.remedy)
         return
@@ -199,12 +199,12 @@ def _latencies(before: _Spent | ServiceError, after: _Spent | ServiceError) -> I
         return
     for name in KNOWN:
         for (model, version), now in sorted(after.items()):
-            spent = now.since(before.get((model, version), Spent()))
+            spent = now.since(before.get((model, version), ModelTimes()))
             if model == name and spent.count > 0:
                 yield _latency(f"{model}/{version}", spent)
 
 
-def _latency(about: str, spent: Spent) -> Check:
+def _latency(about: str, spent: ModelTimes) -> Check:
     phases = ("total", "queue", "input", "infer", "output")
     ms = {
         each: round(getattr(spent, f"{each}_ns") / spent.count / _NS_PER_MS, 3) for each in phases

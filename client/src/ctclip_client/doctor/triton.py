@@ -21,7 +21,7 @@ from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
 
 
 @dataclass(frozen=True)
-class Spent:
+class ModelTimes:
     """What a model has done since its start: requests that succeeded, nanoseconds of each phase.
 
     total is from the request's arrival to its answer. An ensemble's other phases are sums over its
@@ -35,9 +35,9 @@ class Spent:
     infer_ns: int = 0
     output_ns: int = 0
 
-    def since(self, earlier: Spent) -> Spent:
+    def since(self, earlier: ModelTimes) -> ModelTimes:
         """Return the difference to an earlier reading."""
-        return Spent(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
+        return ModelTimes(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 class Triton:
@@ -91,10 +91,10 @@ class Triton:
         """Return the ModelConfig that is in force, completed by Triton."""
         return self._ask("ModelConfig", name=name).config
 
-    def spent(self) -> Mapping[tuple[str, str], Spent]:
+    def times(self) -> Mapping[tuple[str, str], ModelTimes]:
         """(model, version) -> what it has done."""
         return {
-            (entry.name, entry.version): Spent(
+            (entry.name, entry.version): ModelTimes(
                 entry.inference_stats.success.count,
                 *(
                     getattr(entry.inference_stats, phase).ns
