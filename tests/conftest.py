@@ -25,6 +25,8 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from .certificates import Certificates
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -146,3 +148,9 @@ def server(repository: Path) -> Iterator[EmbeddedTriton]:
     """A real Triton that serves the golden checkpoint; started once for the whole run."""
     with EmbeddedTriton(repository) as triton:
         yield triton
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, and a certificate of it for a server and for a client."""
+    return Certificates.make(tmp_path_factory.mktemp("tls"))

@@ -228,7 +228,7 @@ def test_numbers_do_not_go_under_a_wrong_name(
         (["--out", "{file}"], "--out"),
         (["--scans", "/nowhere"], "is not a folder"),
         (["--repository", "/nowhere"], "/nowhere"),
-        (["--repository", "/nowhere", "--url", "localhost"], "/nowhere"),
+        (["--url", "localhost"], "--url: got 'localhost', expected host:port."),
     ],
 )
 def test_usage(

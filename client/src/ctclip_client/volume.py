@@ -28,7 +28,7 @@ class Source:
     hu_source: where slope and intercept come from.
     path: the file, None for arrays. series: the DICOM SeriesInstanceUID, None where there is none.
     notes: what a reader of the result should know, one sentence each.
-    grid: how the file stores the scan, for images that shall lie on it; None where nobody knows.
+    grid: how the file stores the scan, for images that shall lie on it; None where unknown.
     """
 
     orientation: str = "array"

@@ -17,18 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
 
 from ctclip_client.cli import streams
 from ctclip_client.cli.distributions import how_to_install
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CTClipError
 from ctclip_client.system.terminal import printable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
-
-EXIT_OK = 0
-EXIT_CHECK_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SOME_FAILED = 3
-EXIT_UNAVAILABLE = 4
-EXIT_INTERRUPTED = 130
 
 ENTRY_POINT_GROUP = "ctclip.commands"
 

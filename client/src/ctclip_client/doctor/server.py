@@ -29,6 +29,7 @@ from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.doctor.triton import ModelTimes, Triton
 from ctclip_client.errors import ServiceError
+from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.steps import T
 
 _READY = "READY"
@@ -44,7 +45,7 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
         Unavailable, DeadlineExceeded: nobody answers at the address.
         InvalidInput: the address is none, or a header cannot be sent.
     """
-    with Triton(subject.address, options, tls=subject.tls) as triton:
+    with Triton(options.connection or Connection(subject.address)) as triton:
         if triton.is_live():
             yield passed("live", f"{subject.address} answers")
         else:

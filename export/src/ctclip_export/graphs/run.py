@@ -17,7 +17,7 @@ from ctclip_client.volume import Volume
 def run_onnx(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """All outputs of the graph, by name, for one run by ONNX Runtime's CPU provider."""
     options = onnxruntime.SessionOptions()
-    # Errors come back as exceptions; printed as well they would stand twice on a user's screen.
+    # Errors come back as exceptions; printed as well, a user would see them twice.
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
