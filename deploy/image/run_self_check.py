@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from canary import READY, RESULT, Server, SickError
+from health_check import READY, RESULT, TritonHttp, UnhealthyError
 
 ENSEMBLE = "ctclip_zero_shot"
 VISION = "ctclip_vision"
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         result = ask(options)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the health check must hear of it)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the health check must report it)
         result = f"failed: it could not be made: {error}"
     print(f"ctclip: self-check {result}", file=sys.stderr, flush=True)
     try:
@@ -59,8 +59,8 @@ def wait_until_ready(options: argparse.Namespace) -> bool:
     """Wait for Triton; false if its process is gone."""
     while runs(options.server_process):
         try:
-            Server(options.host, options.port, 5).get(READY)
-        except SickError:
+            TritonHttp(options.host, options.port, 5).get(READY)
+        except UnhealthyError:
             time.sleep(POLL_S)
         else:
             return True
@@ -132,12 +132,12 @@ def infer(options: argparse.Namespace, check: Any) -> dict[str, Any]:
         "PROBABILITIES": check.logits.shape[:2],
         "PROVENANCE": (1,),
     }
-    server = Server(options.host, options.port, options.timeout_s)
+    server = TritonHttp(options.host, options.port, options.timeout_s)
     while True:
         try:
             got = server.infer(ENSEMBLE, inputs, list(shapes))
             break
-        except SickError as error:
+        except UnhealthyError as error:
             if error.status != BUSY:
                 raise
         time.sleep(POLL_S)

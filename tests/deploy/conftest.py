@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .support import serve_arguments
+from .support import run_serve
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +16,4 @@ def serve(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`serve(arguments, VARIABLE=value, …)`: its output is what tritonserver would be given."""
-    return functools.partial(serve_arguments, tmp_path_factory.mktemp("programs"))
+    return functools.partial(run_serve, tmp_path_factory.mktemp("programs"))

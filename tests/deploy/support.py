@@ -84,21 +84,25 @@ def image_files() -> list[Path]:
     return [ROOT / source for *sources, _ in lines for source in sources]
 
 
-def serve_arguments(
-    programs: Path, arguments: Sequence[str], **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `serve` with a stand-in for tritonserver that prints the arguments it was given.
+PRINTS_ITS_ARGUMENTS = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
 
-    programs: an empty folder, or the one of an earlier call, for the stand-in.
+
+def run_serve(
+    folder: Path,
+    arguments: Sequence[str] = (),
+    stand_in: str = PRINTS_ITS_ARGUMENTS,
+    image: Path = IMAGE,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run `serve` with a stand-in for tritonserver.
+
+    folder: where the stand-in is put, and TMPDIR unless that is among the variables.
     """
-    stand_in = programs / "tritonserver"
-    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    stand_in.chmod(0o755)
+    program = folder / "tritonserver"
+    program.write_text(stand_in)
+    program.chmod(0o755)
     return subprocess.run(
-        [str(IMAGE / "serve"), *arguments],
-        env={"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(programs), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+        [str(image / "serve"), *arguments],
+        env={"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder), **variables},
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip

@@ -98,8 +98,8 @@ def test_a_large_chest_ct_fits_into_an_http_request(service: dict[str, Any]) -> 
 
 def test_health_is_asked_by_inference(service: dict[str, Any]) -> None:
     check = service["healthcheck"]
-    assert check["test"][:3] == ["CMD", "python3", "/opt/ctclip/canary.py"]
-    assert (ROOT / "deploy/image/canary.py").is_file()
+    assert check["test"][:3] == ["CMD", "python3", "/opt/ctclip/health_check.py"]
+    assert (ROOT / "deploy/image/health_check.py").is_file()
     # The script has to give up, and say why, before docker kills it.
     own = float(check["test"][3].removeprefix("--timeout-s="))
     assert own < float(check["timeout"].removesuffix("s"))

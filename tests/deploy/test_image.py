@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .support import IMAGE, ROOT, image_files
+from .support import IMAGE, ROOT, image_files, run_serve
 
 LOWEST_RELEASE = (26, 8)
 WORD_PIECES = ROOT / "export/src/ctclip_export/text/word_pieces.py"
@@ -116,18 +116,9 @@ def test_openvino_computes_in_float32_unless_bf16_was_chosen(
     variables: dict[str, str], isa: str, tmp_path: Path
 ) -> None:
     """The official backend has no parameter for it; OpenVINO itself reads this variable."""
-    stand_in = tmp_path / "tritonserver"
-    stand_in.write_text('#!/bin/sh\nprintf %s "${OV_CPU_MAX_ISA:-}"\n')
-    stand_in.chmod(0o755)
-    done = subprocess.run(
-        [str(IMAGE / "serve")],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    assert done.stdout == isa
+    stand_in = '#!/bin/sh\nprintf %s "${OV_CPU_MAX_ISA:-}"\n'
+    done = run_serve(tmp_path, stand_in=stand_in, **variables)
+    assert (done.returncode, done.stdout) == (0, isa)
 
 
 _LEFT_TO_ITSELF = """

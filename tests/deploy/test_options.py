@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -24,7 +25,7 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..certificates import Certificates
 from .support import ROOT, read_services
-from .test_canary import canary, port_of
+from .test_health_check import health_check, port_of
 
 FLAGS = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
 KEY, SECRET = "ctclip-admin", "0123456789abcdef"
@@ -170,6 +171,16 @@ def test_administration_needs_the_key_over_grpc(
     ask(client, headers={f"triton-grpc-protocol-{KEY}": SECRET})
 
 
+def ask_http(
+    address: str, path: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Status and body."""
+    with closing(HTTPConnection(address, timeout=10)) as connection:
+        connection.request(method, path, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -184,21 +195,14 @@ def test_administration_needs_the_key_over_grpc(
 def test_administration_needs_the_key_over_http(
     closed_server: EmbeddedTriton, method: str, path: str
 ) -> None:
-    statuses = []
-    for headers in ({}, {KEY: SECRET}):
-        connection = HTTPConnection(closed_server.http_url, timeout=10)
-        connection.request(method, path, headers=headers)
-        statuses.append(connection.getresponse().status)
-        connection.close()
+    keys = ({}, {KEY: SECRET})
+    statuses = [ask_http(closed_server.http_url, path, method, key)[0] for key in keys]
     assert statuses == [403, 200]
 
 
 def test_metrics_are_those_of_the_page(closed_server: EmbeddedTriton) -> None:
-    assert canary(port_of(closed_server)).returncode == 0
-    connection = HTTPConnection(closed_server.metrics_url, timeout=10)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
+    assert health_check(port_of(closed_server)).returncode == 0
+    _, text = ask_http(closed_server.metrics_url, "/metrics")
     assert 'nv_inference_request_summary_us{model="ctclip_text"' in text
     page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(nv_\w+)`", page))
@@ -210,27 +214,14 @@ def test_metrics_are_those_of_the_page(closed_server: EmbeddedTriton) -> None:
 
 def test_a_dead_python_process_is_noticed(closed_server: EmbeddedTriton) -> None:
     """While Triton says that it is ready. Comes last: what 2.51 does next is not ours to say."""
-    assert canary(port_of(closed_server)).returncode == 0
-    (stub,) = python_processes(closed_server, CHECK.name)
-    os.kill(stub, signal.SIGKILL)
-    connection = HTTPConnection(closed_server.http_url, timeout=10)
-    connection.request("GET", "/v2/health/ready")
-    assert connection.getresponse().status == 200
-    connection.close()
-    done = canary(port_of(closed_server))
+    assert health_check(port_of(closed_server)).returncode == 0
+    (stub,) = (
+        child
+        for child in psutil.Process(closed_server.process_id).children()
+        if "stub" in child.cmdline()[0] and f"/{CHECK.name}/" in " ".join(child.cmdline())
+    )
+    stub.kill()
+    assert ask_http(closed_server.http_url, "/v2/health/ready")[0] == 200
+    done = health_check(port_of(closed_server))
     assert done.returncode == 1
     assert CHECK.name in done.stderr
-
-
-def python_processes(server: EmbeddedTriton, model: str) -> list[int]:
-    """Process ids of Python stubs that this server runs for a model."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-        except OSError:  # ended meanwhile
-            continue
-        if int(parent) == server.process_id and f"/{model}/" in command and "stub" in command:
-            found.append(int(entry.name))
-    return found

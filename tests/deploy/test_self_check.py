@@ -21,7 +21,7 @@ from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import edit_self_check
-from .support import image_files
+from .support import image_files, run_serve
 
 RESULT = "ctclip-self-check"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -150,11 +150,11 @@ def test_the_health_check_reads_it(
     if left is not None:
         (tmp_path / RESULT).write_text(left + "\n")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", image / "canary.py", f"--port={server.http_url[-5:]}"],
+        [sys.executable, "-I", "-S", image / "health_check.py", f"--port={server.http_url[-5:]}"],
         env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == (0 if healthy else 1), done.stderr
-    assert ("canary: self-check" in done.stderr) == (not healthy)
+    assert ("health check: self-check" in done.stderr) == (not healthy)
     assert left is None or healthy or left in done.stderr
 
 
@@ -192,31 +192,21 @@ def test_serve_begins_it_and_it_ends_with_triton(image: Path, tmp_path: Path) ->
 _ENDS_AT_ONCE = "#!/bin/sh\necho started\n"
 
 
-def serve(image: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    stand_in = image / "tritonserver"
-    stand_in.write_text(_ENDS_AT_ONCE)
-    stand_in.chmod(0o755)
-    return subprocess.run(
-        [image / "serve", *arguments],
-        env={"PATH": f"{image}:{os.environ['PATH']}", "TMPDIR": str(folder)},
-        capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["--model-repository", "/models"], ["--model-store=/models", "--id=a"], ["--http-port=8000"]],
 )
 def test_serve_never_leaves_it_open(arguments: list[str], image: Path, tmp_path: Path) -> None:
     """Without a result in the end the container would be taken for healthy."""
-    done = serve(image, tmp_path, *arguments)
+    done = run_serve(tmp_path, arguments, _ENDS_AT_ONCE, image)
     assert (done.returncode, done.stdout) == (0, "started\n")
     expected = "running" if len(arguments) == 2 else "failed: serve was given no --model-repository"
     assert result(tmp_path) == expected
 
 
-def test_serve_refuses_to_start_where_nothing_can_be_left(image: Path) -> None:
-    done = serve(image, Path("/nowhere"), "--model-repository=/models")
+def test_serve_refuses_to_start_where_nothing_can_be_left(image: Path, tmp_path: Path) -> None:
+    arguments = ["--model-repository=/models"]
+    done = run_serve(tmp_path, arguments, _ENDS_AT_ONCE, image, TMPDIR="/nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot write /nowhere/ctclip-self-check: give the container a /tmp" in done.stderr
 

@@ -136,6 +136,13 @@ def test_nan_and_infinity_are_counted_by_tensor(doctor, shape, state, save):
     }
 
 
+def test_a_logit_scale_beyond_float32_is_found_without_the_text_model(doctor, shape, state, save):
+    state["temperature"] = torch.tensor(200.0)
+    outcome = doctor(save(state), *shape)
+    assert (outcome.code, outcome.titles("FAIL")) == (1, {"finite"})
+    assert "'temperature' is 200" in outcome.check("finite")["detail"]
+
+
 def test_declared_random_weights_are_shown(doctor, golden, shape, tmp_path):
     copy = shutil.copy(golden.checkpoint, tmp_path / "demo.pt")
     (tmp_path / "demo.pt.RANDOM_WEIGHTS").touch()

@@ -72,6 +72,12 @@ def test_alike_passes_share_a_line_and_failures_never_do():
     assert lines[-1] == "FAIL: 3 PASS, 3 FAIL"
 
 
+def test_the_health_check_keeps_its_name_for_scripts():
+    check = passed("canary", "x", "ctclip_explain")
+    assert report(check).to_json()["checks"][0]["name"] == "canary"
+    assert rendered(check)[1] == "PASS     health check ctclip_explain: x"
+
+
 def test_nothing_in_a_file_steers_the_terminal():
     assert printable("a\x1b[2Jb\nc\udcff") == "a\\x1b[2Jb\\x0ac\\xdcff"
     assert rendered(passed("a", "[red]x[/red] :smile: \x1b]0;t\x07"))[1] == (

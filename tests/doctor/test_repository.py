@@ -228,7 +228,7 @@ def test_two_releases_mixed_are_found(doctor, copied):
     assert outcome.verdict("record", "version 1") == "NOT RUN"
 
 
-def test_an_edited_record_betrays_itself(doctor, copied):
+def test_an_edited_record_is_found(doctor, copied):
     for path in copied.glob("*/1/provenance.json"):
         edit_record(path, lambda r: r["release"]["checkpoint"].update(random_weights=True))
     outcome = doctor(copied)

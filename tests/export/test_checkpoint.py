@@ -18,8 +18,7 @@ from ctclip_client.cli.program import main
 from ctclip_client.contract import Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_export.checkpoint import TextModel, load_checkpoint, read_text_model
-from ctclip_export.checkpoint.load import POSITION_IDS
-from ctclip_export.checkpoint.names import slots, vision_config
+from ctclip_export.checkpoint.names import POSITION_IDS, slots, vision_config
 from ctclip_export.model import ModelConfig, VisionConfig
 
 from ..conftest import Golden

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ctclip_client.contract import PUBLISHED_FINDINGS
-from ctclip_client.doctor.phantom import canary_volume
+from ctclip_client.doctor.phantom import small_phantom
 from ctclip_client.release.self_check import FILE, SelfCheck, read_self_check
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model.preprocess import preprocess
@@ -43,7 +43,7 @@ def written(repository: Path) -> SelfCheck:
 def test_it_holds_what_the_reference_answers(
     written: SelfCheck, checkpoint: Checkpoint, golden: Golden, tokens: tuple[Ids, Ids]
 ) -> None:
-    phantom = canary_volume()
+    phantom = small_phantom()
     np.testing.assert_array_equal(written.volume, phantom.voxels)
     assert tuple(written.spacing) == phantom.spacing_mm
     assert tuple(written.rescale) == phantom.rescale

@@ -16,7 +16,7 @@ from ctclip_client import Volume
 from ctclip_client.contract import Geometry
 from ctclip_client.system.files import placed
 from ctclip_client.system.progress import Advance, Stages
-from ctclip_export.checkpoint.load import declared_random
+from ctclip_export.checkpoint.file import declared_random
 from ctclip_export.graphs import preprocess_graph
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
 from ctclip_export.samples.variations import thinned, vary

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ctclip_export.checkpoint.load import POSITION_IDS, declared_random
-from ctclip_export.checkpoint.names import slots
+from ctclip_export.checkpoint.file import declared_random
+from ctclip_export.checkpoint.names import POSITION_IDS, slots
 from ctclip_export.model import CTCLIP, CTViT, ModelConfig
 
 TEMPERATURE = 2.659

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctclip_client.contract import (
@@ -75,16 +75,17 @@ def embedding_size(configs: Mapping[str, Any]) -> dict[str, int]:
     """The embedding's size, E: what most configs say, so that one that was edited stands out."""
     found = Counter(
         int(entry.dims[tensor.dims.index("E")])
-        for name, config in configs.items()
-        if name in KNOWN
-        for tensor, entry in _pairs(KNOWN[name], config)
-        if "E" in tensor.dims and len(entry.dims) == len(tensor.dims)
+        for part in KNOWN.values()
+        if (config := configs.get(part.name)) is not None
+        for tensor in (*part.inputs, *part.outputs)
+        for entry in (*config.input, *config.output)
+        if entry.name == tensor.name and "E" in tensor.dims and len(entry.dims) == len(tensor.dims)
     )
     return {"E": found.most_common(1)[0][0]} if found else {}
 
 
 def differences(
-    config: Any, part: Part, sizes: Mapping[str, int], *, free_batch: bool = False
+    config: Any, part: Part, sizes: Mapping[str, int], *, variant: bool = False
 ) -> list[str]:
     """Say where a parsed config leaves the contract; nothing if it does not.
 
@@ -92,15 +93,15 @@ def differences(
         config: Triton's ModelConfig message.
         part: what the contract says under that name.
         sizes: of the symbolic axes; one that is missing here may have any size.
-        free_batch: also accept a batching model that states its batch axis itself, as variants for
-            backends that cannot take Triton's do (max_batch_size 0, a free axis in front).
+        variant: also accept another backend, and a batching model that states its batch axis
+            itself, for backends that cannot take Triton's (max_batch_size 0, a free axis in front).
     """
     found = []
     if config.name and config.name != part.name:
         found.append(f"name is '{config.name}', expected '{part.name}'")
     batch = part.max_batch_size if isinstance(part, Model) else 0
     leading: tuple[Dim, ...] = ()
-    if free_batch and batch and config.max_batch_size == 0:
+    if variant and batch and config.max_batch_size == 0:
         batch, leading = 0, ("batch",)
     found += _tensor_differences("input", config.input, _led(leading, part.inputs), sizes)
     found += _tensor_differences("output", config.output, _led(leading, part.outputs), sizes)
@@ -109,6 +110,8 @@ def differences(
     found += _limit_differences(config, _LIMITS.get(part.name, {}))
     if isinstance(part, Ensemble):
         found += _wiring_differences(config, part.steps)
+    elif not variant and config.backend != part.backend:
+        found.append(f"backend is '{config.backend}', expected '{part.backend}'")
     return found
 
 
@@ -137,14 +140,6 @@ def _led(leading: tuple[Dim, ...], tensors: Sequence[Tensor]) -> list[Tensor]:
     return [Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims)) for tensor in tensors]
 
 
-def _pairs(part: Part, config: Any) -> Iterable[tuple[Tensor, Any]]:
-    for tensors, entries in ((part.inputs, config.input), (part.outputs, config.output)):
-        by_name = {entry.name: entry for entry in entries}
-        for tensor in tensors:
-            if tensor.name in by_name:
-                yield tensor, by_name[tensor.name]
-
-
 def _tensor_differences(
     kind: str, entries: Sequence[Any], tensors: Sequence[Tensor], sizes: Mapping[str, int]
 ) -> list[str]:
@@ -162,28 +157,25 @@ def _tensor_differences(
         wanted = _STRING if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
         if dtype != wanted:
             found.append(f"{kind} {tensor.name} is {dtype}, expected {wanted}")
-        dims = list(entry.dims)
-        agree = len(dims) == len(tensor.dims) and all(
-            _agrees(got, dim, sizes) for got, dim in zip(dims, tensor.dims, strict=True)
-        )
-        if not agree:
-            shown = [_shown(dim, sizes) for dim in tensor.dims]
-            found.append(f"{kind} {tensor.name} has dims {dims}, expected [{', '.join(shown)}]")
+        expected_dims = [_size(dim, sizes) for dim in tensor.dims]
+        if not _agree(entry.dims, expected_dims):
+            shown = ", ".join(map(str, expected_dims))
+            found.append(f"{kind} {tensor.name} has dims {list(entry.dims)}, expected [{shown}]")
     return found
 
 
-def _agrees(got: int, dim: Dim, sizes: Mapping[str, int]) -> bool:
+def _size(dim: Dim, sizes: Mapping[str, int]) -> Dim:
+    """The number that a config has to state, or the name of an axis that only export knows."""
     if isinstance(dim, int):
-        return got == dim
-    if dim in sizes:
-        return got == sizes[dim]
-    return got > 0 if dim in _FIXED_BY_EXPORT else got == -1
+        return dim
+    return sizes.get(dim, dim if dim in _FIXED_BY_EXPORT else -1)
 
 
-def _shown(dim: Dim, sizes: Mapping[str, int]) -> str:
-    if isinstance(dim, int):
-        return str(dim)
-    return str(sizes.get(dim, dim if dim in _FIXED_BY_EXPORT else -1))
+def _agree(dims: Sequence[int], expected: Sequence[Dim]) -> bool:
+    return len(dims) == len(expected) and all(
+        got == dim if isinstance(dim, int) else got > 0
+        for got, dim in zip(dims, expected, strict=True)
+    )
 
 
 def _wiring_differences(config: Any, steps: Sequence[Step]) -> list[str]:

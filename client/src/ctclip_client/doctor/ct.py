@@ -56,12 +56,8 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
         for name in ("orientation", "grid", "field of view", "hounsfield", "transport"):
             yield not_run(name, "The file could not be read.")
         return
-    yield _read(volume)
-    yield _orientation(volume)
-    yield _grid(volume)
-    yield _field_of_view(volume)
-    yield _hounsfield(volume)
-    yield _transport(volume)
+    for check in (_read, _orientation, _grid, _field_of_view, _hounsfield, _transport):
+        yield check(volume)
 
 
 def _read(volume: Volume) -> Check:
@@ -74,20 +70,19 @@ def _read(volume: Volume) -> Check:
 
 def _orientation(volume: Volume) -> Check:
     found = volume.source.orientation
-    notes = " ".join(_masked(note) for note in volume.source.notes)
+    notes = [_masked(note) for note in volume.source.notes]
     detail = f"the file's axes run {found}; sent as z to S, x to L, y to P"
-    if volume.source.orientation == "as stored":
+    if found == "as stored":
         return warned(
             "orientation",
-            "as stored: nothing in the file was trusted or turned. " + notes,
+            f"as stored: nothing in the file was trusted or turned. {' '.join(notes)}",
             "Leave --as-stored away unless the array is known to run [x, y, z] towards L, P, S.",
             orientation=found,
-        )
-    if notes:
-        return warned(
-            "orientation", f"{detail}. {notes}", "Look whether that is what you expect.",
-            orientation=found, notes=[_masked(note) for note in volume.source.notes],
         )  # fmt: skip
+    if notes:
+        return warned("orientation", f"{detail}. {' '.join(notes)}",
+                      "Look whether that is what you expect.",
+                      orientation=found, notes=notes)  # fmt: skip
     return passed("orientation", detail, orientation=found)
 
 
@@ -104,17 +99,14 @@ def _grid(volume: Volume) -> Check:
 
 
 def _field_of_view(volume: Volume) -> Check:
-    extent = [n * edge for n, edge in zip(volume.voxels.shape, volume.spacing_mm, strict=True)]
-    seen = [
-        n * edge
-        for n, edge in zip(
-            PUBLISHED_GEOMETRY.volume_shape, PUBLISHED_GEOMETRY.target_spacing_mm, strict=True
-        )
-    ]
-    text = " × ".join(f"{length:.0f}" for length in extent)
-    box = " × ".join(f"{length:.0f}" for length in seen)
-    kept = float(np.prod([min(1.0, s / e) for s, e in zip(seen, extent, strict=True)]))
-    values: dict[str, Any] = {"extent_mm": extent, "model_extent_mm": seen, "kept_fraction": kept}
+    published = PUBLISHED_GEOMETRY
+    extent = np.multiply(volume.voxels.shape, volume.spacing_mm)
+    seen = np.multiply(published.volume_shape, published.target_spacing_mm)
+    text, box = (" × ".join(f"{length:.0f}" for length in each) for each in (extent, seen))
+    kept = float(np.minimum(1, seen / extent).prod())
+    values: dict[str, Any] = {
+        "extent_mm": extent.tolist(), "model_extent_mm": seen.tolist(), "kept_fraction": kept,
+    }  # fmt: skip
     detail = (
         f"{text} mm (z × x × y); the published model sees the middle {box} mm, {kept:.0%} of it"
     )

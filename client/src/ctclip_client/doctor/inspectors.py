@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -57,21 +57,12 @@ def inspector(kind: str) -> Inspector:
     Raises:
         InvalidInput: it is not installed or cannot be imported; the remedy names the distribution.
     """
+    home = INSPECTORS[kind]
     points = list(entry_points(group=ENTRY_POINT_GROUP, name=kind))
-    if not points:
-        home = INSPECTORS[kind]
-        raise InvalidInput(
-            f"Examining a {kind} needs {home}, which is not installed.", how_to_install(home)
-        )
-    return _loaded(kind, points[0])
-
-
-def _loaded(kind: str, point: EntryPoint) -> Inspector:
     try:
-        return cast(Inspector, point.load())
+        if points:
+            return cast(Inspector, points[0].load())
+        cause = "is not installed"
     except (ImportError, AttributeError) as error:
-        home = point.dist.name if point.dist is not None else point.value
-        raise InvalidInput(
-            f"Examining a {kind} needs {home}, which cannot be loaded: {error}.",
-            how_to_install(home),
-        ) from error
+        cause = f"cannot be loaded: {error}"
+    raise InvalidInput(f"Examining a {kind} needs {home}, which {cause}.", how_to_install(home))

@@ -10,6 +10,8 @@ from typing import Any
 
 FORMAT = 1
 """Version of the JSON form; raised whenever a key changes its meaning or goes."""
+HEALTH_CHECK = "canary"
+"""What scripts find the health check by in the JSON form; people read "health check"."""
 
 
 class Verdict(StrEnum):
@@ -41,7 +43,8 @@ class Check:
     @property
     def title(self) -> str:
         """The check's name and part, for a person."""
-        return f"{self.name} {self.about}".strip()
+        name = "health check" if self.name == HEALTH_CHECK else self.name
+        return f"{name} {self.about}".strip()
 
 
 def passed(name: str, detail: str, about: str = "", /, **values: object) -> Check:
@@ -57,6 +60,15 @@ def warned(name: str, detail: str, remedy: str, about: str = "", /, **values: ob
 def failed(name: str, detail: str, remedy: str, about: str = "", /, **values: object) -> Check:
     """Make a check that found something that must not be used as it is."""
     return Check(name, Verdict.FAIL, detail, remedy, about, values)
+
+
+def judged(
+    name: str, problems: Sequence[str], fine: str, remedy: str, about: str = "", /, **values: object
+) -> Check:
+    """Make a check that fails with its problems, or passes with the sentence `fine`."""
+    if problems:
+        return failed(name, "; ".join(problems), remedy, about, **values)
+    return passed(name, fine, about, **values)
 
 
 def not_run(name: str, why: str, remedy: str = "", about: str = "") -> Check:

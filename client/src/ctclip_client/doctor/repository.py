@@ -6,21 +6,14 @@ What is inside the ONNX files is looked at by `ctclip-export`, see `inspectors`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ctclip_client.contract import (
-    CHECK,
-    TOKENIZER,
-    VERSION,
-    Ensemble,
-    Model,
-)
+from ctclip_client.contract import CHECK, TOKENIZER, VERSION, Ensemble, Model
 from ctclip_client.doctor.configs import (
     KNOWN,
     OPTIONAL,
     REQUIRED,
-    Part,
     differences,
     embedding_size,
     pinned_versions,
@@ -28,14 +21,13 @@ from ctclip_client.doctor.configs import (
 )
 from ctclip_client.doctor.engines import engine_checks
 from ctclip_client.doctor.folder import (
-    ModelFolder,
     Repository,
     VersionFolder,
     read_config,
     read_repository,
 )
 from ctclip_client.doctor.inspectors import Options, inspector
-from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.report import Check, failed, judged, not_run, passed, warned
 from ctclip_client.doctor.self_check import file_checks as self_checks
 from ctclip_client.doctor.subject import CONFIG, Subject
 from ctclip_client.errors import CTClipError, InvalidInput
@@ -54,7 +46,7 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
     """
     repository = read_repository(subject.path, KNOWN)
     yield from _layout(repository)
-    yield from _release_checks(repository)
+    yield from _releases(repository)
     yield from _configs(repository)
     yield from _pins(repository)
     yield from _files(repository, options)
@@ -87,44 +79,26 @@ def _layout(repository: Repository) -> Iterator[Check]:
     for name in REQUIRED:
         if name not in repository.models:
             yield failed("layout", "missing", _EXPORT, name)
-    pair = list(OPTIONAL)
-    there = [name for name in pair if name in repository.models]
-    if there and len(there) < len(pair):
-        missing = ", ".join(sorted({*pair} - {*there}))
-        yield failed("layout", f"{there[0]} is there without {missing}", _EXPORT, "classfine")
+    missing = sorted(OPTIONAL.keys() - repository.models.keys())
+    if missing and len(missing) < len(OPTIONAL):
+        there = ", ".join(OPTIONAL.keys() & repository.models.keys())
+        yield failed("layout", f"{there} is there without {', '.join(missing)}", _EXPORT,
+                     "classfine")  # fmt: skip
 
 
-def _release_checks(repository: Repository) -> Iterator[Check]:
+def _releases(repository: Repository) -> Iterator[Check]:
     """One release in each version, of this contract; what it was made from."""
     by_version: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (name, number), record in sorted(repository.records().items()):
         by_version[number][record.name].append(name)
-    if not by_version:
-        yield failed("release", "no provenance.json can be read: nothing says where this comes "
-                     "from", _EXPORT)  # fmt: skip
-    for number, releases in sorted(by_version.items()):
-        about = f"version {number}"
-        if len(releases) == 1:
-            (release, names), *_ = releases.items()
-            yield passed("release", f"{release}, one for all {len(names)} models", about,
-                         release=release, models=names)  # fmt: skip
-            continue
-        ranked = sorted(releases.items(), key=lambda item: -len(item[1]))
-        told = "; ".join(
-            f"{release} ({len(names)} models)"
-            if index == 0 and len(names) > 3
-            else f"{release} ({', '.join(names)})"
-            for index, (release, names) in enumerate(ranked)
-        )
-        yield failed(
-            "release", f"{len(releases)} releases are mixed: {told}",
-            "Export again into an empty folder; scores of mixed releases mean nothing.", about,
-            releases={release: list(names) for release, names in ranked},
-        )  # fmt: skip
     main = repository.main_release()
     if main is None:
+        yield failed("release", "no provenance.json can be read: nothing says where this comes "
+                     "from", _EXPORT)  # fmt: skip
         yield not_run("contract", "No provenance.json can be read.")
         return
+    for number, releases in sorted(by_version.items()):
+        yield _one_release(f"version {number}", releases)
     said = main.release.get("contract_version")
     if said == VERSION:
         yield passed("contract", f"version {VERSION}", version=VERSION)
@@ -133,6 +107,21 @@ def _release_checks(repository: Repository) -> Iterator[Check]:
                      "Use the ctclip of the release that made it, or export again.",
                      version=said, expected=VERSION)  # fmt: skip
     yield _origin(main.release)
+
+
+def _one_release(about: str, releases: Mapping[str, list[str]]) -> Check:
+    """releases: name -> its models."""
+    (main, models), *others = sorted(releases.items(), key=lambda item: -len(item[1]))
+    if not others:
+        return passed("release", f"{main}, one for all {len(models)} models", about,
+                      release=main, models=models)  # fmt: skip
+    told = f"{main} ({len(models)} models)" if len(models) > 3 else f"{main} ({', '.join(models)})"
+    told += "".join(f"; {release} ({', '.join(names)})" for release, names in others)
+    return failed(
+        "release", f"{len(releases)} releases are mixed: {told}",
+        "Export again into an empty folder; scores of mixed releases mean nothing.", about,
+        releases=dict(releases),
+    )  # fmt: skip
 
 
 def _origin(release: Mapping[str, Any]) -> Check:
@@ -155,49 +144,27 @@ def _origin(release: Mapping[str, Any]) -> Check:
     return passed("origin", detail, **values)
 
 
-def _sizes(repository: Repository) -> dict[str, int]:
+def _configs(repository: Repository) -> Iterator[Check]:
     record = repository.main_release()
     configs = {n: c for n, m in repository.models.items() if (c := m.parsed()) is not None}
-    return {
-        **({} if record is None else release_sizes(record.release)),
-        **embedding_size(configs),
-    }
-
-
-def _configs(repository: Repository) -> Iterator[Check]:
-    sizes = _sizes(repository)
+    sizes = {**(release_sizes(record.release) if record else {}), **embedding_size(configs)}
     for name, folder in sorted(repository.models.items()):
         if name not in KNOWN:
             continue
         for path in (folder.path / CONFIG, *folder.variants()):
-            about = name if path.name == CONFIG else f"{name} ({path.stem})"
+            default = path.name == CONFIG
+            about = name if default else f"{name} ({path.stem})"
             try:
-                config = folder.config if path.name == CONFIG else read_config(path)
+                config = folder.config if default else read_config(path)
             except CTClipError as error:
                 yield failed("config", error.cause, error.remedy, about)
                 continue
-            default = path.name == CONFIG
-            found = differences(config, KNOWN[name], sizes, free_batch=not default)
-            found += _backend_difference(config, KNOWN[name], default=default)
-            found += _precision_difference(config, path.stem)
-            if found:
-                yield failed("config", "; ".join(found), _EXPORT_AGAIN, about, differences=found)
-            else:
-                yield passed("config", "parsed by Triton's protobuf, as the contract says", about)
-
-
-def _backend_difference(config: Any, part: Part, *, default: bool) -> list[str]:
-    """Only the default config has a fixed backend; the others are there to change it."""
-    if not default or isinstance(part, Ensemble) or config.backend == part.backend:
-        return []
-    return [f"backend is '{config.backend}', expected '{part.backend}'"]
-
-
-def _precision_difference(config: Any, name: str) -> list[str]:
-    """Bfloat16 is a choice to be made knowingly: by the name given to --config-name."""
-    if "HINT_BF16" not in config.parameters or "bf16" in name:
-        return []
-    return [f"HINT_BF16 asks for bf16, but '{name}' does not say so"]
+            found = differences(config, KNOWN[name], sizes, variant=not default)
+            # Bfloat16 is a choice to be made knowingly: by the name given to --config-name.
+            if "HINT_BF16" in config.parameters and "bf16" not in path.stem:
+                found.append(f"HINT_BF16 asks for bf16, but '{path.stem}' does not say so")
+            fine = "parsed by Triton's protobuf, as the contract says"
+            yield judged("config", found, fine, _EXPORT_AGAIN, about, differences=found)
 
 
 def _pins(repository: Repository) -> Iterator[Check]:
@@ -218,11 +185,8 @@ def _pins(repository: Repository) -> Iterator[Check]:
         ]
         if len(set(pins.values())) > 1:
             problems.append(f"steps of different releases: {pins}")
-        if problems:
-            yield failed("pins", "; ".join(problems), _EXPORT_AGAIN, name, pins=pins)
-        else:
-            version = next(iter(pins.values()), 0)
-            yield passed("pins", f"every step pinned to version {version}", name, pins=pins)
+        fine = f"every step pinned to version {next(iter(pins.values()), 0)}"
+        yield judged("pins", problems, fine, _EXPORT_AGAIN, name, pins=pins)
 
 
 def _pin_problem(repository: Repository, model: str, version: int) -> str:
@@ -250,54 +214,37 @@ def _served(config: Any, versions: list[int]) -> list[int]:
 
 def _files(repository: Repository, options: Options) -> Iterator[Check]:
     """Each version's model file is there and is the one that was exported."""
-    jobs = [
-        (KNOWN[name], version)
+    folders = [
+        (part, folder)
         for name, folder in sorted(repository.models.items())
-        if isinstance(KNOWN.get(name), Model)
-        for version in _or_none(folder)
+        if isinstance(part := KNOWN.get(name), Model)
     ]
-    total = sum(_size(version, part) for part, version in jobs if version is not None)
+    files = (v.path / _recorded(part) for part, f in folders for v in f.versions.values())
+    total = sum(file.stat().st_size for file in files if file.is_file())
     with options.stages.stage("Hash the files", max(total, 1)) as advance:
-        for part, version in jobs:
-            if version is None:
+        for part, folder in folders:
+            if not folder.versions:
                 yield failed("file", "no version folder", _EXPORT, part.name)
-            else:
+            for _, version in sorted(folder.versions.items()):
                 yield _file(part, version, advance)
 
 
-def _or_none(folder: ModelFolder) -> list[VersionFolder] | list[None]:
-    return [version for _, version in sorted(folder.versions.items())] or [None]
+def _recorded(part: Model) -> str:
+    """The file that a model's provenance.json describes."""
+    return _VOCABULARY if part is TOKENIZER else _MODEL_FILES[part.backend]
 
 
-def _size(version: VersionFolder, part: Part) -> int:
-    try:
-        return (version.path / _hashed_file(part)).stat().st_size
-    except OSError:
-        return 0
-
-
-def _hashed_file(part: Part) -> str:
-    if part.name == TOKENIZER.name:
-        return _VOCABULARY
-    return _MODEL_FILES[part.backend] if isinstance(part, Model) else ""
-
-
-def _file(part: Part, version: VersionFolder, advance: Any) -> Check:
+def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -> Check:
     about = f"{part.name}/{version.number}"
-    backend = part.backend if isinstance(part, Model) else ""
-    missing = [
-        name
-        for name in dict.fromkeys((_MODEL_FILES[backend], _hashed_file(part)))
-        if not version.has(name)
-    ]
+    needed = dict.fromkeys((_MODEL_FILES[part.backend], _recorded(part)))
+    missing = [name for name in needed if not version.has(name)]
     if missing:
         return failed("file", f"{', '.join(missing)}: missing", _EXPORT, about, missing=missing)
     try:
         record = version.record
-        expected_name = _hashed_file(part)
-        if record.file != expected_name:
+        if record.file != _recorded(part):
             return failed(
-                "file", f"provenance.json describes {record.file}, expected {expected_name}",
+                "file", f"provenance.json describes {record.file}, expected {_recorded(part)}",
                 _EXPORT_AGAIN, about,
             )  # fmt: skip
         got = version.sha256(record.file, advance)
@@ -316,33 +263,32 @@ def _file(part: Part, version: VersionFolder, advance: Any) -> Check:
 
 def _vocabulary(repository: Repository) -> Iterator[Check]:
     """All models of a release were made with the vocabulary that the tokenizer has."""
-    records = repository.records()
     folder = repository.models.get(TOKENIZER.name)
     for number, version in sorted(folder.versions.items()) if folder else ():
-        about = f"version {number}"
-        if not version.has(_VOCABULARY):
-            yield not_run("vocabulary", f"{_VOCABULARY} is missing.", about=about)
-            continue
-        try:
-            got = version.sha256(_VOCABULARY)
-        except CTClipError as error:
-            yield failed("vocabulary", error.cause, error.remedy, about)
-            continue
-        wanted = {
-            name: record.vocabulary_sha256
-            for (name, other), record in records.items()
+        stated = [
+            record.vocabulary_sha256
+            for (_, other), record in repository.records().items()
             if other == number
-        }
-        others = sorted(name for name, digest in wanted.items() if digest != got)
-        if not wanted:
-            yield not_run("vocabulary", "No provenance.json can be read.", about=about)
-        elif others:
-            most, _ = Counter(wanted.values()).most_common(1)[0]
-            yield failed(
-                "vocabulary",
-                f"vocab.txt has SHA-256 {got[:16]}…, {len(others)} models were made with "
-                f"{most[:16]}…: every text would get other tokens",
-                _EXPORT_AGAIN, about, sha256=got, expected_sha256=most,
-            )  # fmt: skip
-        else:
-            yield passed("vocabulary", "the one that all models were made with", about, sha256=got)
+        ]
+        yield _vocabulary_of(f"version {number}", version, stated)
+
+
+def _vocabulary_of(about: str, version: VersionFolder, stated: Sequence[str]) -> Check:
+    """stated: SHA-256 by the record of each model of this version."""
+    if not version.has(_VOCABULARY):
+        return not_run("vocabulary", f"{_VOCABULARY} is missing.", about=about)
+    if not stated:
+        return not_run("vocabulary", "No provenance.json can be read.", about=about)
+    try:
+        got = version.sha256(_VOCABULARY)
+    except CTClipError as error:
+        return failed("vocabulary", error.cause, error.remedy, about)
+    others = sum(digest != got for digest in stated)
+    if not others:
+        return passed("vocabulary", "the one that all models were made with", about, sha256=got)
+    most, _ = Counter(stated).most_common(1)[0]
+    return failed(
+        "vocabulary", f"vocab.txt has SHA-256 {got[:16]}…, {others} models were made with "
+        f"{most[:16]}…: every text would get other tokens",
+        _EXPORT_AGAIN, about, sha256=got, expected_sha256=most,
+    )  # fmt: skip

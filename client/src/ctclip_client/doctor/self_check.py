@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
-from ctclip_client.doctor.canary import Canary
 from ctclip_client.doctor.folder import PROVENANCE, ModelFolder, read_record
+from ctclip_client.doctor.health_check import Answers
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
@@ -32,7 +32,7 @@ def file_checks(model: ModelFolder) -> Iterator[Check]:
             check = read_self_check(version.path / FILE)
         except FileNotFoundError:
             yield warned(
-                _NAME, f"no {FILE}: an older ctclip exported it, and no server can prove itself",
+                _NAME, f"no {FILE}: an older ctclip exported it; nothing to compare answers with",
                 _EXPORT_AGAIN, about,
             )  # fmt: skip
             continue
@@ -55,15 +55,15 @@ def file_checks(model: ModelFolder) -> Iterator[Check]:
 
 
 def server_check(
-    triton: Triton, ready: Mapping[str, bool], canary: Canary, repository: Path | None
+    triton: Triton, ready: Mapping[str, bool], answers: Answers, repository: Path | None
 ) -> Check:
     """Compare a server's answer with that of the reference, which the repository recorded."""
     if repository is None:
         return not_run(_NAME, "There is nothing to compare the answers with.",
                        "Give the repository that it serves: --repository DIR.")  # fmt: skip
-    if not ready.get(ZERO_SHOT.name) or canary.provenance is None:
+    if not ready.get(ZERO_SHOT.name) or answers.provenance is None:
         return not_run(_NAME, f"{ZERO_SHOT.name} is not ready, or its release is unknown.")
-    check = _recorded(repository, canary.provenance.release)
+    check = _recorded(repository, answers.provenance.release)
     if isinstance(check, Check):
         return check
     try:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 from ctclip_client.contract import CHECK, Ensemble
-from ctclip_client.doctor.canary import (
-    Canary,
-    agreement_checks,
-    provenance_checks,
-    refusal_check,
-    run_canaries,
-)
 from ctclip_client.doctor.configs import (
     KNOWN,
     OPTIONAL,
@@ -21,17 +16,26 @@ from ctclip_client.doctor.configs import (
     embedding_size,
     pinned_versions,
 )
+from ctclip_client.doctor.health_check import (
+    Answers,
+    agreement_checks,
+    health_checks,
+    provenance_checks,
+    refusal_check,
+)
 from ctclip_client.doctor.inspectors import Options
-from ctclip_client.doctor.report import Check, failed, not_run, passed
+from ctclip_client.doctor.report import Check, failed, judged, not_run, passed
 from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
-from ctclip_client.doctor.triton import Spent, Triton
-from ctclip_client.errors import CTClipError, ServiceError
+from ctclip_client.doctor.triton import ModelTimes, Triton
+from ctclip_client.errors import ServiceError
 from ctclip_client.transport.connection import Connection
+from ctclip_client.transport.steps import T
 
 _READY = "READY"
 _LOAD = "Look into the server's log; ctclip doctor DIR checks its repository."
 _NS_PER_MS = 1e6
+_WAYS = {"grpc": "in the gRPC message", "shared_memory": "through system shared memory"}
 
 
 def inspect(subject: Subject, options: Options) -> Iterator[Check]:
@@ -46,93 +50,105 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
             yield passed("live", f"{subject.address} answers")
         else:
             yield failed("live", f"{subject.address} answers that it is not live", _LOAD)
-        yield _ready(triton)
-        yield _version(triton)
-        states = _states(triton)
-        yield from states.checks
-        yield from _transports_and_canaries(triton, states.ready, options)
+        yield _unless_kept("ready", lambda: _ready(triton))
+        yield _unless_kept("version", lambda: _version(triton))
+        ready: dict[str, bool] = {}
+        yield from _models(triton, ready)
+        before = _unless_refused(triton.times)
+        answers = Answers()
+        with options.stages.stage("Send a phantom through every ensemble"):
+            yield from health_checks(triton, ready, answers)
+        after = _unless_refused(triton.times)
+        yield from agreement_checks(answers)
+        if ready.get(CHECK.name):
+            yield refusal_check(triton)
+        else:
+            yield not_run("refusal", f"{CHECK.name} is not ready.")
+        yield server_check(triton, ready, answers, options.repository)
+        yield from provenance_checks(answers)
+        if answers.transport:
+            yield passed("transport", f"volumes travel {_WAYS[answers.transport]}",
+                         kind=answers.transport)  # fmt: skip
+        else:
+            yield not_run("transport", "No volume got through.")
+        yield from _configs(triton, ready, answers)
+        yield from _latencies(before, after)
 
 
-@dataclass(frozen=True)
-class _States:
-    """ready: model -> whether the server has it ready, for all that it has."""
+def _unless_kept(name: str, ask: Callable[[], Check]) -> Check:
+    """A check, or NOT RUN where the server keeps the answer to itself."""
+    try:
+        return ask()
+    except ServiceError as error:
+        return not_run(name, error.cause, error.remedy)
 
-    ready: Mapping[str, bool]
-    checks: list[Check]
+
+def _unless_refused(ask: Callable[[], T]) -> T | ServiceError:
+    try:
+        return ask()
+    except ServiceError as error:
+        return error
 
 
 def _ready(triton: Triton) -> Check:
-    try:
-        ready = triton.is_ready()
-    except ServiceError as error:
-        return not_run("ready", error.cause, error.remedy)
-    if ready:
+    if triton.is_ready():
         return passed("ready", "the server says that all its models are")
     return failed("ready", "the server says that it is not: a model did not load", _LOAD)
 
 
 def _version(triton: Triton) -> Check:
-    try:
-        metadata = triton.metadata()
-    except ServiceError as error:
-        return not_run("version", error.cause, error.remedy)
+    metadata = triton.metadata()
     return passed(
         "version", f"{metadata.name} {metadata.version}",
         server=metadata.name, version=metadata.version, extensions=list(metadata.extensions),
     )  # fmt: skip
 
 
-def _states(triton: Triton) -> _States:
-    """Readiness by the index, and by asking each model: one may lie where the other does not."""
-    checks: list[Check] = []
-    states: dict[str, list[tuple[str, str, str]]] = {}
-    try:
-        for entry in triton.index():
-            states.setdefault(entry.name, []).append((entry.version, entry.state, entry.reason))
-    except ServiceError as error:
-        checks.append(not_run("index", error.cause, error.remedy))
-        indexed = False
+def _models(triton: Triton, ready: dict[str, bool]) -> Iterator[Check]:
+    """Readiness by the index, and by asking each model: one may be wrong where the other is not.
+
+    Fills `ready`: model -> whether the server has it ready, for all that it has.
+    """
+    index = _unless_refused(triton.index)
+    indexed = not isinstance(index, ServiceError)
+    states: dict[str, list[Any]] = defaultdict(list)
+    if isinstance(index, ServiceError):
+        yield not_run("index", index.cause, index.remedy)
     else:
-        indexed = True
-    ready: dict[str, bool] = {}
+        for entry in index:
+            states[entry.name].append(entry)
     for name in (*REQUIRED, *OPTIONAL):
-        if indexed and name not in states and name in OPTIONAL:
-            continue
         found = states.get(name, [])
-        try:
-            answers = triton.is_model_ready(name)
-        except ServiceError as error:
-            checks.append(failed("model", error.cause, error.remedy, name))
+        if indexed and not found and name in OPTIONAL:
+            continue
+        answers = _unless_refused(partial(triton.is_model_ready, name))
+        if isinstance(answers, ServiceError):
             ready[name] = False
+            yield failed("model", answers.cause, answers.remedy, name)
             continue
-        if not answers and not found and name in OPTIONAL:
-            continue
-        check = _model(name, found, answers=answers, indexed=indexed)
-        checks.append(check)
         if found or answers:
             ready[name] = answers
-    strangers = sorted(states.keys() - KNOWN.keys())
-    if strangers:
-        checks.append(
-            passed(
-                "others",
-                f"models that are not of the contract: {', '.join(strangers)}",
-                models=strangers,
-            )
-        )
-    return _States(ready, checks)
+        elif name in OPTIONAL:
+            continue
+        yield _model(name, found, answers=answers, indexed=indexed)
+    others = sorted(states.keys() - KNOWN.keys())
+    if others:
+        told = f"models that are not of the contract: {', '.join(others)}"
+        yield passed("others", told, models=others)
 
 
-def _model(name: str, found: list[tuple[str, str, str]], *, answers: bool, indexed: bool) -> Check:
+def _model(name: str, found: list[Any], *, answers: bool, indexed: bool) -> Check:
+    """found: entries of the index, one a version. answers: whether the model says it is ready."""
     if indexed and not found:
         return failed("model", "the server has no model of this name",
                       "Serve a whole repository made by ctclip export.", name)  # fmt: skip
-    versions = [version for version, state, _ in found if state == _READY]
+    versions = [entry.version for entry in found if entry.state == _READY]
     values = {"ready": answers, "versions": versions}
     if not answers:
         reasons = "; ".join(
-            f"version {version or '?'} is {state or 'not loaded'}{': ' if reason else ''}{reason}"
-            for version, state, reason in found
+            f"version {entry.version or '?'} is {entry.state or 'not loaded'}"
+            f"{': ' if entry.reason else ''}{entry.reason}"
+            for entry in found
         )
         return failed("model", f"not ready ({reasons or 'no reason given'})", _LOAD, name, **values)
     if indexed and not versions:
@@ -141,51 +157,25 @@ def _model(name: str, found: list[tuple[str, str, str]], *, answers: bool, index
     return passed("model", f"ready, version {', '.join(versions) or 'unknown'}", name, **values)
 
 
-def _transports_and_canaries(
-    triton: Triton, ready: Mapping[str, bool], options: Options
-) -> Iterator[Check]:
-    before = _spent(triton)
-    canary = Canary()
-    with options.stages.stage("Send a phantom through every ensemble"):
-        yield from run_canaries(triton, ready, canary)
-    after = _spent(triton)
-    yield from agreement_checks(canary)
-    if ready.get(CHECK.name):
-        yield refusal_check(triton)
-    else:
-        yield not_run("refusal", f"{CHECK.name} is not ready.")
-    yield server_check(triton, ready, canary, options.repository)
-    yield from provenance_checks(canary)
-    if canary.transport:
-        way = {"grpc": "in the gRPC message", "shared_memory": "through system shared memory"}
-        yield passed("transport", f"volumes travel {way[canary.transport]}",
-                     kind=canary.transport)  # fmt: skip
-    else:
-        yield not_run("transport", "No volume got through.")
-    yield from _configs(triton, ready, canary)
-    yield from _latencies(before, after)
-
-
-def _configs(triton: Triton, ready: Mapping[str, bool], canary: Canary) -> Iterator[Check]:
+def _configs(triton: Triton, ready: Mapping[str, bool], answers: Answers) -> Iterator[Check]:
     """What the server has in force, against the contract and the release's sizes."""
     configs = {}
     for name in (name for name, is_ready in ready.items() if is_ready):
-        try:
-            configs[name] = triton.config(name)
-        except ServiceError as error:
-            yield not_run("config", error.cause, error.remedy, name)
-    sizes = {**embedding_size(configs), **canary.sizes()}
-    pins: dict[str, dict[str, int]] = {}
-    for name, config in configs.items():
-        found = differences(config, KNOWN[name], sizes, free_batch=True)
-        if found:
-            yield failed("config", "; ".join(found),
-                         "Serve the repository of the release.", name,
-                         differences=found)  # fmt: skip
+        config = _unless_refused(partial(triton.config, name))
+        if isinstance(config, ServiceError):
+            yield not_run("config", config.cause, config.remedy, name)
         else:
-            yield passed("config", "as the contract says", name)
-        if isinstance(KNOWN[name], Ensemble):
-            pins[name] = pinned_versions(config)
+            configs[name] = config
+    sizes = {**embedding_size(configs), **answers.sizes()}
+    for name, config in configs.items():
+        found = differences(config, KNOWN[name], sizes, variant=True)
+        yield judged("config", found, "as the contract says",
+                     "Serve the repository of the release.", name, differences=found)  # fmt: skip
+    pins = {
+        name: pinned_versions(config)
+        for name, config in configs.items()
+        if isinstance(KNOWN[name], Ensemble)
+    }
     versions = sorted({version for steps in pins.values() for version in steps.values()})
     if not pins:
         yield not_run("pins", "No ensemble's config could be read.")
@@ -198,43 +188,34 @@ def _configs(triton: Triton, ready: Mapping[str, bool], canary: Canary) -> Itera
                      pins=pins)  # fmt: skip
 
 
-def _spent(triton: Triton) -> Mapping[tuple[str, str], Spent] | CTClipError:
-    try:
-        return triton.spent()
-    except ServiceError as error:
-        return error
+_Times = Mapping[tuple[str, str], ModelTimes]
 
 
-def _latencies(
-    before: Mapping[tuple[str, str], Spent] | CTClipError,
-    after: Mapping[tuple[str, str], Spent] | CTClipError,
-) -> Iterator[Check]:
-    if isinstance(before, CTClipError) or isinstance(after, CTClipError):
-        error = before if isinstance(before, CTClipError) else after
-        if isinstance(error, CTClipError):
-            yield not_run("latency", error.cause, error.remedy)
+def _latencies(before: _Times | ServiceError, after: _Times | ServiceError) -> Iterator[Check]:
+    if isinstance(before, ServiceError):
+        yield not_run("latency", before.cause, before.remedy)
+        return
+    if isinstance(after, ServiceError):
+        yield not_run("latency", after.cause, after.remedy)
         return
     for name in KNOWN:
         for (model, version), now in sorted(after.items()):
-            spent = now.since(before.get((model, version), Spent()))
+            spent = now.since(before.get((model, version), ModelTimes()))
             if model == name and spent.count > 0:
                 yield _latency(f"{model}/{version}", spent)
 
 
-def _latency(about: str, spent: Spent) -> Check:
-    each = spent.count * _NS_PER_MS
-    values = {
-        "requests": spent.count,
-        "total_ms": round(spent.total_ns / each, 3),
-        "queue_ms": round(spent.queue_ns / each, 3),
-        "input_ms": round(spent.input_ns / each, 3),
-        "infer_ms": round(spent.infer_ns / each, 3),
-        "output_ms": round(spent.output_ns / each, 3),
+def _latency(about: str, spent: ModelTimes) -> Check:
+    phases = ("total", "queue", "input", "infer", "output")
+    ms = {
+        each: round(getattr(spent, f"{each}_ns") / spent.count / _NS_PER_MS, 3) for each in phases
     }
-    text = f"{values['total_ms']:.1f} ms each"
+    text = f"{ms['total']:.1f} ms each"
     if spent.infer_ns:
         text += (
-            f" (queue {values['queue_ms']:.1f}, input {values['input_ms']:.1f}, compute "
-            f"{values['infer_ms']:.1f}, output {values['output_ms']:.1f})"
+            f" (queue {ms['queue']:.1f}, input {ms['input']:.1f}, compute {ms['infer']:.1f}, "
+            f"output {ms['output']:.1f})"
         )
-    return passed("latency", f"{text}, {spent.count} requests", about, **values)
+    values = {f"{each}_ms": ms[each] for each in phases}
+    return passed("latency", f"{text}, {spent.count} requests", about, requests=spent.count,
+                  **values)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a target is: told by what lies there, never by its name alone."""
+"""What a target is, by its contents rather than by its name alone."""
 
 from __future__ import annotations
 

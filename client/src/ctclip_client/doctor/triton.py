@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2
 
 from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError
+from ctclip_client.transport.blocking import run_procedure
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
 from ctclip_client.transport.infer import Answer, Call, infer
@@ -19,7 +20,7 @@ from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
 
 
 @dataclass(frozen=True)
-class Spent:
+class ModelTimes:
     """What a model has done since its start: requests that succeeded, nanoseconds of each phase.
 
     total is from the request's arrival to its answer. An ensemble's other phases are sums over its
@@ -33,14 +34,9 @@ class Spent:
     infer_ns: int = 0
     output_ns: int = 0
 
-    def since(self, earlier: Spent) -> Spent:
+    def since(self, earlier: ModelTimes) -> ModelTimes:
         """Return the difference to an earlier reading."""
-        return Spent(*(a - b for a, b in zip(self._fields(), earlier._fields(), strict=True)))
-
-    def _fields(self) -> tuple[int, ...]:
-        return (
-            self.count, self.total_ns, self.queue_ns, self.input_ns, self.infer_ns, self.output_ns,
-        )  # fmt: skip
+        return ModelTimes(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 class Triton:
@@ -60,11 +56,6 @@ class Triton:
         traceback: TracebackType | None,
     ) -> None:
         self._client.close()
-
-    @property
-    def session(self) -> Session:
-        """The client's own."""
-        return self._client._setup.session
 
     def is_live(self) -> bool:
         """Whether the server says that it lives. Raises Unavailable where nobody answers."""
@@ -93,10 +84,10 @@ class Triton:
         """Return the ModelConfig that is in force, completed by Triton."""
         return self._ask("ModelConfig", name=name).config
 
-    def spent(self) -> Mapping[tuple[str, str], Spent]:
+    def times(self) -> Mapping[tuple[str, str], ModelTimes]:
         """(model, version) -> what it has done."""
         return {
-            (entry.name, entry.version): Spent(
+            (entry.name, entry.version): ModelTimes(
                 entry.inference_stats.success.count,
                 *(
                     getattr(entry.inference_stats, phase).ns
@@ -110,12 +101,15 @@ class Triton:
 
     def infer(self, call: Call) -> Answer:
         """Run one model; the answer's names, types, shapes and finiteness have been checked."""
-        return self._client._run(infer(self.session, call, Deadline(self._timeout_s)))
+        deadline = Deadline(self._timeout_s)
+        return run_procedure(self._client, lambda session: infer(session, call, deadline))
 
     def _ask(self, method: str, **fields: str) -> Any:
         # What is not there answers at once; a server that is busy deserves some patience.
         timeout_s = min(self._timeout_s, PROBE_TIMEOUT_S)
-        return self._client._run(_question(self.session, method, timeout_s, fields))
+        return run_procedure(
+            self._client, lambda session: _question(session, method, timeout_s, fields)
+        )
 
 
 def _question(

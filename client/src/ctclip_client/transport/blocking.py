@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +17,16 @@ from ctclip_client.transport import procedures as _procedures
 from ctclip_client.transport.endpoint import SERVICE, Tls
 from ctclip_client.transport.infer import RELEASE_PATIENCE_S, release
 from ctclip_client.transport.setup import Setup, closed
-from ctclip_client.transport.steps import Flow, Pause, SharedMemory, Step, T, Work
+from ctclip_client.transport.steps import Flow, Pause, Session, SharedMemory, Step, T, Work
 from ctclip_client.volume import Volume
+
+
+def run_procedure(client: Client, procedure: Callable[[Session], Flow[T]]) -> T:
+    """Run a procedure over a client's connection, as its own methods do.
+
+    For questions that the client has no method for (`ctclip_client.doctor`); not public API.
+    """
+    return client._run(procedure(client._setup.session))
 
 
 class Client:

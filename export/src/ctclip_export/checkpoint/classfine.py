@@ -1,26 +1,18 @@
-"""ClassFine (CT-LiPro) files: a whole CT-CLIP behind a prefix, and a classifier beside it."""
+"""The classifier of ClassFine (CT-LiPro) files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ctclip_client.contract import CLASS_COUNT
 from ctclip_client.errors import InvalidInput
+from ctclip_export.checkpoint.file import read_contents
+from ctclip_export.checkpoint.names import VISION
 from ctclip_export.model import Classifier
-
-PREFIX = "trained_model."
-HEAD = ("classifier.weight", "classifier.bias")
-
-
-def split_classifier(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The CT-CLIP in a ClassFine file, and its classifier; other files as they are, and {}."""
-    if not any(name.startswith(PREFIX) for name in state):
-        return state, {}
-    trained = {n.removeprefix(PREFIX): t for n, t in state.items() if n not in HEAD}
-    return trained, {name: state[name] for name in HEAD if name in state}
 
 
 def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Classifier:
@@ -33,7 +25,7 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
         got = tuple(tensors[name].shape) if name in tensors else "missing"
         if got != shape or not torch.isfinite(tensors[name]).all():
             raise InvalidInput(
-                f"checkpoint: '{name}' is {got if got != shape else 'not finite'}, expected "
+                f"ClassFine: '{name}' is {got if got != shape else 'not finite'}, expected "
                 f"{shape}, one row for each of CT-RATE's {CLASS_COUNT} findings.",
                 "Take an original CT_LiPro_v2.pt.",
             )
@@ -41,3 +33,26 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
     head.linear.weight = torch.nn.Parameter(tensors["classifier.weight"].float())
     head.linear.bias = torch.nn.Parameter(tensors["classifier.bias"].float())
     return head.requires_grad_(False).eval()
+
+
+def head_beside(classfine: Path, state: Mapping[str, Tensor], embedding_size: int) -> Classifier:
+    """The head of a ClassFine file, for the checkpoint that `state` is of.
+
+    Raises: InvalidInput where it has none, or was trained on another vision encoder's embeddings.
+    """
+    other = read_contents(classfine)
+    if not other.classifier:
+        raise InvalidInput(
+            f"--classfine: {classfine} has no classifier: it is not a ClassFine (CT-LiPro) file.",
+            "Take CT_LiPro_v2.pt, or leave --classfine out.",
+        )
+    for name, tensor in state.items():
+        if not name.startswith((VISION, "to_visual_latent.")):
+            continue
+        if name not in other.state or not torch.equal(other.state[name].float(), tensor.float()):
+            raise InvalidInput(
+                f"--classfine: its vision encoder is not the checkpoint's ('{name}' differs), so "
+                "its classifier would judge embeddings that it was not trained on.",
+                "Export it alone, into a repository of its own: --checkpoint CT_LiPro_v2.pt.",
+            )
+    return build_classifier(other.classifier, embedding_size)

@@ -17,6 +17,8 @@ from ctclip_export.model import ModelConfig, TextConfig, VisionConfig
 
 VISION = "visual_transformer."
 TEXT = "text_transformer."
+POSITION_IDS = f"{TEXT}embeddings.position_ids"
+"""Old transformers versions stored this range of integers: the one tensor that may come or go."""
 
 
 class Slot(NamedTuple):
@@ -174,6 +176,24 @@ def vision_config(state: Mapping[str, Tensor], volume_shape: tuple[int, int, int
         temporal_layers=max(found.temporal_layers, published.temporal_layers),
     )
     return whole if whole == published else found
+
+
+def text_config(state: Mapping[str, Tensor]) -> TextConfig:
+    """Read BERT's sizes off the shapes. No shape tells the number of heads, which is left at 1."""
+    embeddings = f"{TEXT}embeddings."
+    vocabulary_size, width = _shape(state, f"{embeddings}word_embeddings.weight", 2)
+    positions, _ = _shape(state, f"{embeddings}position_embeddings.weight", 2)
+    segment_types, _ = _shape(state, f"{embeddings}token_type_embeddings.weight", 2)
+    hidden, _ = _shape(state, f"{TEXT}encoder.layer.0.intermediate.dense.weight", 2)
+    return TextConfig(
+        vocabulary_size=vocabulary_size,
+        width=width,
+        layers=_count(state, rf"{TEXT}encoder\.layer\.(\d+)\."),
+        heads=1,
+        hidden=hidden,
+        positions=positions,
+        segment_types=segment_types,
+    )
 
 
 def _shape(state: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]:

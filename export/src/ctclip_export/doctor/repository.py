@@ -6,18 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
 from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
 from ctclip_client.doctor.folder import Repository, VersionFolder, read_repository
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
-from ctclip_export.doctor.outline import FREE, GraphTensor, Outline, read_outline
+from ctclip_client.release.onnx_file import Versions
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
 
 _MODEL = "model.onnx"
+_FREE = -1
+_TRITON_NAMES = {
+    TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64", TensorProto.FLOAT16: "FP16",
+    TensorProto.BFLOAT16: "BF16", TensorProto.INT8: "INT8", TensorProto.INT16: "INT16",
+    TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.UINT8: "UINT8",
+    TensorProto.BOOL: "BOOL", TensorProto.STRING: "STRING",
+}  # fmt: skip
 _EXPORT_AGAIN = "Export the repository again (ctclip export)."
 
 
@@ -41,84 +51,90 @@ def _graphs(repository: Repository) -> Iterator[Check]:
                 yield not_run("graph", f"{_MODEL} is missing.", about=about)
                 continue
             try:
-                outline = read_outline(version.path / _MODEL)
-            except (ValueError, OSError) as error:
-                yield failed("graph", f"{_MODEL}: {error}", _EXPORT_AGAIN, about)
-                continue
-            yield _graph(about, outline, folder.parsed(), _precision(version))
+                model = ModelProto.FromString((version.path / _MODEL).read_bytes())
+                check = _graph(about, model, folder.parsed(), _precision(version))
+            except (DecodeError, UnicodeDecodeError, OSError) as error:
+                check = failed("graph", f"{_MODEL}: {error}", _EXPORT_AGAIN, about)
+            yield check
 
 
-def _graph(about: str, outline: Outline, config: Any | None, precision: str) -> Check:
-    ir_version, opset = outline.versions.ir_version, outline.versions.opset
+def _graph(about: str, model: ModelProto, config: Any | None, precision: str) -> Check:
+    versions = Versions(
+        model.ir_version, {entry.domain: entry.version for entry in model.opset_import}
+    )
+    if not versions.ir_version or not versions.opsets or not model.HasField("graph"):
+        return failed("graph", f"{_MODEL}: it has no IR version, operator set or graph",
+                      _EXPORT_AGAIN, about)  # fmt: skip
     values: dict[str, Any] = {
-        "ir_version": ir_version, "opset": opset,
-        "domains": sorted(domain for domain in outline.versions.opsets if domain),
+        "ir_version": versions.ir_version, "opset": versions.opset,
+        "domains": sorted(domain for domain in versions.opsets if domain),
     }  # fmt: skip
+    told = f"IR {versions.ir_version}, opset {versions.opset}"
     problems = []
-    if unknown := outline.versions.unknown_to_production():
+    if unknown := versions.unknown_to_production():
         problems.append(unknown)
-    if outline.external:
-        problems.append(
-            f"{len(outline.external)} weights lie in another file; the contract wants one file"
-        )
+    external = sum(w.data_location == TensorProto.EXTERNAL for w in model.graph.initializer)
+    if external:
+        problems.append(f"{external} weights lie in another file; the contract wants one file")
     if config is not None:
-        problems += _config_problems(outline, config)
+        problems += _config_problems(model, config)
     if problems:
         return failed("graph", "; ".join(problems), _EXPORT_AGAIN, about, problems=problems,
                       **values)  # fmt: skip
-    if precision == "fp32" and (ir_version > IR_VERSION or opset > OPSET):
+    if precision == "fp32" and (versions.ir_version > IR_VERSION or versions.opset > OPSET):
         return warned(
-            "graph", f"IR {ir_version}, opset {opset}; the contract says {IR_VERSION} and "
-            f"{OPSET}, and float32 needs no more", _EXPORT_AGAIN, about, **values,
+            "graph", f"{told}; the contract says {IR_VERSION} and {OPSET}, fp32 needs no more",
+            _EXPORT_AGAIN, about, **values,
         )  # fmt: skip
     if config is None:
         return not_run("graph", "The config, which it should match, cannot be read.", about=about)
     return passed(
-        "graph", f"IR {ir_version}, opset {opset}, one file; inputs and outputs match the "
-        "config", about, **values,
+        "graph", f"{told}, one file; inputs and outputs match the config", about, **values,
     )  # fmt: skip
 
 
-def _config_problems(outline: Outline, config: Any) -> list[str]:
+def _config_problems(model: ModelProto, config: Any) -> list[str]:
     """By the rules of Triton's C++ backend, which are not the same for inputs and outputs."""
-    batched = config.max_batch_size > 0
+    weights = {weight.name for weight in model.graph.initializer}
+    inputs = {info.name: info for info in model.graph.input if info.name not in weights}
+    outputs = {info.name: info for info in model.graph.output}
     stated = sorted(entry.name for entry in config.input)
     found = []
-    if stated != sorted(outline.inputs):
-        found.append(f"inputs are {sorted(outline.inputs)}, the config says {stated}")
-    missing = sorted({entry.name for entry in config.output} - outline.outputs.keys())
+    if stated != sorted(inputs):
+        found.append(f"inputs are {sorted(inputs)}, the config says {stated}")
+    missing = sorted({entry.name for entry in config.output} - outputs.keys())
     if missing:
-        found.append(f"outputs are {sorted(outline.outputs)}, the config also says {missing}")
-    for kind, entries, tensors, exact in (
-        ("input", config.input, outline.inputs, False),
-        ("output", config.output, outline.outputs, True),
+        found.append(f"outputs are {sorted(outputs)}, the config also says {missing}")
+    batch = [_FREE] if config.max_batch_size > 0 else []
+    for kind, entries, tensors in (
+        ("input", config.input, inputs),
+        ("output", config.output, outputs),
     ):
         for entry in entries:
             if entry.name in tensors:
-                found += _tensor_problem(kind, entry, tensors[entry.name], batched, exact=exact)
+                dims = [*batch, *entry.dims]
+                found += _tensor_problem(kind, entry, tensors[entry.name], dims)
     return found
 
 
-def _tensor_problem(
-    kind: str, entry: Any, tensor: GraphTensor, batched: bool, *, exact: bool
-) -> list[str]:
+def _tensor_problem(kind: str, entry: Any, info: ValueInfoProto, stated: list[int]) -> list[str]:
     from tritonclient.grpc import model_config_pb2
 
-    dtype = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_")
-    if dtype != tensor.dtype:
-        return [f"{kind} {entry.name} is {tensor.dtype}, the config says {dtype}"]
-    dims = ([FREE] if batched else []) + list(entry.dims)
-    if not _fits(tensor.dims, dims, exact=exact):
-        shown = "of unknown shape" if tensor.dims is None else str(list(tensor.dims))
-        return [f"{kind} {entry.name} is {shown}, the config says {dims} (-1: any size)"]
+    tensor = info.type.tensor_type
+    wanted = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_")
+    dtype = _TRITON_NAMES.get(tensor.elem_type, "")
+    if dtype != wanted:
+        return [f"{kind} {entry.name} is {dtype}, the config says {wanted}"]
+    dims = [d.dim_value if d.HasField("dim_value") else _FREE for d in tensor.shape.dim]
+    if not tensor.HasField("shape") or not _fits(dims, stated, exact=kind == "output"):
+        shown = str(dims) if tensor.HasField("shape") else "of unknown shape"
+        return [f"{kind} {entry.name} is {shown}, the config says {stated} (-1: any size)"]
     return []
 
 
-def _fits(dims: Sequence[int] | None, stated: Sequence[int], *, exact: bool) -> bool:
-    if dims is None or len(dims) != len(stated):
-        return False
-    return all(
-        own == theirs or (own == FREE and not exact)
+def _fits(dims: Sequence[int], stated: Sequence[int], *, exact: bool) -> bool:
+    return len(dims) == len(stated) and all(
+        own == theirs or (own == _FREE and not exact)
         for own, theirs in zip(dims, stated, strict=True)
     )
 
@@ -162,7 +178,7 @@ def _read_all(folder: Path) -> dict[str, bytes]:
 
 
 def _release_names(repository: Repository) -> Iterator[Check]:
-    """A release's name is a digest of its record and files: an edited record betrays itself."""
+    """A release's name is a digest of its record and files, so it shows an edited record."""
     records = repository.records()
     for number in sorted({number for _, number in records}):
         about = f"version {number}"

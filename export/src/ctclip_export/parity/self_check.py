@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ctclip_client.contract import PREPROCESS, SCORE, TEXT_ENCODER, VISION, ZERO_SHOT, Geometry
-from ctclip_client.doctor.phantom import canary_volume
+from ctclip_client.doctor.phantom import small_phantom
 from ctclip_client.errors import InvalidInput
 from ctclip_client.release.self_check import SelfCheck, Tolerance
 from ctclip_export.graphs.run import run_onnx, run_preprocess
@@ -35,7 +35,7 @@ def make_self_check(
 
     prompts: 2P sentences, P ≤ `contract.PAIRS_AT_ONCE`; tokens: their ids and mask (2P, L).
     """
-    phantom = canary_volume()
+    phantom = small_phantom()
     voxels = preprocess(phantom.voxels, phantom.spacing_mm, phantom.rescale, geometry)
     embedding, _, codes = model.vision(voxels)
     ids, mask = (torch.from_numpy(array) for array in tokens)
@@ -80,7 +80,7 @@ def check_graphs(
     graphs: model name -> file. Raises: ParityError where the self-check would be failed.
     """
     path, precision = graphs[VISION.name], precision_of(VISION, check.precision)
-    voxels = run_preprocess(graphs[PREPROCESS.name], canary_volume())
+    voxels = run_preprocess(graphs[PREPROCESS.name], small_phantom())
     try:
         _, encode = text_runtime(precision_of(TEXT_ENCODER, check.precision))
         if precision in ONNX_RUNTIME_PRECISIONS:  # as it is: no tokens have to be made visible

@@ -19,10 +19,10 @@ from ctclip_server.embedded.server import EmbeddedTriton
 from .support import IMAGE
 
 
-def canary(port: int | str, *options: str) -> subprocess.CompletedProcess[str]:
+def health_check(port: int | str, *options: str) -> subprocess.CompletedProcess[str]:
     """As in the image: no package but the standard library is within reach."""
     return subprocess.run(
-        [sys.executable, "-I", "-S", str(IMAGE / "canary.py"), f"--port={port}", *options],
+        [sys.executable, "-I", "-S", str(IMAGE / "health_check.py"), f"--port={port}", *options],
         env={"TMPDIR": "/nowhere"},  # no self-check was begun
         capture_output=True,
         text=True,
@@ -36,21 +36,21 @@ def port_of(server: EmbeddedTriton) -> str:
 
 
 def test_a_served_repository_is_healthy(server: EmbeddedTriton) -> None:
-    done = canary(port_of(server))
+    done = health_check(port_of(server))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_nobody_at_the_port() -> None:
     with socket.socket() as taken:  # bound, but not listening: nobody else can get it
         taken.bind(("127.0.0.1", 0))
-        done = canary(taken.getsockname()[1])
+        done = health_check(taken.getsockname()[1])
     assert done.returncode == 1
     assert "refused" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--check-model", "--text-model"])
 def test_a_model_that_is_not_there(server: EmbeddedTriton, option: str) -> None:
-    done = canary(port_of(server), f"{option}=ctclip_nothing")
+    done = health_check(port_of(server), f"{option}=ctclip_nothing")
     assert done.returncode == 1
     assert "ctclip_nothing" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -60,7 +60,7 @@ def test_a_server_that_never_answers() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        done = canary(silent.getsockname()[1], "--timeout-s=1")
+        done = health_check(silent.getsockname()[1], "--timeout-s=1")
     assert done.returncode == 1
     assert "timed out" in done.stderr
 
@@ -89,22 +89,28 @@ class Pretender(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@pytest.fixture
-def pretender() -> Iterator[ThreadingHTTPServer]:
-    Pretender.answers = {
-        CHECK.name: {"SPACING": [1.5, 0.75, 0.75], "RESCALE": [1.0, -1024.0]},
-        TEXT_EMBEDDING_ENSEMBLE.name: {"TEXT_EMBEDDING": [0.6, 0.8]},
-    }
+@pytest.fixture(scope="module")
+def pretending() -> Iterator[int]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
+        yield server.server_port
         server.shutdown()
         thread.join()
 
 
-def test_the_right_answers_are_healthy(pretender: ThreadingHTTPServer) -> None:
-    assert canary(pretender.server_port).returncode == 0
+@pytest.fixture
+def pretender(pretending: int) -> int:
+    """The port of a server that gives the right answers, or those that a test puts in."""
+    Pretender.answers = {
+        CHECK.name: {"SPACING": [1.5, 0.75, 0.75], "RESCALE": [1.0, -1024.0]},
+        TEXT_EMBEDDING_ENSEMBLE.name: {"TEXT_EMBEDDING": [0.6, 0.8]},
+    }
+    return pretending
+
+
+def test_the_right_answers_are_healthy(pretender: int) -> None:
+    assert health_check(pretender).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -118,17 +124,17 @@ def test_the_right_answers_are_healthy(pretender: ThreadingHTTPServer) -> None:
     ],
 )
 def test_ready_with_wrong_answers_is_sick(
-    pretender: ThreadingHTTPServer, model: str, outputs: dict[str, Any], cause: str
+    pretender: int, model: str, outputs: dict[str, Any], cause: str
 ) -> None:
     Pretender.answers[model] = outputs
-    done = canary(pretender.server_port)
+    done = health_check(pretender)
     assert done.returncode == 1
     assert cause in done.stderr
 
 
 def test_it_speaks_the_contract() -> None:
     """The script stands alone in the image, so it spells the names itself."""
-    text = (IMAGE / "canary.py").read_text(encoding="utf-8")
+    text = (IMAGE / "health_check.py").read_text(encoding="utf-8")
     for name in (CHECK.name, TEXT_EMBEDDING_ENSEMBLE.name):
         assert f'"{name}"' in text
     assert f'"{SPACING.name}": ("{SPACING.dtype}", ' in text

@@ -29,7 +29,7 @@ LENGTH_TOLERANCE = 0.01
 """Text embeddings have length 1; half precision leaves it within this."""
 
 
-class SickError(Exception):
+class UnhealthyError(Exception):
     """The server does not answer, or not with what it should. status: of HTTP; 0 without one."""
 
     def __init__(self, cause: str, status: int = 0) -> None:
@@ -46,19 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check-model", default=CHECK, help="(%(default)s)")
     parser.add_argument("--text-model", default=TEXT, help="(%(default)s)")
     options = parser.parse_args(arguments)
-    server = Server(options.host, options.port, options.timeout_s)
+    server = TritonHttp(options.host, options.port, options.timeout_s)
     try:
         server.get(READY)
         check_metadata(server, options.check_model)
         check_text(server, options.text_model)
         check_result(RESULT)
-    except SickError as error:
-        print(f"canary: {error}", file=sys.stderr)
+    except UnhealthyError as error:
+        print(f"health check: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def check_metadata(server: Server, model: str) -> None:
+def check_metadata(server: TritonHttp, model: str) -> None:
     """A CT's usual spacing (mm) and rescale come back as they went in."""
     sent = {"SPACING": ("FP64", [1.5, 0.75, 0.75]), "RESCALE": ("FP32", [1.0, -1024.0])}
     got = server.infer(
@@ -71,17 +71,17 @@ def check_metadata(server: Server, model: str) -> None:
     )
     for name, (_, data) in sent.items():
         if got[name] != data:
-            raise SickError(f"{model}: {name} is {got[name]}, expected {data}")
+            raise UnhealthyError(f"{model}: {name} is {got[name]}, expected {data}")
 
 
-def check_text(server: Server, model: str) -> None:
+def check_text(server: TritonHttp, model: str) -> None:
     """One sentence becomes one vector of length 1."""
     sentence = {"name": "TEXT", "datatype": "BYTES", "shape": [1], "data": ["Nodule is present."]}
     vector = server.infer(model, [sentence], ["TEXT_EMBEDDING"])["TEXT_EMBEDDING"]
     length = math.sqrt(sum(value * value for value in vector))
     # Written so that NaN, which compares with nothing, is refused.
     if not abs(length - 1.0) <= LENGTH_TOLERANCE:
-        raise SickError(f"{model}: an embedding of length {length:g}, expected 1")
+        raise UnhealthyError(f"{model}: an embedding of length {length:g}, expected 1")
 
 
 def check_result(path: Path) -> None:
@@ -91,12 +91,12 @@ def check_result(path: Path) -> None:
     except FileNotFoundError:  # Triton was started by something else than `serve`
         return
     except OSError as error:
-        raise SickError(f"self-check: {path}: {error.strerror}") from error
+        raise UnhealthyError(f"self-check: {path}: {error.strerror}") from error
     if not result.startswith(("passed", "skipped")):
-        raise SickError(f"self-check {result[:500]}")
+        raise UnhealthyError(f"self-check {result[:500]}")
 
 
-class Server:
+class TritonHttp:
     """Triton's HTTP port, with one deadline for everything asked of it."""
 
     def __init__(self, host: str, port: int, timeout_s: float) -> None:
@@ -120,25 +120,27 @@ class Server:
             tensors = {tensor["name"]: tensor["data"] for tensor in json.loads(answer)["outputs"]}
             return {name: tensors[name] for name in outputs}
         except (ValueError, KeyError, TypeError) as error:
-            raise SickError(f"{path}: an answer without {' and '.join(outputs)}") from error
+            raise UnhealthyError(f"{path}: an answer without {' and '.join(outputs)}") from error
 
     def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise SickError(f"{path}: not asked, the {self._timeout_s:g} s are over")
+            raise UnhealthyError(f"{path}: not asked, the {self._timeout_s:g} s are over")
         connection = http.client.HTTPConnection(self._host, self._port, timeout=left_s)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise SickError(f"{self._host}:{self._port}{path}: {error or 'no answer'}") from error
+            raise UnhealthyError(
+                f"{self._host}:{self._port}{path}: {error or 'no answer'}"
+            ) from error
         finally:
             connection.close()
         if response.status != 200:
             reason = answer.decode("utf-8", "replace")[:200]
             cause = f"{path}: HTTP {response.status} {reason}".rstrip()
-            raise SickError(cause, response.status)
+            raise UnhealthyError(cause, response.status)
         return answer
 
 

@@ -1,0 +1,194 @@
+"""What a checkpoint has to pass. Export refuses at the first failure, `ctclip doctor` lists all.
+
+A fault that checkpoints can have is looked for here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
+from ctclip_client.doctor.report import Check, Verdict, failed, passed, warned
+from ctclip_client.errors import InvalidInput
+from ctclip_export.checkpoint.classfine import build_classifier
+from ctclip_export.checkpoint.file import V2_FILES, Contents
+from ctclip_export.checkpoint.names import POSITION_IDS, VISION, slots
+from ctclip_export.model import ModelConfig, VisionConfig
+
+_PROJECTION = "to_visual_latent"
+_V1_INPUTS = 2_097_152
+_LISTED = 8
+_LARGEST_TEMPERATURE = 88.0
+"""exp() of more leaves float32."""
+_ORIGINAL = f"Take an original {V2_FILES}, and the text model's folder that belongs to it."
+_DIVERGED = (
+    "The training run that wrote it had diverged, or the file is damaged: download it again."
+)
+
+
+def refuse_failed(checks: Iterable[Check]) -> None:
+    """Make the checks one by one.
+
+    Raises: InvalidInput at the first that fails.
+    """
+    for check in checks:
+        if check.verdict is Verdict.FAIL:
+            raise InvalidInput(f"checkpoint: {check.name}: {check.detail}.", check.remedy)
+
+
+def check_variant(contents: Contents) -> Check:
+    """Which CT-CLIP it is, if any."""
+    latent = contents.state.get(f"{_PROJECTION}.weight")
+    if latent is not None and latent.ndim == 2 and latent.shape[1] == _V1_INPUTS:
+        return failed(
+            "variant", "CT-CLIP v1 (image projection of 2,097,152 inputs), a different network",
+            f"Take a v2 file instead: {V2_FILES}.", variant="v1",
+        )  # fmt: skip
+    if not any(name.startswith(VISION) for name in contents.state):
+        return failed("variant", f"not a CT-CLIP: no tensor is named {VISION}…", _ORIGINAL,
+                      variant="unknown")  # fmt: skip
+    variant, told = "v2", "CT-CLIP v2, or VocabFine v2, whose names and shapes are the same"
+    if contents.classifier:
+        variant, told = "classfine", "ClassFine (CT-LiPro): a CT-CLIP v2 and a classifier"
+    if contents.wrapped:
+        told += "; every name stands behind 'module.' (DataParallel), which is taken off"
+    return passed("variant", told, variant=variant, module_prefix=contents.wrapped)
+
+
+def tensor_checks(contents: Contents, config: ModelConfig, geometry: Geometry) -> Iterator[Check]:
+    """Hold the tensors against a model of these sizes and its grid."""
+    yield _geometry(contents, config.vision, geometry)
+    yield _names_and_shapes(contents, config)
+    yield _finite(contents, config)
+
+
+def _geometry(contents: Contents, vision: VisionConfig, geometry: Geometry) -> Check:
+    shape = "x".join(map(str, vision.volume_shape))
+    inputs = contents.state[f"{_PROJECTION}.weight"].shape[1]
+    tokens_per_slab = inputs / vision.width
+    values: dict[str, Any] = {
+        "volume_shape": list(vision.volume_shape),
+        "target_spacing_mm": list(geometry.target_spacing_mm),
+        "patch_shape": list(vision.patch_shape), "tokens_per_slab": tokens_per_slab,
+    }  # fmt: skip
+    slabs, rows, columns = vision.token_shape
+    uneven = [
+        f"--volume-shape: {size} voxels along {axis} are not a multiple of the checkpoint's patch "
+        f"of {patch}"
+        for axis, size, patch in zip("zxy", vision.volume_shape, vision.patch_shape, strict=True)
+        if size < patch or size % patch
+    ]
+    if not uneven and inputs != rows * columns * vision.width:
+        uneven.append(
+            f"--volume-shape: {shape} makes {rows} × {columns} tokens a slab, but the checkpoint's "
+            f"image projection was trained for {tokens_per_slab:g} (to_visual_latent.weight has "
+            f"{inputs:,} inputs of width {vision.width})"
+        )
+    if uneven:
+        return failed(
+            "geometry", "; ".join(uneven), _shape_to_give(tokens_per_slab, vision), **values
+        )
+    spacing = ",".join(f"{edge:g}" for edge in geometry.target_spacing_mm)
+    published = " (published)" if vision.volume_shape == PUBLISHED_GEOMETRY.volume_shape else ""
+    return passed(
+        "geometry", f"{shape}{published} makes {slabs} × {rows} × {columns} tokens, as the image "
+        f"projection takes them; voxels of {spacing} mm, which no tensor can tell",
+        token_shape=list(vision.token_shape), **values,
+    )  # fmt: skip
+
+
+def _shape_to_give(tokens_per_slab: float, vision: VisionConfig) -> str:
+    if not tokens_per_slab.is_integer():
+        return _ORIGINAL
+    count = int(tokens_per_slab)
+    rows = max(n for n in range(1, int(count**0.5) + 1) if count % n == 0)  # the squarest
+    depth, height, width = vision.patch_shape
+    return (
+        f"Give the shape it was trained with as --volume-shape; {count} tokens a slab could be "
+        f"Zx{rows * height}x{count // rows * width}, with Z a multiple of {depth}."
+    )
+
+
+def _names_and_shapes(contents: Contents, config: ModelConfig) -> Check:
+    state, expected = contents.state, slots(config)
+    # Whether the image projection fits the volume is the check before; here it has to fit itself.
+    projection = (config.vision.embedding_size, state[f"{_PROJECTION}.weight"].shape[1])
+    shapes = {n: projection if _PROJECTION in n else slot.shape for n, slot in expected.items()}
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected and name != POSITION_IDS]
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    integers = [
+        f"'{name}' is {state[name].dtype}, expected a floating-point type"
+        for name, slot in expected.items()
+        if slot.ours is not None and name in state and not state[name].is_floating_point()
+    ]
+    problems = [
+        f"{len(found)} {kind}: {_listed(found)}"
+        for kind, found in (
+            ("missing", [f"{name} {shapes[name]}" for name in missing]),
+            ("unexpected", [f"{name} {tuple(state[name].shape)}" for name in unexpected]),
+            ("of another shape", wrong),
+            ("not floating-point", integers),
+        )
+        if found
+    ]
+    if contents.classifier:
+        try:
+            build_classifier(contents.classifier, config.vision.embedding_size)
+        except InvalidInput as error:
+            problems.append(error.cause.rstrip("."))
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    values: dict[str, Any] = {
+        "tensors": len(state), "dtypes": dict(dtypes), "position_ids": POSITION_IDS in state,
+        "missing": missing, "unexpected": unexpected, "wrong_shape": wrong,
+    }  # fmt: skip
+    if problems:
+        return failed("tensors", "; ".join(problems), _ORIGINAL, **values)
+    ids = "with" if POSITION_IDS in state else "without"
+    return passed("tensors", f"all {len(expected)} names and shapes of the model, {ids} the "
+                  "position_ids of old transformers versions", **values)  # fmt: skip
+
+
+def _finite(contents: Contents, config: ModelConfig) -> Check:
+    """In float32, which is what the export takes: what float64 holds need not fit."""
+    bad: dict[str, dict[str, int]] = {}
+    for name, tensor in {**contents.state, **contents.classifier}.items():
+        if not tensor.is_floating_point():
+            continue
+        wide = tensor.float()
+        count = int((~torch.isfinite(wide)).sum())
+        if count:
+            nan = int(torch.isnan(wide).sum())
+            bad[name] = {"nan": nan, "inf": count - nan}
+    told = _listed(
+        [f"'{name}' holds {sum(n.values())} values that are NaN or infinite"
+         for name, n in bad.items()]
+    )  # fmt: skip
+    served = bad.keys() - {name for name, slot in slots(config).items() if slot.ours is None}
+    temperature = contents.state.get("temperature")
+    if served:
+        return failed("finite", told, _DIVERGED, tensors=bad)
+    if temperature is not None and temperature.numel() == 1 and temperature > _LARGEST_TEMPERATURE:
+        return failed(
+            "finite", f"'temperature' is {float(temperature):g}, expected the logarithm of a logit "
+            f"scale, at most {_LARGEST_TEMPERATURE:g}: logits would be infinite",
+            _DIVERGED, tensors=bad,
+        )  # fmt: skip
+    if bad:
+        return warned("finite", f"in tensors that are not served: {told}",
+                      "Nothing to do for serving; the file may be damaged.",
+                      tensors=bad)  # fmt: skip
+    return passed("finite", "no NaN and no infinity in any tensor", tensors={})
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f", and {more} more" if more > 0 else "")
