@@ -1,0 +1,262 @@
+"""The list of parity runs that is kept beside a release, and what it says of who may serve.
+
+Every run that compared answers is appended, the export's own check first. The newest must have
+passed. Every plan that the config would load is named by its SHA-256 in a passed run and in no
+later failed one. Nothing else is remembered.
+
+The list is `ctclip_check/VERSION/parity_runs.jsonl`, an object a line, never edited. It travels
+with its version, and holds no name of a scan: that may name a patient.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from ctclip_client.contract import CHECK
+from ctclip_client.errors import Unreadable
+from ctclip_client.release.fields import (
+    LIST,
+    NUMBER,
+    TEXT,
+    TEXT_BY_NAME,
+    TEXTS,
+    TRUTH,
+    WHOLE,
+    Kind,
+    complaint,
+    read_bytes,
+    read_json,
+)
+from ctclip_client.release.records import PROVENANCE, read_model_record
+from ctclip_client.system.files import placed
+
+FILE = "parity_runs.jsonl"
+OLD_FILE = "ladder.json"
+"""The last verdict only, as ctclip kept it before there was a list."""
+EXPORT = "export"
+"""The step that stands for the export's own comparisons."""
+
+Verdict = Literal["PASS", "FAIL", "NOT RUN"]
+
+_VERDICT = Kind(lambda value: value in ("PASS", "FAIL", "NOT RUN"), "PASS, FAIL or NOT RUN")
+_FIGURES = Kind(
+    lambda value: (
+        isinstance(value, dict) and all(v is None or NUMBER.holds(v) for v in value.values())
+    ),
+    "an object of numbers",
+)
+_RUN = {
+    "date": TEXT,
+    "release": TEXT,
+    "passed": TRUTH,
+    "steps": LIST,
+    "reference": TEXT,
+    "scans": WHOLE,
+    "sample": TRUTH,
+    "failures": TEXTS,
+    "engines": TEXT_BY_NAME,
+}
+_STEP = {"name": TEXT, "verdict": _VERDICT, "reason": TEXT, "figures": _FIGURES}
+_OLD = {
+    "release": TEXT,
+    "passed": TRUTH,
+    "failures": TEXTS,
+    "failed": TEXTS,
+    "ran": TEXTS,
+    "plans": TEXT_BY_NAME,
+    "failed_plans": TEXT_BY_NAME,
+    "scans": WHOLE,
+    "sample": TRUTH,
+    "date": TEXT,
+}
+_OLD_OPTIONAL = frozenset(_OLD) - {"release", "passed"}
+_RESTORE = "Restore the file from a copy, or export the release again."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class ParityStep:
+    """What one way of computing the answer came to. figures: by name, of the worst scan."""
+
+    name: str
+    verdict: Verdict
+    reason: str = ""
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParityRun:
+    """One run of a parity check.
+
+    release: its name. steps: those that compare answers, also where they could not run.
+    reference: what they were compared with.
+    scans: how many. sample: whether they are the public chest CT and its variations.
+    failures: why it failed, in words. date: in UTC; "" if unknown.
+    engines: SHA-256 of the plans that took part, by model; empty where no engine ran.
+    """
+
+    release: str
+    passed: bool
+    steps: Sequence[ParityStep] = ()
+    reference: str = ""
+    scans: int = 0
+    sample: bool = False
+    failures: Sequence[str] = ()
+    engines: Mapping[str, str] = field(default_factory=dict)
+    date: str = field(default_factory=_now)
+
+    @property
+    def compared(self) -> bool:
+        """Whether a step compared answers, or tried to and failed."""
+        return any(step.verdict != "NOT RUN" for step in self.steps)
+
+
+def objection(runs: Sequence[ParityRun], engines: Mapping[str, str]) -> str:
+    """Why a release may not serve, in words; "" if it may. See the module for the rule.
+
+    runs: of `read_runs`. engines: SHA-256 of the plans that the configs would load, by model.
+    """
+    if not runs:
+        return "it was never compared with the reference"
+    if not runs[-1].passed:
+        return f"its newest parity run failed: {'; '.join(runs[-1].failures) or 'nothing passed'}"
+    for model, digest in engines.items():
+        named = [run.passed for run in runs if run.engines.get(model) == digest]
+        if not named:
+            return f"the engine of '{model}' was never compared with the reference"
+        if not named[-1]:
+            return f"the engine of '{model}' took part in a failed parity run, and in none since"
+    return ""
+
+
+def read_runs(repository: Path, version: int) -> tuple[ParityRun, ...]:
+    """The runs of the release that lies in a version, the oldest first.
+
+    `ladder.json`, where an older ctclip left it, counts as the run before the list. Where there is
+    neither, the export's results in `provenance.json` count as one.
+
+    Raises:
+        Unreadable: a file or a line is damaged; the cause names it, the field, got and expected.
+    """
+    folder = _folder(repository, version)
+    release = read_model_record(folder).release.name
+    runs = []
+    if (folder / OLD_FILE).exists():
+        runs.append(_read_old(folder / OLD_FILE))
+    if (folder / FILE).exists():
+        lines = read_bytes(folder / FILE, _RESTORE).splitlines()
+        runs += [_read_line(folder / FILE, n, line) for n, line in enumerate(lines, start=1)]
+    own = tuple(run for run in runs if run.release == release)
+    return own or (export_run(repository, version, date=""),)
+
+
+def append_run(repository: Path, version: int, run: ParityRun) -> bool:
+    """Append a run to the list, all of it or nothing. False for a run that compared nothing.
+
+    Raises:
+        Unreadable: the list is damaged, and stays as it is.
+        OSError: it cannot be written.
+    """
+    if not run.compared:
+        return False
+    read_runs(repository, version)
+    path = _folder(repository, version) / FILE
+    before = read_bytes(path).rstrip() + b"\n" if path.exists() else b""
+    with placed(path) as file:
+        file.write(before.lstrip() + _line(run))
+    return True
+
+
+def export_run(repository: Path, version: int, *, date: str | None = None) -> ParityRun:
+    """The export's own check as a run, out of the records that it has written.
+
+    Raises: Unreadable.
+    """
+    folders = sorted(path.parent for path in repository.glob(f"*/{version}/{PROVENANCE}"))
+    records = {folder.parent.name: read_model_record(folder) for folder in folders}
+    failures = tuple(
+        f"{model}: {record.parity_failure}"
+        for model, record in records.items()
+        if record.parity_failure
+    )
+    figures = {
+        f"{result.model}: {result.quantity}": result.measured
+        for record in records.values()
+        for result in record.parity
+    }
+    return ParityRun(
+        release=records[CHECK.name].release.name,
+        passed=not failures,
+        steps=(ParityStep(EXPORT, "FAIL" if failures else "PASS", "; ".join(failures), figures),),
+        reference="PyTorch",
+        failures=failures,
+        date=_now() if date is None else date,
+    )
+
+
+def _folder(repository: Path, version: int) -> Path:
+    return repository / CHECK.name / str(version)
+
+
+def _line(run: ParityRun) -> bytes:
+    """NaN and infinity, which JSON does not have, become null."""
+    content = asdict(run)
+    for step in content["steps"]:
+        step["figures"] = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in step["figures"].items()
+        }
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _read_line(path: Path, number: int, line: bytes) -> ParityRun:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"line {number}: not JSON ({error})") from error
+    wrong = complaint(content, _RUN) or next(
+        (
+            wrong
+            for index, step in enumerate(content["steps"])
+            if (wrong := complaint(step, _STEP, inside=f"steps[{index}]"))
+        ),
+        "",
+    )
+    if wrong:
+        raise _damaged(path, f"line {number}: {wrong}")
+    steps = tuple(ParityStep(**{name: step[name] for name in _STEP}) for step in content["steps"])
+    values = {name: content[name] for name in _RUN}
+    return ParityRun(**values | {"steps": steps, "failures": tuple(content["failures"])})
+
+
+def _read_old(path: Path) -> ParityRun:
+    content = read_json(path, _RESTORE)
+    if wrong := complaint(content, _OLD, optional=_OLD_OPTIONAL):
+        raise _damaged(path, wrong)
+    failed = content.get("failed", ())
+    return ParityRun(
+        release=content["release"],
+        passed=content["passed"],
+        steps=tuple(
+            ParityStep(name, "FAIL" if name in failed else "PASS")
+            for name in content.get("ran", ())
+        ),
+        scans=content.get("scans", 0),
+        sample=content.get("sample", False),
+        failures=tuple(content.get("failures", ())),
+        engines={**content.get("plans", {}), **content.get("failed_plans", {})},
+        date=content.get("date", ""),
+    )
+
+
+def _damaged(path: Path, wrong: str) -> Unreadable:
+    return Unreadable(f"{path} is damaged: {wrong}.", _RESTORE)
