@@ -6,7 +6,7 @@ What is inside the ONNX files is looked at by `ctclip-export`, see `inspectors`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ctclip_client.contract import (
@@ -27,18 +27,20 @@ from ctclip_client.doctor.configs import (
     release_sizes,
 )
 from ctclip_client.doctor.engines import engine_checks
-from ctclip_client.doctor.folder import (
+from ctclip_client.doctor.inspectors import Options, inspector
+from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.self_check import file_checks as self_checks
+from ctclip_client.doctor.subject import Subject
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.records import ReleaseRecord
+from ctclip_client.release.repository import (
+    CONFIG,
     ModelFolder,
     Repository,
     VersionFolder,
     read_config,
     read_repository,
 )
-from ctclip_client.doctor.inspectors import Options, inspector
-from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
-from ctclip_client.doctor.self_check import file_checks as self_checks
-from ctclip_client.doctor.subject import CONFIG, Subject
-from ctclip_client.errors import CTClipError, InvalidInput
 
 _EXPORT = "Make it with ctclip export --checkpoint F --text-model DIR --out DIR."
 _EXPORT_AGAIN = "Export the repository again (ctclip export), or restore the file."
@@ -98,7 +100,7 @@ def _release_checks(repository: Repository) -> Iterator[Check]:
     """One release in each version, of this contract; what it was made from."""
     by_version: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (name, number), record in sorted(repository.records().items()):
-        by_version[number][record.name].append(name)
+        by_version[number][record.release.name].append(name)
     if not by_version:
         yield failed("release", "no provenance.json can be read: nothing says where this comes "
                      "from", _EXPORT)  # fmt: skip
@@ -125,41 +127,40 @@ def _release_checks(repository: Repository) -> Iterator[Check]:
     if main is None:
         yield not_run("contract", "No provenance.json can be read.")
         return
-    said = main.release.get("contract_version")
+    said = main.contract_version
     if said == VERSION:
         yield passed("contract", f"version {VERSION}", version=VERSION)
     else:
         yield failed("contract", f"version {said}, this program knows version {VERSION}",
                      "Use the ctclip of the release that made it, or export again.",
                      version=said, expected=VERSION)  # fmt: skip
-    yield _origin(main.release)
+    yield _origin(main)
 
 
-def _origin(release: Mapping[str, Any]) -> Check:
-    checkpoint, geometry = release["checkpoint"], release["geometry"]
-    shape = "x".join(map(str, geometry["volume_shape"]))
+def _origin(release: ReleaseRecord) -> Check:
+    checkpoint, shape = release.checkpoint, release.geometry.volume_shape
     detail = (
-        f"{checkpoint['name']}, {release['precision']}, volume {shape}, "
-        f"{len(release['findings'])} findings"
+        f"{checkpoint.name}, {release.precision}, volume {'x'.join(map(str, shape))}, "
+        f"{len(release.findings)} findings"
     )
     values = {
-        "checkpoint": checkpoint["name"], "checkpoint_sha256": checkpoint.get("sha256"),
-        "random_weights": checkpoint["random_weights"], "precision": release["precision"],
-        "volume_shape": geometry["volume_shape"],
-        "target_spacing_mm": geometry.get("target_spacing_mm"),
-        "findings": len(release["findings"]),
+        "checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256,
+        "random_weights": checkpoint.random_weights, "precision": release.precision,
+        "volume_shape": list(shape),
+        "target_spacing_mm": list(release.geometry.target_spacing_mm),
+        "findings": len(release.findings),
     }  # fmt: skip
-    if checkpoint["random_weights"]:
+    if checkpoint.random_weights:
         return warned("origin", f"RANDOM WEIGHTS: {detail}; its results mean nothing",
                       "For demonstrations only.", **values)  # fmt: skip
     return passed("origin", detail, **values)
 
 
 def _sizes(repository: Repository) -> dict[str, int]:
-    record = repository.main_release()
+    release = repository.main_release()
     configs = {n: c for n, m in repository.models.items() if (c := m.parsed()) is not None}
     return {
-        **({} if record is None else release_sizes(record.release)),
+        **({} if release is None else release_sizes(release.content)),
         **embedding_size(configs),
     }
 
@@ -172,7 +173,11 @@ def _configs(repository: Repository) -> Iterator[Check]:
         for path in (folder.path / CONFIG, *folder.variants()):
             about = name if path.name == CONFIG else f"{name} ({path.stem})"
             try:
-                config = folder.config if path.name == CONFIG else read_config(path)
+                config = (
+                    folder.config
+                    if path.name == CONFIG
+                    else read_config(path, unknown_fields=False)
+                )
             except CTClipError as error:
                 yield failed("config", error.cause, error.remedy, about)
                 continue

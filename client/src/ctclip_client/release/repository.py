@@ -6,6 +6,7 @@ released together is told by `members`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +15,8 @@ from typing import Any
 
 from ctclip_client.errors import CTClipError, Unreadable
 from ctclip_client.release.digest import sha256
-from ctclip_client.release.fields import EXPORT_AGAIN
-from ctclip_client.release.records import ModelRecord, read_model_record
+from ctclip_client.release.fields import EXPORT_AGAIN, read_bytes
+from ctclip_client.release.records import ModelRecord, ReleaseRecord, read_model_record
 
 CONFIG = "config.pbtxt"
 VARIANTS = "configs"
@@ -67,7 +68,7 @@ class ModelFolder:
     @cached_property
     def config(self) -> Any:
         """The default config as Triton's ModelConfig message. Raises: Unreadable."""
-        return read_config(self.path / CONFIG)
+        return read_config(self.path / CONFIG, unknown_fields=False)
 
     def parsed(self) -> Any | None:
         """The default config, or None where there is none that parses."""
@@ -99,6 +100,23 @@ class Repository:
                 except CTClipError:
                     continue
         return found
+
+    def main_release(self) -> ReleaseRecord | None:
+        """The release that most models share, in the version that most ensembles' steps are
+        pinned to; in the newest one where no record of that version can be read."""
+        records = self.records()
+        if not records:
+            return None
+        configs = [config for model in self.models.values() if (config := model.parsed())]
+        asked = Counter(
+            step.model_version for config in configs for step in config.ensemble_scheduling.step
+        )
+        numbers = {number for _, number in records}
+        pinned = [number for number, _ in asked.most_common() if number in numbers]
+        served = pinned[0] if pinned else max(numbers)
+        releases = [record.release for (_, number), record in records.items() if number == served]
+        name, _ = Counter(release.name for release in releases).most_common(1)[0]
+        return next(release for release in releases if release.name == name)
 
 
 def read_repository(path: Path, known: Collection[str] = ()) -> Repository:
@@ -146,16 +164,13 @@ def read_config(path: Path, *, unknown_fields: bool = True) -> Any:
     from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
+    content = read_bytes(path, _EVERY_FOLDER)
     try:
-        text = path.read_text("utf-8")
         return text_format.Parse(
-            text, model_config_pb2.ModelConfig(), allow_unknown_field=unknown_fields
+            content.decode("utf-8"),
+            model_config_pb2.ModelConfig(),
+            allow_unknown_field=unknown_fields,
         )
-    except OSError as error:
-        folder = path.parent.parent if path.parent.name == VARIANTS else path.parent
-        raise Unreadable(
-            f"'{folder.name}' has no readable {path.name}: {error.strerror}.", _EVERY_FOLDER
-        ) from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise Unreadable(
             f"{path}: Triton's protobuf does not parse it: {' '.join(str(error).split())}.",
