@@ -19,6 +19,8 @@ from ctclip_client.release.parity_runs import (
     read_runs,
 )
 
+from ..tiny_release import result, write_record
+
 X, Y = {"ctclip_vision": "x" * 64}, {"ctclip_vision": "y" * 64}
 PASSED = ParityRun(
     "r", True, (ParityStep("ONNX", "PASS", figures={"cosine": 1.0}),), scans=2, date="2026-11-26"
@@ -28,35 +30,10 @@ FAILED = replace(
 )
 
 
-def result(**changes: Any) -> dict[str, Any]:
-    """As `ctclip export` writes it."""
-    sound = {
-        "model": "ctclip_score", "quantity": "LOGITS", "measured": 1e-6, "absolute": 1e-4,
-        "relative": 0.0,
-    }  # fmt: skip
-    return sound | changes
-
-
-def write_record(folder: Path, release: str = "r", **changes: Any) -> None:
-    content = {
-        "release": {
-            "release": release, "contract_version": 1, "precision": "fp32",
-            "checkpoint": {"name": "a.pt", "sha256": "0", "random_weights": True},
-            "geometry": {"volume_shape": [8, 8, 8], "target_spacing_mm": [1.5, 1, 1],
-                         "token_shape": [1, 1, 1]},
-            "findings": ["A"], "prompts": [{"finding": "A", "present": "a", "absent": "b"}],
-        },
-        "file": "model.onnx", "file_sha256": "0", "vocabulary_sha256": "0",
-        "parity": [result()], "tools": {},
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "provenance.json").write_text(json.dumps(content | changes))
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     write_record(tmp_path / "ctclip_check/1", file="model.py", parity=[])
-    write_record(tmp_path / "ctclip_score/1")
+    write_record(tmp_path / "shift/1")
     return tmp_path
 
 
@@ -68,7 +45,7 @@ def test_runs_are_kept_in_order_and_lines_are_never_changed(repository: Path) ->
     assert append_run(repository, 1, replace(PASSED, engines=X))
     assert path.read_bytes().startswith(first)
     export, *others = read_runs(repository, 1)
-    assert (export.passed, export.steps[0].figures) == (True, {"ctclip_score: LOGITS": 1e-6})
+    assert (export.passed, export.steps[0].figures) == (True, {"shift: Y": 1e-6})
     assert others == [FAILED, replace(PASSED, engines=X)]
     assert [path.name for path in path.parent.iterdir() if "part" in path.suffix] == []
 
@@ -88,10 +65,10 @@ def test_figures_that_json_has_no_number_for_become_null(repository: Path) -> No
 def test_without_a_list_the_exports_results_count_as_its_run(repository: Path) -> None:
     (run,) = read_runs(repository, 1)
     assert (run.passed, run.steps[0].name, run.date) == (True, "export", "")
-    write_record(repository / "ctclip_score/1", parity=[result(measured=1.0)])
+    write_record(repository / "shift/1", parity=[result(measured=1.0)])
     (run,) = read_runs(repository, 1)
     assert objection([run], {}).startswith(
-        "its newest parity run failed: ctclip_score: LOGITS: 1.0e+00, allowed 1.0e-04"
+        "its newest parity run failed: shift: Y: 1.0e+00, allowed 1.0e-04"
     )
 
 

@@ -38,6 +38,7 @@ from ctclip_client.release.repository import (
     ModelFolder,
     Repository,
     VersionFolder,
+    loaded_versions,
     read_config,
     read_repository,
 )
@@ -237,20 +238,9 @@ def _pin_problem(repository: Repository, model: str, version: int) -> str:
     if folder is None or version not in folder.versions:
         return f"{model} has no version {version}"
     config = folder.parsed()
-    if config is not None and version not in _served(config, sorted(folder.versions)):
+    if config is not None and version not in loaded_versions(config, sorted(folder.versions)):
         return f"{model} version {version} is not loaded by its version_policy"
     return ""
-
-
-def _served(config: Any, versions: list[int]) -> list[int]:
-    """Versions that Triton loads; without a policy the latest one."""
-    kind = config.version_policy.WhichOneof("policy_choice")
-    if kind == "all":
-        return versions
-    if kind == "specific":
-        return list(config.version_policy.specific.versions)
-    count = config.version_policy.latest.num_versions if kind == "latest" else 1
-    return versions[-count:]
 
 
 def _files(repository: Repository, options: Options) -> Iterator[Check]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.release.digest import sha256
 from ctclip_client.release.records import PROVENANCE
 from ctclip_client.release.repository import (
     CONFIG,
     VARIANTS,
+    VersionFolder,
     pins,
     plan_of,
     read_config,
     version_folders,
 )
 
+_PINNED = re.compile(r"\bmodel_version\s*:\s*(-?\d+)")
 _REMEDY = "Name a repository that ctclip export has written."
 
 
@@ -69,13 +72,14 @@ class Members:
     def engines(self, version: int) -> dict[str, str]:
         """SHA-256 by model of every TensorRT plan of a version that one of the configs would load.
 
-        Raises: OSError, Unreadable.
+        Raises: Unreadable.
         """
         found = {}
         for name in self.steps:
+            folder = VersionFolder(self.folder(name, version), version)
             for file in {plan_of(read_config(path)) for path in self.config_files(name)} - {""}:
-                if (plan := self.folder(name, version) / file).is_file():
-                    found[name] = sha256(plan)
+                if folder.has(file):
+                    found[name] = folder.sha256(file)
         return found
 
 
@@ -116,14 +120,37 @@ def pinned_version(members: Members) -> int:
     Raises:
         InvalidInput: there are two, in the middle of a promotion.
     """
-    pinned = sorted(members.pinned())
-    if len(pinned) != 1:
+    return _only(members.repository, members.pinned())
+
+
+def pinned_version_by_text(repository: Path) -> int:
+    """The same for all ensembles of a folder, read without Triton's protobuf: the image that builds
+    engines has none.
+
+    Raises:
+        Unreadable: no ensemble pins a version.
+        InvalidInput: they pin several.
+    """
+    return _only(
+        repository,
+        {
+            int(version)
+            for config in repository.glob(f"*/{CONFIG}")
+            for version in _PINNED.findall(config.read_text("utf-8"))
+        },
+    )
+
+
+def _only(repository: Path, pinned: Collection[int]) -> int:
+    if not pinned:
+        raise Unreadable(f"repository: no ensemble of {repository} pins a version.", _REMEDY)
+    if len(pinned) > 1:
         raise InvalidInput(
-            f"repository: the ensembles of {members.repository} pin versions {pinned}, expected "
+            f"repository: the ensembles of {repository} pin versions {sorted(pinned)}, expected "
             "one.",
             "Finish the promotion first: ctclip promote, or ctclip rollback.",
         )
-    return pinned[0]
+    return min(pinned)
 
 
 def _is_member(name: str, config: Any, steps: frozenset[str]) -> bool:

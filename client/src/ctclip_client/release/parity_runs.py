@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import Unreadable
@@ -41,8 +40,6 @@ OLD_FILE = "ladder.json"
 """The last verdict only, as ctclip kept it before there was a list."""
 EXPORT = "export"
 """The step that stands for the export's own comparisons."""
-
-Verdict = Literal["PASS", "FAIL", "NOT RUN"]
 
 _VERDICT = Kind(lambda value: value in ("PASS", "FAIL", "NOT RUN"), "PASS, FAIL or NOT RUN")
 _FIGURES = Kind(
@@ -85,10 +82,13 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class ParityStep:
-    """What one way of computing the answer came to. figures: by name, of the worst scan."""
+    """What one way of computing the answer came to.
+
+    verdict: PASS, FAIL or NOT RUN. figures: by name, of the worst scan.
+    """
 
     name: str
-    verdict: Verdict
+    verdict: str
     reason: str = ""
     figures: Mapping[str, float | None] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ released together is told by `members`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +182,17 @@ def config_path(folder: Path, config_name: str | None) -> Path:
     """The config that Triton takes for a model under `--model-config-name`."""
     variant = folder / VARIANTS / f"{config_name}.pbtxt"
     return variant if config_name and variant.is_file() else folder / CONFIG
+
+
+def loaded_versions(config: Any, versions: Sequence[int]) -> list[int]:
+    """Of the ascending versions that a model has, those that Triton loads: by default the last."""
+    kind = config.version_policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return list(versions)
+    if kind == "specific":
+        return sorted(config.version_policy.specific.versions)
+    count = config.version_policy.latest.num_versions if kind == "latest" else 1
+    return list(versions[-count:])
 
 
 def backend_of(config: Any) -> str:
