@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ctclip_client.errors import InvalidInput
-from ctclip_server.releases.members import read_members
-from ctclip_server.releases.staging import take_in
+from ctclip_client.release.members import read_members
+from ctclip_server.releases.place import place_release
 
 from .releases import copied
 
@@ -67,6 +67,6 @@ def test_the_remedy_fits_the_cause(
     live, candidate = copied(repository, tmp_path / "live"), copied(repository, tmp_path / "new")
     change(live)
     with pytest.raises(InvalidInput) as caught:
-        take_in(read_members(live), read_members(candidate))
+        place_release(read_members(live), read_members(candidate))
     assert cause in caught.value.cause
     assert remedy in caught.value.remedy

@@ -30,10 +30,10 @@ from ctclip_client import (
     Unavailable,
 )
 from ctclip_client.contract import MODELS
+from ctclip_client.release.repository import read_config
 from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded.server import EmbeddedTriton
-from ctclip_server.repository import read_config
 
 _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.UNAVAILABLE": Unavailable,

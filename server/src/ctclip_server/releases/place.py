@@ -1,29 +1,25 @@
-"""Take a release from the repository it was exported to into the one that is served."""
+"""Bring a release into the repository that is served: as a new version, whole."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.members import Members, pinned_version
+from ctclip_client.release.records import read_model_record
+from ctclip_client.release.repository import read_config
 from ctclip_client.release.self_check import FILE as SELF_CHECK
-from ctclip_server.releases.checks import check_release, release_name
-from ctclip_server.releases.extras import (
-    Pair,
-    Say,
-    all_or_nothing,
-    cannot_copy,
-    take_over,
-    take_warmup,
-    with_engines,
-)
-from ctclip_server.releases.members import Members
+from ctclip_server.releases.may_serve import check_release
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
-from ctclip_server.repository import read_config
 from ctclip_server.self_check import check_is_of, load_self_check
+
+WARMUP = "warmup"
+"""Tensors that engines are warmed up with; beside the versions, since all have the same shapes."""
 
 _ALWAYS_THERE = {model.name for model in MODELS} | {ensemble.name for ensemble in ENSEMBLES}
 _OTHER_CTCLIP = "One of the two was exported by another version of ctclip: export both again."
@@ -34,71 +30,44 @@ _OTHER_MODELS = (
 _OTHER_SIZES = "Another geometry or number of findings needs a repository and a server of its own."
 
 
-class TakenIn(NamedTuple):
-    """version: of the release, in the repository that is served.
-
-    engines: models whose engine in a version that was there before is another one now.
-    """
-
-    version: int
-    engines: tuple[str, ...] = ()
-
-
-def take_in(members: Members, candidate: Members, say: Say = lambda _: None) -> TakenIn:
-    """Place the candidate's release beside those of `members`.
+def place_release(members: Members, candidate: Members) -> int:
+    """Place the candidate's release beside those of `members`; return its version there.
 
     What is served does not change: configs keep naming the versions that they name. A release that
-    is there already is not placed twice: only its engines and verdict are taken over, if newer, and
-    its self-check, if it lacks a good one.
+    is there with the same engines and self-check is not placed twice: its own parity runs count.
 
     Args:
         members: the repository that is served.
         candidate: the repository that the release was exported to.
-        say: told what was not taken over, and why.
 
     Raises:
-        ReleaseRefusedError, LadderRefusedError, SelfCheckError: the candidate may not serve.
+        ReleaseRefusedError, SelfCheckError: the candidate may not serve.
         Unreadable: its self-check is damaged.
         InvalidInput: its tensors are others, or the repository cannot be written.
     """
-    pinned = candidate.pinned()
-    if len(pinned) != 1:
-        raise InvalidInput(
-            f"--from: the ensembles of {candidate.repository} pin versions {sorted(pinned)}, "
-            "expected one.",
-            "Name a repository that ctclip export made.",
-        )
-    source = min(pinned)
+    source = pinned_version(candidate)
     release = check_release(candidate, source)
-    check_is_of(load_self_check(candidate.repository, source), release.name)
+    check_is_of(load_self_check(candidate.repository, source), release.record.name)
     _check_same_tensors(members, candidate)
+    content = _content(candidate, source)
     for version in members.complete_versions():
-        if release_name(members, version) == release.name:
-            pair = Pair(members, version, candidate, source)
-            engines = take_over(pair, say)
-            _take_self_check(pair, release.name)
-            return TakenIn(version, engines)
+        if _content(members, version) == content:
+            return version
     _name_served_versions(members)
     # Above every folder there is: leftovers of an interrupted copy, too.
     version = 1 + max(max(members.versions(name), default=0) for name in members.all)
     _copy(members, candidate, source, version)
-    return TakenIn(version)
+    return version
 
 
-def _take_self_check(pair: Pair, release: str) -> None:
-    """Where this release has none here, or no good one; that of the candidate was checked."""
-    here, there = (folder(CHECK.name) / SELF_CHECK for folder in (pair.here, pair.there))
+def _content(members: Members, version: int) -> tuple[str, dict[str, str], str] | None:
+    """What tells two versions apart: the release, its engines, its self-check."""
+    check = members.folder(CHECK.name, version) / SELF_CHECK
     try:
-        present = load_self_check(pair.members.repository, pair.version)
-        check_is_of(present, release)
-    except CTClipError:
-        present = None
-    if present is None and there.exists():
-        try:
-            with all_or_nothing() as place:
-                place(there, here)
-        except OSError as error:
-            raise cannot_copy(pair.members, error) from error
+        name = read_model_record(members.folder(members.steps[0], version)).release.name
+        return name, members.engines(version), sha256(check) if check.exists() else ""
+    except (CTClipError, OSError):
+        return None  # what cannot be read is not the same
 
 
 def _check_same_tensors(members: Members, candidate: Members) -> None:
@@ -147,25 +116,33 @@ def _name_served_versions(members: Members) -> None:
 
 
 def _copy(members: Members, candidate: Members, source: int, version: int) -> None:
+    # Steps last: an interrupted copy leaves no step folder that belongs to no release.
+    models = (*members.ensembles, *members.steps)
+    warmups = [
+        (warmup, to)
+        for name in models
+        if (warmup := candidate.repository / name / WARMUP).is_dir()
+        and not (to := members.repository / name / WARMUP).exists()
+    ]
+    folders = [(candidate.folder(name, source), members.folder(name, version)) for name in models]
     placed: list[Path] = []
     try:
-        with all_or_nothing() as place:
-            take_warmup(members, candidate, with_engines(candidate, source), place)
-            # Steps last: an interrupted copy leaves no step folder that belongs to no release.
-            for name in (*members.ensembles, *members.steps):
-                folder = members.repository / name
-                work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder))
-                try:
-                    original = candidate.repository / name / str(source)
-                    shutil.copytree(
-                        original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
-                    )
-                    placed.append((work / "new").rename(folder / str(version)))
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+        for original, to in warmups + folders:
+            work = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+            try:
+                shutil.copytree(
+                    original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
+                )
+                placed.append((work / "new").rename(to))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except BaseException as error:
         for path in placed:
             shutil.rmtree(path, ignore_errors=True)
         if isinstance(error, OSError):
-            raise cannot_copy(members, error) from error
+            raise InvalidInput(
+                f"repository: cannot copy the release into {members.repository}: "
+                f"{error.strerror or error}.",
+                "Make room for it, and run this where the repository may be written.",
+            ) from error
         raise
