@@ -8,8 +8,8 @@ from pathlib import Path
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.repository import (
     CONFIG,
-    VARIANTS,
     backend_of,
+    check_variant,
     config_path,
     loaded_versions,
     read_config,
@@ -52,7 +52,7 @@ def check_repository(
             f"{_EXPORT} {repository}",
         )
     if config_name is not None:
-        _check_variant(repository, folders, config_name)
+        check_variant(repository, config_name)
     loaded = tuple(configs) if models is None else tuple(models)
     for name in loaded:
         if name not in configs:
@@ -66,16 +66,6 @@ def check_repository(
 def served_backends() -> tuple[str, ...]:
     """Backends of the embedded Triton: the wheel's own and the drop-ins."""
     return ("python", *(path.parent.name for path in sorted(BACKENDS.glob("*/model.py"))))
-
-
-def _check_variant(repository: Path, folders: list[Path], config_name: str) -> None:
-    variants = {path.stem for folder in folders for path in folder.glob(f"{VARIANTS}/*.pbtxt")}
-    if config_name not in variants:
-        known = ", ".join(sorted(variants)) or "none"
-        raise InvalidInput(
-            f"config name: no model of {repository} has configs/{config_name}.pbtxt.",
-            f"Variants that it has: {known}.",
-        )
 
 
 def _check_model(folder: Path, config_path: Path) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.errors import CTClipError, Unreadable
+from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.fields import EXPORT_AGAIN, read_bytes
 from ctclip_client.release.records import ModelRecord, ReleaseRecord, read_model_record
@@ -182,6 +182,16 @@ def config_path(folder: Path, config_name: str | None) -> Path:
     """The config that Triton takes for a model under `--model-config-name`."""
     variant = folder / VARIANTS / f"{config_name}.pbtxt"
     return variant if config_name and variant.is_file() else folder / CONFIG
+
+
+def check_variant(repository: Path, config_name: str) -> None:
+    """Raises: InvalidInput if no model of a repository has a config of that name."""
+    variants = {path.stem for path in repository.glob(f"*/{VARIANTS}/*.pbtxt")}
+    if config_name not in variants:
+        raise InvalidInput(
+            f"--config-name: no model of {repository} has {VARIANTS}/{config_name}.pbtxt.",
+            f"Variants that it has: {', '.join(sorted(variants)) or 'none'}.",
+        )
 
 
 def loaded_versions(config: Any, versions: Sequence[int]) -> list[int]:
