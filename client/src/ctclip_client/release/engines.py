@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.errors import Unreadable
-from ctclip_client.release.fields import OBJECT, TEXT, WHOLE, Kind, complaint, read_json
+from ctclip_client.release.json_records import WrongFieldError, damaged, parse, read_record
 from ctclip_client.system.files import placed
 
 ENGINE_RECORD = "engine.json"
@@ -22,26 +21,10 @@ Shapes = dict[str, list[list[int]]]
 """Input name -> [smallest, most common, largest shape]."""
 
 
-def _are_shapes(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(shapes, list)
-        and all(isinstance(shape, list) and all(map(WHOLE.holds, shape)) for shape in shapes)
-        for shapes in value.values()
-    )
-
-
-_KINDS = {
-    "onnx_sha256": TEXT,
-    "tensorrt_version": TEXT,
-    "gpu_name": TEXT,
-    "compute_capability": TEXT,
-    "profile": Kind(_are_shapes, "an object of shapes for each input"),
-    "precision": TEXT,
-    "plan_sha256": TEXT,
-    "plan_bytes": WHOLE,
-    "layers": OBJECT,
-}
-_SIZES = {"activation_bytes": WHOLE, "weights_bytes": WHOLE}
+@dataclass(frozen=True)
+class _Sizes:
+    activation_bytes: int = 0
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,10 +53,9 @@ class EngineRecord:
 def read_engine_record(folder: Path) -> EngineRecord:
     """Read `engine.json`. Raises: Unreadable naming the field, got and expected."""
     path = folder / ENGINE_RECORD
-    content = read_json(path, REBUILD)
-    wrong = complaint(content, _KINDS) or complaint(
-        content["layers"], _SIZES, optional=frozenset(_SIZES), inside="layers"
-    )
-    if wrong:
-        raise Unreadable(f"{path} is damaged: {wrong}.", REBUILD)
-    return EngineRecord(**{each.name: content[each.name] for each in fields(EngineRecord)})
+    record = read_record(EngineRecord, path, REBUILD)
+    try:
+        parse(_Sizes, record.layers, "layers")
+    except WrongFieldError as error:
+        raise damaged(path, str(error), REBUILD) from error
+    return record

@@ -18,20 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ctclip_client.contract import CHECK
-from ctclip_client.errors import Unreadable
-from ctclip_client.release.fields import (
-    LIST,
-    NUMBER,
-    TEXT,
-    TEXT_BY_NAME,
-    TEXTS,
-    TRUTH,
-    WHOLE,
-    Kind,
-    complaint,
-    read_bytes,
-    read_json,
-)
+from ctclip_client.release.json_records import damaged, parse, read_bytes, read_record
 from ctclip_client.release.records import PROVENANCE, read_model_record
 from ctclip_client.system.files import placed
 
@@ -41,38 +28,6 @@ OLD_FILE = "ladder.json"
 EXPORT = "export"
 """The step that stands for the export's own comparisons."""
 
-_VERDICT = Kind(lambda value: value in ("PASS", "FAIL", "NOT RUN"), "PASS, FAIL or NOT RUN")
-_FIGURES = Kind(
-    lambda value: (
-        isinstance(value, dict) and all(v is None or NUMBER.holds(v) for v in value.values())
-    ),
-    "an object of numbers",
-)
-_RUN = {
-    "date": TEXT,
-    "release": TEXT,
-    "passed": TRUTH,
-    "steps": LIST,
-    "reference": TEXT,
-    "scans": WHOLE,
-    "sample": TRUTH,
-    "failures": TEXTS,
-    "engines": TEXT_BY_NAME,
-}
-_STEP = {"name": TEXT, "verdict": _VERDICT, "reason": TEXT, "figures": _FIGURES}
-_OLD = {
-    "release": TEXT,
-    "passed": TRUTH,
-    "failures": TEXTS,
-    "failed": TEXTS,
-    "ran": TEXTS,
-    "plans": TEXT_BY_NAME,
-    "failed_plans": TEXT_BY_NAME,
-    "scans": WHOLE,
-    "sample": TRUTH,
-    "date": TEXT,
-}
-_OLD_OPTIONAL = frozenset(_OLD) - {"release", "passed"}
 _RESTORE = "Restore the file from a copy, or export the release again."
 
 
@@ -106,11 +61,11 @@ class ParityRun:
 
     release: str
     passed: bool
-    steps: Sequence[ParityStep] = ()
+    steps: tuple[ParityStep, ...] = ()
     reference: str = ""
     scans: int = 0
     sample: bool = False
-    failures: Sequence[str] = ()
+    failures: tuple[str, ...] = ()
     engines: Mapping[str, str] = field(default_factory=dict)
     date: str = field(default_factory=_now)
 
@@ -220,43 +175,36 @@ def _line(run: ParityRun) -> bytes:
 
 def _read_line(path: Path, number: int, line: bytes) -> ParityRun:
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"line {number}: not JSON ({error})") from error
-    wrong = complaint(content, _RUN) or next(
-        (
-            wrong
-            for index, step in enumerate(content["steps"])
-            if (wrong := complaint(step, _STEP, inside=f"steps[{index}]"))
-        ),
-        "",
-    )
-    if wrong:
-        raise _damaged(path, f"line {number}: {wrong}")
-    steps = tuple(ParityStep(**{name: step[name] for name in _STEP}) for step in content["steps"])
-    values = {name: content[name] for name in _RUN}
-    return ParityRun(**values | {"steps": steps, "failures": tuple(content["failures"])})
+        return parse(ParityRun, json.loads(line))
+    except (ValueError, RecursionError) as error:  # also WrongFieldError
+        raise damaged(path, f"line {number}: {error}", _RESTORE) from error
+
+
+@dataclass(frozen=True)
+class _OldVerdict:
+    """`ladder.json`."""
+
+    release: str
+    passed: bool
+    failures: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    ran: tuple[str, ...] = ()
+    plans: Mapping[str, str] = field(default_factory=dict)
+    failed_plans: Mapping[str, str] = field(default_factory=dict)
+    scans: int = 0
+    sample: bool = False
+    date: str = ""
 
 
 def _read_old(path: Path) -> ParityRun:
-    content = read_json(path, _RESTORE)
-    if wrong := complaint(content, _OLD, optional=_OLD_OPTIONAL):
-        raise _damaged(path, wrong)
-    failed = content.get("failed", ())
+    old = read_record(_OldVerdict, path, _RESTORE)
     return ParityRun(
-        release=content["release"],
-        passed=content["passed"],
-        steps=tuple(
-            ParityStep(name, "FAIL" if name in failed else "PASS")
-            for name in content.get("ran", ())
-        ),
-        scans=content.get("scans", 0),
-        sample=content.get("sample", False),
-        failures=tuple(content.get("failures", ())),
-        engines={**content.get("plans", {}), **content.get("failed_plans", {})},
-        date=content.get("date", ""),
+        release=old.release,
+        passed=old.passed,
+        steps=tuple(ParityStep(name, "FAIL" if name in old.failed else "PASS") for name in old.ran),
+        scans=old.scans,
+        sample=old.sample,
+        failures=old.failures,
+        engines={**old.plans, **old.failed_plans},
+        date=old.date,
     )
-
-
-def _damaged(path: Path, wrong: str) -> Unreadable:
-    return Unreadable(f"{path} is damaged: {wrong}.", _RESTORE)

@@ -6,62 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ctclip_client.contract import Finding, Geometry
-from ctclip_client.errors import Unreadable
-from ctclip_client.release.fields import (
-    EXPORT_AGAIN,
-    LIST,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    TEXT_BY_NAME,
-    TEXTS,
-    THREE_NUMBERS,
-    THREE_WHOLE,
-    TRUTH,
-    WHOLE,
-    complaint,
-    read_json,
-)
+from ctclip_client.release.json_records import WrongFieldError, damaged, parse, read_json
 
 PROVENANCE = "provenance.json"
-
-_MODEL = {
-    "release": OBJECT,
-    "file": TEXT,
-    "file_sha256": TEXT,
-    "vocabulary_sha256": TEXT,
-    "parity": LIST,
-    "tools": TEXT_BY_NAME,
-}
-_RELEASE = {
-    "release": TEXT,
-    "contract_version": WHOLE,
-    "checkpoint": OBJECT,
-    "geometry": OBJECT,
-    "precision": TEXT,
-    "findings": TEXTS,
-    "prompts": LIST,
-    "classes": TEXTS,
-}
-_CHECKPOINT = {"name": TEXT, "sha256": TEXT, "random_weights": TRUTH}
-_GEOMETRY = {
-    "volume_shape": THREE_WHOLE,
-    "target_spacing_mm": THREE_NUMBERS,
-    "token_shape": THREE_WHOLE,
-}
-_PROMPT = {"finding": TEXT, "present": TEXT, "absent": TEXT}
-_RESULT = {
-    "model": TEXT,
-    "quantity": TEXT,
-    "measured": NUMBER,
-    "absolute": NUMBER,
-    "relative": NUMBER,
-}
 
 
 @dataclass(frozen=True)
@@ -73,24 +25,43 @@ class CheckpointRecord:
     random_weights: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReleaseGeometry(Geometry):
+    """What the vision model sees. token_shape: (T, H', W')."""
+
+    # Again, because a record has to state what a geometry of one's own may leave out.
+    volume_shape: tuple[int, int, int] = field()
+    target_spacing_mm: tuple[float, float, float] = field()
+    token_shape: tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class ReleaseRecord:
     """What PROVENANCE tells a client of a release.
 
-    name: a digest of everything that can change an answer. token_shape: (T, H', W').
-    classes: of a ClassFine head; empty without one. content: all of it, as it was written.
+    release: its name, a digest of everything that can change an answer. classes: of a ClassFine
+    head; empty without one. content: all of it, as it was written.
     """
 
-    name: str
+    release: str
     contract_version: int
     checkpoint: CheckpointRecord
-    geometry: Geometry
-    token_shape: tuple[int, int, int]
+    geometry: ReleaseGeometry
     precision: str
     findings: tuple[str, ...]
     prompts: tuple[Finding, ...]
-    classes: tuple[str, ...]
-    content: Mapping[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = ()
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The release's name."""
+        return self.release
+
+    @property
+    def token_shape(self) -> tuple[int, int, int]:
+        """(T, H', W')."""
+        return self.geometry.token_shape
 
 
 @dataclass(frozen=True)
@@ -145,61 +116,12 @@ def read_model_record(folder: Path) -> ModelRecord:
     """
     path = folder / PROVENANCE
     content = read_json(path)
-    if wrong := _complaint(content):
-        raise Unreadable(f"{path} is damaged: {wrong}.", EXPORT_AGAIN)
-    return ModelRecord(
-        file=content["file"],
-        file_sha256=content["file_sha256"],
-        vocabulary_sha256=content["vocabulary_sha256"],
-        release=_release(content["release"]),
-        parity=tuple(
-            ParityResult(**{name: entry[name] for name in _RESULT}) for entry in content["parity"]
-        ),
-        tools=content["tools"],
-    )
-
-
-def _complaint(content: Any) -> str:
-    if wrong := complaint(content, _MODEL):
-        return wrong
-    if Path(content["file"]).name != content["file"]:
-        return f"file: got {content['file']}, expected the name of a file beside it"
-    release = content["release"]
-    if wrong := complaint(release, _RELEASE, optional=frozenset({"classes"}), inside="release"):
-        return wrong
-    return (
-        complaint(release["checkpoint"], _CHECKPOINT, inside="release.checkpoint")
-        or complaint(release["geometry"], _GEOMETRY, inside="release.geometry")
-        or next(
-            (
-                wrong
-                for kinds, name, entries in (
-                    (_PROMPT, "release.prompts", release["prompts"]),
-                    (_RESULT, "parity", content["parity"]),
-                )
-                for index, entry in enumerate(entries)
-                if (wrong := complaint(entry, kinds, inside=f"{name}[{index}]"))
-            ),
-            "",
-        )
-        or ("" if release["prompts"] else "release.prompts: got [], expected a pair of sentences")
-    )
-
-
-def _release(content: Mapping[str, Any]) -> ReleaseRecord:
-    geometry, checkpoint = content["geometry"], content["checkpoint"]
-    depth, height, width = geometry["volume_shape"]
-    z, x, y = geometry["target_spacing_mm"]
-    slabs, rows, columns = geometry["token_shape"]
-    return ReleaseRecord(
-        name=content["release"],
-        contract_version=content["contract_version"],
-        checkpoint=CheckpointRecord(**{name: checkpoint[name] for name in _CHECKPOINT}),
-        geometry=Geometry((depth, height, width), (z, x, y)),
-        token_shape=(slabs, rows, columns),
-        precision=content["precision"],
-        findings=tuple(content["findings"]),
-        prompts=tuple(Finding(**{k: entry[k] for k in _PROMPT}) for entry in content["prompts"]),
-        classes=tuple(content.get("classes", ())),
-        content=content,
-    )
+    try:
+        record = parse(ModelRecord, content)
+    except WrongFieldError as error:
+        raise damaged(path, str(error)) from error
+    if Path(record.file).name != record.file:
+        raise damaged(path, f"file: got {record.file}, expected the name of a file beside it")
+    if not record.release.prompts:
+        raise damaged(path, "release.prompts: got [], expected a pair of sentences")
+    return replace(record, release=replace(record.release, content=content["release"]))

@@ -15,7 +15,7 @@ from typing import Any
 
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
-from ctclip_client.release.fields import EXPORT_AGAIN, read_bytes
+from ctclip_client.release.json_records import EXPORT_AGAIN, read_bytes
 from ctclip_client.release.records import ModelRecord, ReleaseRecord, read_model_record
 
 CONFIG = "config.pbtxt"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctclip_client.errors import CTClipError, Unreadable
 from ctclip_client.release.digest import sha256
-from ctclip_client.release.fields import EXPORT_AGAIN
+from ctclip_client.release.json_records import EXPORT_AGAIN
 from ctclip_client.release.members import Members
 from ctclip_client.release.parity_runs import objection, read_runs
 from ctclip_client.release.records import (
