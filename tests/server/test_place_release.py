@@ -128,3 +128,33 @@ def test_versions_that_serve_are_named_before_another_comes(live: Path, tmp_path
     path.write_text(path.read_text().replace(policy, ""))
     assert place(live, write_release(tmp_path / "other", "s", 2.0)) == 2
     assert policy in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "after", "cause"),
+    [
+        (GRAPH, 'name: "X"', 'name: "Z"', "'shift' has another input there: Z [-1, 2], here X"),
+        (GRAPH, "dims: [-1, 2]", "dims: [-1, 3]", "another input there: X [-1, 3], here X [-1, 2]"),
+        (GRAPH, "max_batch_size: 0", "max_batch_size: 8", "another max_batch_size there: 8, here"),
+    ],
+)
+def test_other_tensors_are_refused(
+    model: str, before: str, after: str, cause: str, live: Path, tmp_path: Path
+) -> None:
+    other = write_release(tmp_path / "other", "s", 2.0)
+    path = other / model / "config.pbtxt"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(InvalidInput) as caught:
+        place(live, other)
+    assert cause in caught.value.cause
+    assert "a repository and a server of its own" in caught.value.remedy
+
+
+def test_other_models_are_refused(live: Path, tmp_path: Path) -> None:
+    other = write_release(tmp_path / "other", "s", 2.0)
+    (other / "mine/1").mkdir(parents=True)
+    config = (other / "shifted/config.pbtxt").read_text().replace('"shifted"', '"mine"')
+    (other / "mine/config.pbtxt").write_text(config)
+    with pytest.raises(InvalidInput, match="'mine' is in one of the two repositories only"):
+        place(live, other)

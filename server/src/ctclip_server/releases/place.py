@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
+from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import Members, pinned_version
@@ -18,16 +18,13 @@ from ctclip_server.releases.may_serve import check_release
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.self_check import check_is_of, load_self_check
 
+_OTHER_TENSORS = (
+    "One server serves releases of the same models and tensors. Where another ctclip exported one "
+    "of them, export both again; another geometry, number of findings or ClassFine head needs a "
+    "repository and a server of its own."
+)
 WARMUP = "warmup"
 """Tensors that engines are warmed up with; beside the versions, since all have the same shapes."""
-
-_ALWAYS_THERE = {model.name for model in MODELS} | {ensemble.name for ensemble in ENSEMBLES}
-_OTHER_CTCLIP = "One of the two was exported by another version of ctclip: export both again."
-_OTHER_MODELS = (
-    "Both need the same models (ClassFine in both or in neither). Serve the new one from a "
-    "repository of its own."
-)
-_OTHER_SIZES = "Another geometry or number of findings needs a repository and a server of its own."
 
 
 def place_release(members: Members, candidate: Members) -> int:
@@ -72,32 +69,19 @@ def _content(members: Members, version: int) -> tuple[str, dict[str, str], str] 
 
 def _check_same_tensors(members: Members, candidate: Members) -> None:
     """One config serves both versions, so it has to fit both."""
-    if set(members.all) != set(candidate.all):
-        odd = set(members.all) ^ set(candidate.all)
-        foreign = sorted(odd & _ALWAYS_THERE)
+    if odd := sorted(set(members.all) ^ set(candidate.all)):
         raise InvalidInput(
-            f"--from: '{(foreign or sorted(odd))[0]}' is in one of the two repositories only.",
-            _OTHER_CTCLIP if foreign else _OTHER_MODELS,
+            f"--from: '{odd[0]}' is in one of the two repositories only.", _OTHER_TENSORS
         )
     for name in members.all:
         ours, theirs = read_config(members.config(name)), read_config(candidate.config(name))
-        remedy = _OTHER_SIZES if _fixed(ours) == _fixed(theirs) else _OTHER_CTCLIP
         for field in ("max_batch_size", "input", "output"):
             if getattr(ours, field) != getattr(theirs, field):
                 raise InvalidInput(
                     f"--from: '{name}' has another {field} there: {_one_line(theirs, field)}, "
                     f"here {_one_line(ours, field)}.",
-                    remedy,
+                    _OTHER_TENSORS,
                 )
-
-
-def _fixed(config: Any) -> tuple[object, ...]:
-    """What one version of ctclip gives a model in every export: all but its tensors' sizes."""
-    tensors = [
-        [(tensor.name, tensor.data_type, len(tensor.dims)) for tensor in side]
-        for side in (config.input, config.output)
-    ]
-    return config.max_batch_size, tensors
 
 
 def _one_line(config: Any, field: str) -> str:
