@@ -11,11 +11,12 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
-from ctclip_client.doctor.folder import Repository, VersionFolder, read_repository
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
 from ctclip_client.release.onnx_file import Versions
+from ctclip_client.release.records import ModelRecord
+from ctclip_client.release.repository import Repository, VersionFolder, read_repository
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
@@ -141,7 +142,7 @@ def _fits(dims: Sequence[int], stated: Sequence[int], *, exact: bool) -> bool:
 
 def _precision(version: VersionFolder) -> str:
     try:
-        return str(version.record.release["precision"])
+        return version.record.release.precision
     except CTClipError:
         return ""
 
@@ -183,7 +184,7 @@ def _release_names(repository: Repository) -> Iterator[Check]:
     for number in sorted({number for _, number in records}):
         about = f"version {number}"
         here = {name: record for (name, other), record in records.items() if other == number}
-        if len({record.name for record in here.values()}) > 1:
+        if len({record.release.name for record in here.values()}) > 1:
             yield not_run("record", "Several releases are mixed.", about=about)
             continue
         unread = sorted(
@@ -195,9 +196,8 @@ def _release_names(repository: Repository) -> Iterator[Check]:
             yield not_run("record", f"No record of {', '.join(unread)} can be read.", about=about)
             continue
         files = {name: record.file_sha256 for name, record in here.items()}
-        said = next(iter(here.values())).name
-        made = {_name_of(record.release, record.vocabulary_sha256, files)
-                for record in here.values()}  # fmt: skip
+        said = next(iter(here.values())).release.name
+        made = {_name_of(record, files) for record in here.values()}
         if made == {said}:
             yield passed("record", "its name is the digest of what it says and of its files",
                          about, release=said)  # fmt: skip
@@ -210,6 +210,6 @@ def _release_names(repository: Repository) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def _name_of(release: Mapping[str, Any], vocabulary_sha256: str, files: Mapping[str, str]) -> str:
-    record = {key: value for key, value in release.items() if key != "release"}
-    return release_name(record, vocabulary_sha256, files)
+def _name_of(record: ModelRecord, files: Mapping[str, str]) -> str:
+    release = {key: value for key, value in record.release.content.items() if key != "release"}
+    return release_name(release, record.vocabulary_sha256, files)
