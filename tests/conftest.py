@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,16 +88,36 @@ def exported_in(
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
+    phantoms: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Export]:
-    """The golden checkpoint in a precision, exported once for the run. Read-only, too."""
+    """The golden checkpoint in a precision, exported once for the run. Read-only.
+
+    int8 has the ClassFine head, too, whose graph is the same in every precision.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers: what one has exported, the others take
 
     @functools.cache
     def export(precision: str) -> Export:
+        kept = folder / f"export-{precision}.pickle"
+        with kept.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_bytes(pickle.dumps(make(precision)))
+        return pickle.loads(kept.read_bytes())  # noqa: S301 (written above)
+
+    def make(precision: str) -> Export:
+        out = folder / f"export-{precision}" / "model_repository"
+        out.parent.mkdir(exist_ok=True)
+        source, calibration = checkpoint, None
+        if precision == "int8":
+            head, calibration = golden.folder / "ct_lipro.pt", phantoms
+            source = load_checkpoint(golden.checkpoint, text_model, golden.geometry, head)
         return export_repository(
-            checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS,
-            tmp_path_factory.mktemp(f"export-{precision}") / "model_repository",
-            precision=precision,
+            source, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
+            precision=precision, calibration_folder=calibration,
         )  # fmt: skip
 
     return export
