@@ -7,12 +7,12 @@ import functools
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from ctclip_export.repository.build import Export, export_repository
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded.server import EmbeddedTriton
+
+from .certificates import Certificates
+from .nifti_files import save_volume
 
 DATA = Path(__file__).parent / "data"
 
@@ -84,33 +87,41 @@ def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], Export]], Export]:
+    """Export once for the run: workers of pytest-xdist take what one of them has made."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def once(name: str, make: Callable[[Path], Export]) -> Export:
+        own = folder / f"export-{name}"
+        own.mkdir(exist_ok=True)
+        kept = own / "export.pickle"
+        with (own / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_bytes(pickle.dumps(make(own / "model_repository")))
+        return pickle.loads(kept.read_bytes())  # noqa: S301 (written above)
+
+    return once
+
+
+@pytest.fixture(scope="session")
 def exported_in(
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
     phantoms: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    once: Callable[..., Export],
 ) -> Callable[[str], Export]:
     """The golden checkpoint in a precision, exported once for the run. Read-only.
 
     int8 has the ClassFine head, too, whose graph is the same in every precision.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # of all workers: what one has exported, the others take
 
-    @functools.cache
-    def export(precision: str) -> Export:
-        kept = folder / f"export-{precision}.pickle"
-        with kept.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not kept.exists():
-                kept.write_bytes(pickle.dumps(make(precision)))
-        return pickle.loads(kept.read_bytes())  # noqa: S301 (written above)
-
-    def make(precision: str) -> Export:
-        out = folder / f"export-{precision}" / "model_repository"
-        out.parent.mkdir(exist_ok=True)
+    def make(out: Path, precision: str) -> Export:
         source, calibration = checkpoint, None
         if precision == "int8":
             head, calibration = golden.folder / "ct_lipro.pt", phantoms
@@ -120,7 +131,9 @@ def exported_in(
             precision=precision, calibration_folder=calibration,
         )  # fmt: skip
 
-    return export
+    return functools.cache(
+        lambda precision: once(precision, functools.partial(make, precision=precision))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -130,16 +143,36 @@ def repository(exported_in: Callable[[str], Export]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classfine(golden: Golden, text_model: TextModel) -> Checkpoint:
+    """The golden ClassFine checkpoint: the same CT-CLIP, and a head."""
+    return load_checkpoint(golden.folder / "ct_lipro.pt", text_model, golden.geometry)
+
+
+@pytest.fixture(scope="session")
+def classfine_repository(
+    classfine: Checkpoint, text_model: TextModel, golden: Golden, once: Callable[..., Export]
+) -> Path:
+    """Every model there is: the ClassFine checkpoint, exported once for the run. Read-only."""
+    return once(
+        "classfine",
+        lambda out: export_repository(
+            classfine, text_model, golden.geometry, PUBLISHED_FINDINGS, out
+        ),
+    ).repository
+
+
+@pytest.fixture
+def copied(repository: Path, tmp_path: Path) -> Path:
+    """The exported repository, to be changed or damaged."""
+    return Path(shutil.copytree(repository, tmp_path / "repository"))
+
+
+@pytest.fixture(scope="session")
 def phantoms(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of CT files, drawn: `ct0.nii.gz` … `ct3.nii.gz`. Read-only."""
     folder = tmp_path_factory.mktemp("phantoms")
     for seed in range(4):
-        scan = chest_phantom(golden.geometry, seed)
-        z, x, y = scan.spacing_mm
-        hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
-        image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / f"ct{seed}.nii.gz")
+        save_volume(folder / f"ct{seed}.nii.gz", chest_phantom(golden.geometry, seed))
     return folder
 
 
@@ -169,3 +202,9 @@ def server(repository: Path) -> Iterator[EmbeddedTriton]:
     """A real Triton that serves the golden checkpoint; started once for the whole run."""
     with EmbeddedTriton(repository) as triton:
         yield triton
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, and a certificate of it for a server and for a client."""
+    return Certificates.make(tmp_path_factory.mktemp("tls"))

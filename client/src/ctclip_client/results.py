@@ -69,7 +69,10 @@ class Provenance:
                 random_weights=bool(checkpoint["random_weights"]),
                 precision=str(content["precision"]),
                 findings=tuple(str(name) for name in content["findings"]),
-                prompts=tuple(Finding(**entry) for entry in content["prompts"]),
+                prompts=tuple(
+                    Finding(entry["finding"], entry["present"], entry["absent"])
+                    for entry in content["prompts"]
+                ),
                 classes=tuple(str(name) for name in content.get("classes", ())),
                 contract_version=version,
                 content=content,
