@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -84,23 +87,53 @@ def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], Export]], Export]:
+    """Export once for the run: workers of pytest-xdist take what one of them has made."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def once(name: str, make: Callable[[Path], Export]) -> Export:
+        own = folder / f"export-{name}"
+        own.mkdir(exist_ok=True)
+        kept = own / "export.pickle"
+        with (own / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_bytes(pickle.dumps(make(own / "model_repository")))
+        return pickle.loads(kept.read_bytes())  # noqa: S301 (written above)
+
+    return once
+
+
+@pytest.fixture(scope="session")
 def exported_in(
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
-    tmp_path_factory: pytest.TempPathFactory,
+    phantoms: Path,
+    once: Callable[..., Export],
 ) -> Callable[[str], Export]:
-    """The golden checkpoint in a precision, exported once for the run. Read-only, too."""
+    """The golden checkpoint in a precision, exported once for the run. Read-only.
 
-    @functools.cache
-    def export(precision: str) -> Export:
+    int8 has the ClassFine head, too, whose graph is the same in every precision.
+    """
+
+    def make(out: Path, precision: str) -> Export:
+        source, calibration = checkpoint, None
+        if precision == "int8":
+            head, calibration = golden.folder / "ct_lipro.pt", phantoms
+            source = load_checkpoint(golden.checkpoint, text_model, golden.geometry, head)
         return export_repository(
-            checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS,
-            tmp_path_factory.mktemp(f"export-{precision}") / "model_repository",
-            precision=precision,
+            source, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
+            precision=precision, calibration_folder=calibration,
         )  # fmt: skip
 
-    return export
+    return functools.cache(
+        lambda precision: once(precision, functools.partial(make, precision=precision))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -117,15 +150,15 @@ def classfine(golden: Golden, text_model: TextModel) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def classfine_repository(
-    classfine: Checkpoint,
-    text_model: TextModel,
-    golden: Golden,
-    tmp_path_factory: pytest.TempPathFactory,
+    classfine: Checkpoint, text_model: TextModel, golden: Golden, once: Callable[..., Export]
 ) -> Path:
-    """Every model there is: the ClassFine checkpoint, exported once for the run. Read-only, too."""
-    folder = tmp_path_factory.mktemp("classfine") / "model_repository"
-    export_repository(classfine, text_model, golden.geometry, PUBLISHED_FINDINGS, folder)
-    return folder
+    """Every model there is: the ClassFine checkpoint, exported once for the run. Read-only."""
+    return once(
+        "classfine",
+        lambda out: export_repository(
+            classfine, text_model, golden.geometry, PUBLISHED_FINDINGS, out
+        ),
+    ).repository
 
 
 @pytest.fixture

@@ -10,43 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.release.digest import sha256
-from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.engines.build import Engine, build_engines
 from ctclip_export.engines.target import RTX
-from ctclip_export.repository.build import Export, export_repository
-
-from ..conftest import Golden
+from ctclip_export.repository.build import Export
 
 
 @pytest.fixture(scope="session")
-def exported(
-    exported_in: Callable[[str], Export],
-    golden: Golden,
-    text_model: TextModel,
-    phantoms: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], Path]:
-    """The golden checkpoint in a precision, exported once for the run. Read-only.
-
-    int8 is made here, with the ClassFine head, whose graph is the same in every precision.
-    """
-
-    @functools.cache
-    def export(precision: str) -> Path:
-        if precision != "int8":
-            return exported_in(precision).repository
-        checkpoint = load_checkpoint(
-            golden.checkpoint, text_model, golden.geometry, golden.folder / "ct_lipro.pt"
-        )
-        return export_repository(
-            checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS,
-            tmp_path_factory.mktemp("int8") / "repository",
-            precision=precision, calibration_folder=phantoms,
-        ).repository  # fmt: skip
-
-    return export
+def exported(exported_in: Callable[[str], Export]) -> Callable[[str], Path]:
+    """The golden checkpoint's repository in a precision. Read-only."""
+    return lambda precision: exported_in(precision).repository
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +38,7 @@ def compiled(
 
 @pytest.fixture
 def copied(exported: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A repository of one's own, to damage."""
+    """A copy of a repository, to damage."""
 
     def copy(precision: str = "fp32") -> Path:
         return Path(shutil.copytree(exported(precision), tmp_path / "repository"))

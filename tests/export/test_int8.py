@@ -29,26 +29,15 @@ from ctclip_export.parity.judge import bounds_for
 from ctclip_export.precision import calibration as module
 from ctclip_export.precision.calibration import MOST_SCANS, Voxels, calibration
 from ctclip_export.precision.products import dense_products
-from ctclip_export.repository.build import export_repository
+from ctclip_export.repository.build import Export, export_repository
 
 from ..conftest import Golden
 from . import emulated
 
 
 @pytest.fixture(scope="module")
-def exported(
-    golden: Golden,
-    checkpoint: Checkpoint,
-    text_model: TextModel,
-    phantoms: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    out = tmp_path_factory.mktemp("int8") / "repository"
-    export_repository(
-        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out,
-        precision="int8", calibration_folder=phantoms,
-    )  # fmt: skip
-    return out
+def exported(exported_in: Callable[[str], Export]) -> Path:
+    return exported_in("int8").repository
 
 
 def vision_graph(repository: Path) -> onnx.GraphProto:
