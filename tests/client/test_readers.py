@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from ctclip_client import read_volume
+from ctclip_client import Unreadable, read_volume
 from ctclip_client.readers import registry
 from ctclip_client.readers.format import Format, Options, Series, Stored
 from ctclip_client.readers.to_volume import to_volume
@@ -29,6 +30,28 @@ def test_every_reader_satisfies_the_protocol(form: Format, tmp_path: Path) -> No
     assert (stored.series, stored.voxels().ndim) == (first, 3)
     np.testing.assert_array_equal(to_volume(stored, path, Options()).voxels, chest())
     assert form.read(path, first, Options(as_stored=True)).affine is None
+
+
+@pytest.mark.parametrize(
+    ("affine", "spacing_mm", "rescale", "message"),
+    [
+        (np.zeros((4, 4)), (1, 1, 1), None, "no patient axis"),
+        (np.eye(4), (1, 1, 0), None, "spacing_mm: z is 0"),
+        (np.eye(4), (1, 1, 1), (0, 1), "slope is 0"),
+    ],
+)
+def test_voxels_are_read_last(
+    affine: NDArray[np.float64],
+    spacing_mm: tuple[float, float, float],
+    rescale: tuple[float, float] | None,
+    message: str,
+) -> None:
+    def voxels() -> NDArray[np.int16]:
+        raise AssertionError("read for nothing")
+
+    stored = Stored(voxels, spacing_mm, affine, rescale)
+    with pytest.raises(Unreadable, match=message):
+        to_volume(stored, Path("scan"), Options())
 
 
 @dataclass(frozen=True)
