@@ -3,7 +3,7 @@
 #   make demo        environment, checkpoint, export, parity, server, 18 findings of a real CT
 #   make test        environment and tests
 #   make bench       latency and throughput of the embedded server, parity verdict first
-#   make gpu-check   on a machine with an NVIDIA GPU: build engines, climb the whole ladder
+#   make gpu-check   on a machine with an NVIDIA GPU: build engines, run the parity check
 #   make gpu-bench   there: serve the engines by the official container, and measure
 #
 # Variables:
@@ -75,7 +75,7 @@ demo-small: $(INSTALLED) ## The same at a small geometry (under a minute)
 bench: $(INSTALLED) ## Latency and throughput of the demo's server (or REPOSITORY=, URL=)
 	@$(BIN)/ctclip bench $(INPUTS) $(BENCH_FLAGS)
 
-gpu-check: $(INSTALLED) ## Build TensorRT engines, climb the parity ladder with them
+gpu-check: $(INSTALLED) ## Build TensorRT engines, run the parity check with them
 	@$(BIN)/python -m ctclip_bench.gpu check $(INPUTS) $(PARITY_FLAGS)
 
 gpu-bench: $(INSTALLED) ## Serve the engines in the official container, measure

@@ -38,9 +38,9 @@ def test_volumes_travel_in_shared_memory(server: EmbeddedTriton) -> None:
     with vision_batches(Server(server.grpc_url, 60), voxels) as batches:
         assert (batches.transport, batches.note) == ("shared_memory", "")
         assert not left_behind()  # nor would anything be if this process were killed now
-        with Server(server.grpc_url, 60).raw() as raw:
+        with Server(server.grpc_url, 60).questions() as raw:
             assert len(raw.ask(raw.connection.get_system_shared_memory_status).regions) == 1
-    with Server(server.grpc_url, 60).raw() as raw:
+    with Server(server.grpc_url, 60).questions() as raw:
         assert not raw.ask(raw.connection.get_system_shared_memory_status).regions
 
 
@@ -222,7 +222,7 @@ def test_questions_to_a_server_that_hangs_end() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with (
-            Server(f"127.0.0.1:{taken.getsockname()[1]}", 1).raw() as raw,
+            Server(f"127.0.0.1:{taken.getsockname()[1]}", 1).questions() as raw,
             pytest.raises((Unavailable, DeadlineExceeded)),
         ):
             raw.statistics()

@@ -17,6 +17,7 @@ from ctclip_bench.parity import steps as rungs
 from ctclip_bench.parity.process import run_rung
 from ctclip_bench.parity.steps import Job
 from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.transport.connection import Connection
 from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -66,7 +67,7 @@ def two_releases(
 def test_a_server_of_another_release_fails_the_rung(
     job: Job, server: EmbeddedTriton, tmp_path: Path
 ) -> None:
-    other = replace(job, release="0123456789abcdef", url=server.grpc_url)
+    other = replace(job, release="0123456789abcdef", connection=Connection(server.grpc_url))
     outcome = run_rung(rungs.served, other, tmp_path / "rung")
     assert outcome.answers == ()
     assert f"answers for release {job.release}" in outcome.failure
@@ -76,8 +77,10 @@ def test_a_server_of_another_release_fails_the_rung(
 def test_every_model_of_the_release_under_test_is_asked(
     job: Job, server: EmbeddedTriton, two_releases: EmbeddedTriton, tmp_path: Path
 ) -> None:
-    (alone,) = run_rung(rungs.served, replace(job, url=server.grpc_url), tmp_path / "a").answers
-    beside = replace(job, url=two_releases.grpc_url)
+    (alone,) = run_rung(
+        rungs.served, replace(job, connection=Connection(server.grpc_url)), tmp_path / "a"
+    ).answers
+    beside = replace(job, connection=Connection(two_releases.grpc_url))
     (answer,) = run_rung(rungs.served, beside, tmp_path / "b").answers
     for name in ("logits", "text_embedding"):
         np.testing.assert_allclose(answer[name], alone[name], rtol=0, atol=1e-5)
@@ -90,12 +93,14 @@ def test_every_model_of_the_release_under_test_is_asked(
 def test_a_server_of_neither_release_names_all_that_it_has(
     job: Job, two_releases: EmbeddedTriton, tmp_path: Path
 ) -> None:
-    neither = replace(job, release="0123456789abcdef", url=two_releases.grpc_url)
+    neither = replace(job, release="0123456789abcdef", connection=Connection(two_releases.grpc_url))
     outcome = run_rung(rungs.served, neither, tmp_path / "rung")
     assert f"{job.release}, the coming one, expected 0123456789abcdef" in outcome.failure
 
 
 def test_a_server_without_the_models_fails_in_words(job: Job, tmp_path: Path) -> None:
-    outcome = run_rung(rungs.served, replace(job, url="127.0.0.1:9"), tmp_path / "rung")
+    outcome = run_rung(
+        rungs.served, replace(job, connection=Connection("127.0.0.1:9")), tmp_path / "rung"
+    )
     assert "127.0.0.1:9" in outcome.failure
     assert "Exception" not in outcome.failure

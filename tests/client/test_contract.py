@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from ctclip_client import contract
+from ctclip_client import Provenance, contract
 from ctclip_client.contract import Ensemble, Model, Tensor
 
 ENSEMBLES = (*contract.ENSEMBLES, *contract.CLASSFINE_ENSEMBLES)
@@ -109,3 +113,21 @@ def test_published_findings_are_ct_rates() -> None:
     first = contract.PUBLISHED_FINDINGS[0]
     assert first.present == "Medical material is present."
     assert first.absent == "Medical material is not present."
+
+
+def test_additions_to_a_servers_record_are_read_by_this_client(repository: Path) -> None:
+    """They do not raise the version, so every client of it has to put up with them."""
+    path = repository / contract.CHECK.name / "1" / "provenance.json"
+    record = json.loads(path.read_text(encoding="utf-8"))["release"]
+    more = {
+        **record,
+        "checkpoint": {**record["checkpoint"], "licence": "CC"},
+        "geometry": {**record["geometry"], "crop": "centre"},
+        "prompts": [{**prompt, "language": "en"} for prompt in record["prompts"]],
+        "added_later": {"a": 1},
+    }
+    known, read = (Provenance.from_json(json.dumps(content)) for content in (record, more))
+    assert read.prompts == known.prompts
+    assert read.geometry() == known.geometry()
+    assert replace(read, prompts=(), content={}) == replace(known, prompts=(), content={})
+    assert read.content["added_later"] == {"a": 1}

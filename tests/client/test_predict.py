@@ -28,7 +28,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
 
@@ -230,8 +230,8 @@ def test_the_servers_refusal_and_the_deadline(
         (["--prompts", "absent.json"], "absent.json: No such file"),
         (["--prompts", "scan.nii"], "scan.nii: not JSON"),
         (["--url", "http://localhost:8001"], "expected host:port"),
-        (["--timeout-s", "-1"], "timeout_s: got -1"),
-        (["--timeout-s", "soon"], "invalid float value"),
+        (["--timeout-s", "-1"], "--timeout-s: got '-1', expected seconds"),
+        (["--timeout-s", "soon"], "--timeout-s: got 'soon', expected seconds"),
     ],
 )
 def test_usage_errors(
@@ -259,7 +259,7 @@ def test_usage_errors(
         ('[{"finding": "a"}]', "entry 0 has"),
         ('[{"finding": "a", "present": "", "absent": "b"}]', "entry 0: 'present' is ''"),
         ('[{"finding": 1, "present": "a", "absent": "b"}]', "entry 0: 'finding' is 1"),
-        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "stands there twice"),
+        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "is a duplicate"),
     ],
 )
 def test_prompt_files_that_make_no_sense(

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from ctclip_client.contract import CHECK, TEXT, TEXT_EMBEDDING, TEXT_EMBEDDING_E
 from ctclip_server.embedded.installation import find_installation
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .support import ROOT, need, read_services
+from ..certificates import Certificates
+from .support import ROOT, read_services
 from .test_canary import canary, port_of
 
 FLAGS = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
@@ -50,35 +50,6 @@ def known_to_2_51() -> set[str]:
         timeout=60,
     )
     return set(re.findall(r"^  --([a-z0-9-]+)", done.stderr + done.stdout, re.MULTILINE))
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """One authority, and what it signed for both sides; of this test run only."""
-
-    folder: Path
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run([need("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.crt")
-    for side in ("server", "client"):
-        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        openssl(*new[:-2], "-subj", f"/CN={side}", "-keyout", f"{side}.key", "-out", f"{side}.csr")
-        openssl(
-            *("x509", "-req", "-in", f"{side}.csr", "-out", f"{side}.crt", "-days", "2"),
-            *("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"),
-        )
-    return Certificates(folder)
 
 
 def all_options(serve: Serve, certificates: Certificates) -> list[str]:

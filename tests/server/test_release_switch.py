@@ -25,6 +25,7 @@ from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS, PYTHON_MODELS
 from ctclip_client.system.progress import Stages
 from ctclip_client.system.signals import termination_interrupts
+from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import TextModel, load_checkpoint
 from ctclip_export.repository.build import export_repository
 from ctclip_export.samples.phantom import chest_phantom
@@ -308,7 +309,7 @@ def test_a_switch_that_ends_while_the_old_version_is_unloaded_says_so_on_disk(
             signal.raise_signal(signal.SIGTERM)
         yield
 
-    with Control(triton.grpc_url, load_timeout_s=60) as control:
+    with Control(Connection(triton.grpc_url, 60)) as control:
         switch = Switch(control, members, release, stage)
         with termination_interrupts(), pytest.raises(KeyboardInterrupt):
             switch.run({1}, 60)

@@ -18,6 +18,7 @@ from ctclip_client.contract import CHECK
 from ctclip_client.errors import DeadlineExceeded, NotReady, Unavailable, Unreadable
 from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_client.system.processor import processor_name
+from ctclip_client.transport.connection import Connection
 from ctclip_server import EmbeddedTriton
 from ctclip_server.embedded.server import RestartableError
 from ctclip_server.releases.control import Control
@@ -336,6 +337,6 @@ def test_an_answer_of_the_size_of_a_scan_comes_through(zoo):
         "HALF": np.zeros((2, 2), np.float16),
         "FLAG": np.array([True]),
     }
-    with Control(zoo.grpc_url, load_timeout_s=60, proxy=False) as control:
+    with Control(Connection(zoo.grpc_url, 60), proxy=False) as control:
         got = control.infer("mixed", None, sent)
     np.testing.assert_array_equal(got["VOLUME_OUT"], sent["VOLUME"])

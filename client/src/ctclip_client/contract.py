@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 VERSION = 1
-"""Version of the contract; raised whenever a name, a shape, a flag or an exit code changes."""
+"""Version of what crosses the wire. It rises only for what an older client would read wrongly in
+models, tensors or PROVENANCE, since clients refuse every other version. Additions do not raise it,
+nor do commands and flags, which are versioned with the package."""
 
 Dim = int | str
 """A fixed size, a size known at export (a key of `Dimensions`), or a free axis (any other name)."""
@@ -203,6 +205,8 @@ TEXT_ENCODER = Model(
     (TEXT_EMBEDDING,),
     max_batch_size=64,
 )
+PAIRS_AT_ONCE = TEXT_ENCODER.max_batch_size // 2
+"""Pairs of prompts that one request of `ctclip_zero_shot` takes."""
 GATE = Model("ctclip_gate", "python", (SPACING, _stacked(TEXT_EMBEDDING, "2P")), (SPACING,))
 SCORE = Model(
     "ctclip_score",

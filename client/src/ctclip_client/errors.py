@@ -1,4 +1,4 @@
-"""Every error a caller may see, and the exit code each one means on the command line.
+"""Every error a caller may see, and the exit codes of the command line.
 
 CTClipError                 1  a check failed (the root; also raised for it directly)
 ├── InvalidInput            2  an argument, a tensor or a header is wrong
@@ -12,11 +12,19 @@ CTClipError                 1  a check failed (the root; also raised for it dire
 
 from __future__ import annotations
 
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+"""Some scans of many, or some requests of a measurement."""
+EXIT_UNAVAILABLE = 4
+EXIT_INTERRUPTED = 130
+
 
 class CTClipError(Exception):
     """Root of the tree. `cause` says what is wrong (field, got, expected), `remedy` what to do."""
 
-    exit_code = 1
+    exit_code = EXIT_CHECK_FAILED
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause} {remedy}".strip())
@@ -27,7 +35,7 @@ class CTClipError(Exception):
 class InvalidInput(CTClipError):
     """An argument, a tensor or a header is wrong; the same call will fail again."""
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 class Unreadable(InvalidInput):
@@ -37,7 +45,7 @@ class Unreadable(InvalidInput):
 class ServiceError(CTClipError):
     """The request was good as far as this side can tell; the answer did not come."""
 
-    exit_code = 4
+    exit_code = EXIT_UNAVAILABLE
 
 
 class Unavailable(ServiceError):

@@ -34,7 +34,7 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
     names = [entry.finding for entry in bank]
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
-        raise InvalidInput(f"{path}: finding '{double}' stands there twice.", _REMEDY)
+        raise InvalidInput(f"{path}: finding '{double}' is a duplicate.", _REMEDY)
     return bank
 
 
@@ -70,7 +70,7 @@ def _entry(path: Path, index: int, entry: object) -> Finding:
 
 @dataclass(frozen=True)
 class _Doubled:
-    """An object with the same key more than once: which of its values is meant nobody can tell."""
+    """An object with the same key more than once: which of its values is meant is unknown."""
 
     key: str
     values: list[object]

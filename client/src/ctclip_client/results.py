@@ -69,7 +69,10 @@ class Provenance:
                 random_weights=bool(checkpoint["random_weights"]),
                 precision=str(content["precision"]),
                 findings=tuple(str(name) for name in content["findings"]),
-                prompts=tuple(Finding(**entry) for entry in content["prompts"]),
+                prompts=tuple(
+                    Finding(entry["finding"], entry["present"], entry["absent"])
+                    for entry in content["prompts"]
+                ),
                 classes=tuple(str(name) for name in content.get("classes", ())),
                 contract_version=version,
                 content=content,
@@ -161,7 +164,7 @@ class Explanation(Scores):
     """`Scores` by the release's own bank, and where in the scan each of them comes from.
 
     relevance: (F, T, H', W') float32, tokens along (z, x, y) of the volume that the model sees. A
-        value is the token's share of logit present − logit absent: above 0 it speaks for the
+        value is the token's share of logit present − logit absent: above 0 it counts for the
         finding, below 0 against it, and all of a finding's add up to the difference of its logits.
         `ctclip_client.save_relevance` writes them as images that lie on the scan.
     """

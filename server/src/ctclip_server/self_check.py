@@ -21,6 +21,7 @@ from ctclip_client.errors import (
 )
 from ctclip_client.release.self_check import FILE, SelfCheck, precision_of_config, read_self_check
 from ctclip_client.system.processor import processor
+from ctclip_client.transport.connection import Connection
 from ctclip_server.embedded.server import EmbeddedTriton
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.members import pins
@@ -97,7 +98,7 @@ def check_embedded(server: EmbeddedTriton, timeout_s: float) -> Iterator[str]:
         yield not_asked("the repository", absent)
         return
     whole = used.get(ZERO_SHOT.name, frozenset())
-    with Control(server.grpc_url, load_timeout_s=timeout_s, proxy=False) as control:
+    with Control(Connection(server.grpc_url, timeout_s), proxy=False) as control:
         for version in sorted(frozenset().union(*used.values())):
             check = load_self_check(server.repository, version)
             if check is None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ctclip_client.cli.connection import add_connection_options
+from ctclip_client.cli.connection import add_connection_options, read_optional_connection
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SOME_FAILED
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -91,8 +92,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON file goes"
     )
     parser.add_argument("--json", action="store_true", help="print the JSON instead of tables")
-    add_connection_options(parser)
-    parser.set_defaults(url=None, timeout_s=600.0)
+    add_connection_options(
+        parser, "a server that runs already (never taken from the environment)", timeout_s=600.0
+    )
 
 
 @termination_interrupts()
@@ -106,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.against is None) != (args.text_model is None):
         raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
+    connection = read_optional_connection(args)
     record.check_folder(args.out)
     amount = Amount(args.requests, args.warmup, args.level_s)
     plan = Plan(args.concurrency, args.batch, args.texts, args.rate, amount)
     job, release = read_job(
         args.repository, _scans(args), args.against, args.text_model,
-        url=args.url, config_name=args.config_name,
+        connection=connection, config_name=args.config_name,
     )  # fmt: skip
     found, content = _measure(args, job, release, plan)
     path = record.free_path(args.out / record.file_name(content))
@@ -126,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
             f"Look into its log, start it again, and measure again. Written so far: {path}",
         )
     if not found.passed:
-        return 1
-    return 3 if found.failed_requests else 0
+        return EXIT_CHECK_FAILED
+    return EXIT_SOME_FAILED if found.failed_requests else EXIT_OK
 
 
 def _measure(
@@ -144,14 +147,14 @@ def _measure(
     load_before = os.getloadavg()[0]
     with Stages() as stages, ExitStack() as stack:
         gpu_before_bytes = None
-        if args.url is None:
+        if job.connection is None:
             gpu_before_bytes = gpu_memory()
             with stages.stage("Triton: start and load all models"):
                 server = stack.enter_context(
                     embedded(args.repository, job.config_name, args.timeout_s)
                 )
         else:
-            server = running(args)
+            server = running(job.connection)
         config_name = args.config_name if args.url else job.config_name
         described = describe_server(server, args.repository, config_name)
         volumes = []

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.cli.connection import add_connection_options, read_optional_connection
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, CTClipError, InvalidInput
 from ctclip_client.system.files import destination, placed
 from ctclip_client.system.signals import termination_interrupts
 
@@ -39,15 +40,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a row a scan (first column: its file name), a column a finding: adds AUROC",
     )  # fmt: skip
     parser.add_argument(
-        "--url", metavar="HOST:PORT",
-        help="a server of this repository for the two highest rungs; without it the embedded one",
-    )  # fmt: skip
-    parser.add_argument(
         "--config-name", metavar="NAME",
         help="configs of the embedded server (default: the repository's own; openvino for bf16)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
+    add_connection_options(
+        parser,
+        "a server of this repository for the two steps that are served (never taken from the "
+        "environment); without it the embedded one",
+        timeout_s=600.0,
+    )
 
 
 @termination_interrupts()
@@ -69,13 +72,17 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_export.samples.scans import sample_and_variations, scans_in
 
     _check_options(args)
+    connection = read_optional_connection(args)
+    if connection is not None:  # now, and not after an hour of references
+        with connection.client() as client:
+            client.check_ready()
     if args.scans:
         scans = scans_in(args.scans)
     else:
         scans = sample_and_variations(fetch(CHEST_CT, kept_folder()))
     job, release = read_job(
         args.repository, scans, args.against, args.text_model,
-        url=args.url, config_name=args.config_name,
+        connection=connection, config_name=args.config_name,
     )  # fmt: skip
     labels = None
     if args.labels:
@@ -103,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             print(line)
     if unwritten is not None:
         raise _unwritable(args.report, unwritten) from unwritten
-    return 0 if result.passed else 1
+    return EXIT_OK if result.passed else EXIT_CHECK_FAILED
 
 
 def _check_options(args: argparse.Namespace) -> None:

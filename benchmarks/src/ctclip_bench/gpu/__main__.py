@@ -10,10 +10,8 @@ from pathlib import Path
 from ctclip_bench.gpu.bench import bench
 from ctclip_bench.gpu.check import check
 from ctclip_bench.gpu.steps import Inputs
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import EXIT_INTERRUPTED, CTClipError
 from ctclip_client.system.signals import termination_interrupts
-
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -121,7 +121,7 @@ def _check_release(scores: Scores, release: dict[str, Any], server: Server) -> N
     got, expected = scores.provenance.release, release["release"]
     if got != expected:
         raise InvalidInput(
-            f"--repository: it holds release {expected}; {server.address} serves {got}.",
+            f"--repository: it holds release {expected}; {server.url} serves {got}.",
             "Name the repository that the server was started with.",
         )
 

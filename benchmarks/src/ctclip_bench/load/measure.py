@@ -159,7 +159,7 @@ class _Load:
         self._read: Callable[[], dict[str, Spent]] = dict
 
     def run(self) -> None:
-        with self.server.raw() as raw:
+        with self.server.questions() as raw:
             try:
                 raw.statistics()
             except CTClipError as error:  # restricted, for instance; latencies are still to be had
@@ -271,7 +271,7 @@ class _Load:
         return silence is not None
 
     def _said(self, error: CTClipError) -> str:
-        return f"{type(error).__name__}: {without_address(error.cause, self.server.address)}"
+        return f"{type(error).__name__}: {without_address(error.cause, self.server.url)}"
 
 
 def _lost(samples: Sequence[Sample], error: CTClipError | None) -> CTClipError | None:

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from ctclip_bench.load.memory import process_memory
 from ctclip_bench.load.statistics import Spent, read_statistics, settled
 from ctclip_client import (
-    Client,
     CTClipError,
     DeadlineExceeded,
     InvalidInput,
     NotReady,
     ServerError,
-    Tls,
     Unavailable,
 )
 from ctclip_client.contract import MODELS
+from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -47,19 +44,15 @@ _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
 @dataclass(frozen=True)
-class Server:
-    """Where it is and how to reach it. process_id: of the embedded Triton, None for any other."""
+class Server(Connection):
+    """The way to it. process_id: of the embedded Triton, None for any other."""
 
-    address: str
-    timeout_s: float
-    tls: Tls | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     process_id: int | None = None
 
     @property
     def on_this_machine(self) -> bool:
         """Whether its address is a loopback one."""
-        host = self.address.rpartition(":")[0].strip("[]")
+        host = self.url.rpartition(":")[0].strip("[]")
         try:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
@@ -88,12 +81,8 @@ class Server:
             return None
         return None
 
-    def client(self) -> Client:
-        """A connection as any user has it."""
-        return Client(self.address, self.timeout_s, tls=self.tls, headers=self.headers)
-
-    def raw(self) -> Raw:
-        """A connection for single models and for questions."""
+    def questions(self) -> Raw:
+        """For single models, and for questions."""
         return Raw(self)
 
 
@@ -104,13 +93,11 @@ def embedded(repository: Path, config_name: str | None, timeout_s: float) -> Ite
         yield Server(server.grpc_url, timeout_s, process_id=server.process_id)
 
 
-def running(args: argparse.Namespace) -> Server:
-    """The server that the connection's options name. Raises: what its readiness check raises."""
-    tls = Tls(args.root_certificates) if args.tls or args.root_certificates else None
-    server = Server(args.url, args.timeout_s, tls, dict(args.header))
-    with server.client() as client:
+def running(connection: Connection) -> Server:
+    """The server that a connection leads to. Raises: what its readiness check raises."""
+    with connection.client() as client:
         client.check_ready()
-    return server
+    return Server(connection.url, connection.timeout_s, connection.tls, connection.headers)
 
 
 class Raw:
@@ -118,13 +105,7 @@ class Raw:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        tls = server.tls
-        certificates = tls.root_certificates if tls else None
-        self.connection = triton.InferenceServerClient(
-            server.address,
-            ssl=tls is not None,
-            root_certificates=None if certificates is None else str(certificates),
-        )
+        self.connection = server.raw()
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +130,7 @@ class Raw:
         """The client's error for one of tritonclient, by its status code."""
         kind = _ERRORS.get(str(error.status()), ServerError)
         return kind(
-            f"{self.server.address}: {error.message()} ({error.status()}).",
+            f"{self.server.url}: {error.message()} ({error.status()}).",
             "Is the server up, and is this its gRPC port? ctclip doctor HOST:PORT looks closer.",
         )
 
@@ -230,14 +211,14 @@ def describe_server(server: Server, repository: Path, config_name: str | None) -
     """
     wanted = expected_backends(repository, config_name)
     models: dict[str, Any] = {}
-    with server.raw() as raw:
+    with server.questions() as raw:
         version = raw.version()
         for model in MODELS:
             config = raw.config(model.name)
             backend = _backend(config)
             if backend != wanted.get(model.name, backend):
                 raise InvalidInput(
-                    f"{model.name}: {server.address} runs it on {backend}; config "
+                    f"{model.name}: {server.url} runs it on {backend}; config "
                     f"{config_name or 'default'} of {repository} says {wanted[model.name]}.",
                     "Start the server with that --model-config-name, or name the one it runs with "
                     "(--config-name).",

@@ -142,5 +142,5 @@ class VisionBatches:
 @contextmanager
 def vision_batches(server: Server, voxels: NDArray[np.float32]) -> Iterator[VisionBatches]:
     """Place VOXELS (B, 1, D, H, W) where the server can see them, if it is on this machine."""
-    with server.raw() as raw, shared_region(raw, voxels) as shared:
+    with server.questions() as raw, shared_region(raw, voxels) as shared:
         yield VisionBatches(raw, voxels, shared)

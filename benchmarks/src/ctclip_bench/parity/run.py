@@ -23,6 +23,7 @@ from ctclip_client.contract import CHECK, TOKENIZER, VISION, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
 from ctclip_client.system.progress import Stages
+from ctclip_client.transport.connection import Connection
 from ctclip_export.engines.run import missing_engine
 from ctclip_export.parity.judge import Reading, Verdict, bounds_for, judge
 from ctclip_export.parity.readings import code_margins, largest_change
@@ -95,7 +96,7 @@ def read_job(
     checkpoint: Path | None,
     text_model: Path | None,
     *,
-    url: str | None = None,
+    connection: Connection | None = None,
     config_name: str | None = None,
 ) -> tuple[Job, dict[str, Any]]:
     """What the repository says of the release that it serves. Raises: Unreadable, InvalidInput."""
@@ -126,7 +127,7 @@ def read_job(
         config_name = "openvino"  # of the CPU backends the one that computes in it
     job = Job(
         repository, version, name, Geometry((depth, height, width), (z, x, y)), precision, prompts,
-        tuple(scans), checkpoint, text_model, url, config_name,
+        tuple(scans), checkpoint, text_model, connection, config_name,
     )  # fmt: skip
     return job, release
 
@@ -230,12 +231,12 @@ class _Climber:
         where = ""
         if job.config_name:
             where = f" ({job.config_name})"
-        if job.url is not None:
-            where = f" at {job.url}"
+        if job.connection is not None:
+            where = f" at {job.connection.url}"
         # The embedded server runs bf16 in OpenVINO; another one, wherever it likes.
-        absent = no_openvino if low and job.url is None else ""
+        absent = no_openvino if low and job.connection is None else ""
         runtime = in_openvino if (job.config_name or "").startswith("openvino") else in_onnx
-        if job.url is not None:
+        if job.connection is not None:
             runtime = ""  # whatever it runs
         steps += [
             _Step(f"served by Triton{where}", rungs.served, absent, runtime),

@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
-from ctclip_client import Client, InvalidInput, read_volume
+from ctclip_client import InvalidInput, read_volume
 from ctclip_client.contract import (
     CHECK,
     FINDINGS,
@@ -27,6 +27,7 @@ from ctclip_client.contract import (
     Finding,
     Geometry,
 )
+from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.run import EngineVision, checked_engine
@@ -59,7 +60,8 @@ EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
 class Job:
     """What every rung needs to know; plain values, so that it can cross into another process.
 
-    url: a server that runs already; None = the embedded one, with `config_name`'s configs.
+    connection: to a server that runs already; None = the embedded one, with `config_name`'s
+    configs.
     """
 
     repository: Path
@@ -71,7 +73,7 @@ class Job:
     scans: tuple[Scan, ...]
     checkpoint: Path | None
     text_model: Path | None
-    url: str | None = None
+    connection: Connection | None = None
     config_name: str | None = None
 
     @property
@@ -173,12 +175,12 @@ def _graphs(
 
 def served(job: Job, emit: Callable[[Answer], None]) -> None:
     """The release's models inside a real Triton, asked one by one over gRPC."""
-    with _server(job) as url:
-        version = _served_version(job, url)
-        client = triton.InferenceServerClient(url)
+    with _server(job) as connection:
+        version = _served_version(job, connection)
+        client = connection.raw()
 
         def ask(model: str, **inputs: NDArray[Any]) -> Answer:
-            return _infer(client, model, version, inputs)
+            return _infer(client, model, version, inputs, connection.headers)
 
         try:
             bank = _served_bank(job, ask)
@@ -190,9 +192,9 @@ def served(job: Job, emit: Callable[[Answer], None]) -> None:
             client.close()
 
 
-def _served_version(job: Job, url: str) -> str:
+def _served_version(job: Job, connection: Connection) -> str:
     """The version by which a server knows the release: it may count otherwise, or have several."""
-    with Control(url, load_timeout_s=_TIMEOUT_S) as control:
+    with Control(connection) as control:
         found = {
             str(control.provenance(CHECK.name, version).get("release")): version
             for version in control.versions(CHECK.name)
@@ -215,8 +217,8 @@ def _served_bank(job: Job, ask: Callable[..., Answer]) -> NDArray[np.float32]:
 def from_file(job: Job, emit: Callable[[Answer], None]) -> None:
     """The whole way: CT file, reader, client, ensemble. Codes stay inside the server."""
     with (
-        _server(job) as url,
-        Client(url, timeout_s=_TIMEOUT_S) as client,
+        _server(job) as connection,
+        connection.client() as client,
         tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder,
     ):
         bank = client.encode_text(job.sentences)
@@ -234,13 +236,13 @@ def from_file(job: Job, emit: Callable[[Answer], None]) -> None:
 
 
 @contextmanager
-def _server(job: Job) -> Iterator[str]:
-    """Address of the server to ask: the given one, or an embedded one for as long as it takes."""
-    if job.url is not None:
-        yield job.url
+def _server(job: Job) -> Iterator[Connection]:
+    """The way to the server to ask: the given one, or an embedded one for as long as it takes."""
+    if job.connection is not None:
+        yield job.connection
         return
     with EmbeddedTriton(job.repository, config_name=job.config_name) as server:
-        yield server.grpc_url
+        yield Connection(server.grpc_url, _TIMEOUT_S)
 
 
 def _check_release(job: Job, answering: Sequence[str]) -> None:
@@ -261,13 +263,14 @@ def _infer(
     model: str,
     version: str,
     inputs: Mapping[str, NDArray[Any]],
+    headers: Mapping[str, str],
 ) -> Answer:
     tensors = []
     for name, array in inputs.items():
         tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
-    result = client.infer(model, tensors, version)
+    result = client.infer(model, tensors, version, headers=dict(headers))
     names = [output.name for output in result.get_response().outputs]
     return {output: result.as_numpy(output) for output in names}
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.geometry_flags import spacing_mm, volume_shape
-from ctclip_client.cli.program import EXIT_CHECK_FAILED, EXIT_OK
-from ctclip_client.errors import InvalidInput
+from ctclip_client.cli.connection import (
+    URL_VARIABLE,
+    add_connection_options,
+    given_options,
+    read_connection,
+    url_of_environment,
+)
+from ctclip_client.cli.flag_values import spacing_mm, volume_shape
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_client.doctor.inspectors import Options
@@ -29,17 +34,17 @@ _BELONGS = {
     "intercept": ("--intercept", "ct"),
     "repository": ("--repository", "server"),
     "timeout_s": ("--timeout-s", "server"),
-    "root_certificates": ("--root-certificates", "server"),
-    "header": ("--header", "server"),
 }
+_TIMEOUT_S = 60.0
 _NAMES = {"checkpoint": "a checkpoint", "ct": "a CT", "server": "a server"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "target", metavar="PATH|URL",
-        help="a checkpoint, a CT file, a model repository, or host:port of a server's gRPC service",
+        "target", nargs="?", metavar="PATH|URL",
+        help="a checkpoint, a CT file, a model repository, or host:port of a server's gRPC service "
+        f"(where it is not given: --url, or {URL_VARIABLE})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     checkpoint = parser.add_argument_group("for a checkpoint")
@@ -64,17 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--repository", type=Path, metavar="DIR",
         help="the repository that it serves: compare its answers with those recorded there",
     )  # fmt: skip
-    server.add_argument(
-        "--timeout-s", type=float, metavar="S", help="for each canary (60 if not given)"
-    )
-    server.add_argument(
-        "--root-certificates", type=Path, metavar="FILE",
-        help="PEM file of who may sign the server's certificate; grpcs:// takes the usual",
+    add_connection_options(
+        parser, "the server to examine, in place of PATH|URL; grpcs:// there means --tls",
+        timeout_help=f"for each request ({_TIMEOUT_S:g} if not given)",
     )  # fmt: skip
-    server.add_argument(
-        "--header", type=_header, action="append", default=[], metavar="KEY=VALUE",
-        help="sent with every call, for instance triton-grpc-protocol-statistics=WORD",
-    )  # fmt: skip
+    parser.set_defaults(timeout_s=None)  # told apart: it is refused for what is no server
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,11 +85,10 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.doctor.examine import examine
     from ctclip_client.doctor.render import render
     from ctclip_client.doctor.report import Verdict
-    from ctclip_client.doctor.subject import recognise
 
-    subject = recognise(args.target)
+    subject = _subject(args)
     _check_options(args, subject)
-    options = _options(args)
+    options = _options(args, subject)
     with options.stages:
         report = examine(subject, options)
     if args.json:
@@ -101,10 +99,34 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_CHECK_FAILED if report.verdict is Verdict.FAIL else EXIT_OK
 
 
-def _options(args: argparse.Namespace) -> Options:
+def _subject(args: argparse.Namespace) -> Subject:
+    from ctclip_client.doctor.subject import Subject, recognise
+
+    if args.target is not None and args.url is not None:
+        raise InvalidInput(
+            f"got {args.target} and --url {args.url}, expected one of them.", "Leave one out."
+        )
+    if args.target is not None:
+        return recognise(args.target)
+    url, named_by = args.url or url_of_environment(), "--url" if args.url else URL_VARIABLE
+    if url is None:
+        raise InvalidInput(
+            "there is nothing to examine.",
+            f"Give a PATH or the URL of a server, or set {URL_VARIABLE}.",
+        )
+    return Subject("server", url, f"a server ({named_by})", address=url)
+
+
+def _options(args: argparse.Namespace, subject: Subject) -> Options:
     from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
     from ctclip_client.doctor.inspectors import Options
 
+    connection = None
+    if subject.kind == "server":
+        args.tls = args.tls or subject.tls
+        args.timeout_s = args.timeout_s or _TIMEOUT_S
+        named_by = "url" if args.target else "--url" if args.url else URL_VARIABLE
+        connection = read_connection(args, subject.address, named_by)
     return Options(
         geometry=Geometry(
             args.volume_shape or PUBLISHED_GEOMETRY.volume_shape,
@@ -114,18 +136,19 @@ def _options(args: argparse.Namespace) -> Options:
         as_stored=args.as_stored,
         spacing_mm=args.spacing,
         rescale=None if args.slope is None else (args.slope, args.intercept),
-        timeout_s=60.0 if args.timeout_s is None else args.timeout_s,
-        root_certificates=args.root_certificates,
-        headers=dict(args.header),
+        connection=connection,
         repository=args.repository,
     )
 
 
 def _check_options(args: argparse.Namespace, subject: Subject) -> None:
-    for name, (flag, kind) in _BELONGS.items():
+    given = [(flag, "server") for flag in given_options(args)]
+    for name, of in _BELONGS.items():
         value = getattr(args, name)
-        given = value is not None and value is not False and value != []  # 0 is a slope, too
-        if given and kind != subject.kind:
+        if value is not None and value is not False:  # 0 is a slope, too
+            given.append(of)
+    for flag, kind in given:
+        if kind != subject.kind:
             raise InvalidInput(
                 f"{flag} is for {_NAMES[kind]}; {subject.target} was taken for "
                 f"{subject.recognised_as}.",
@@ -138,13 +161,3 @@ def _check_options(args: argparse.Namespace, subject: Subject) -> None:
             "--slope and --intercept belong together, one is missing.",
             "HU = slope · stored + intercept; give both.",
         )
-    if args.timeout_s is not None and not (math.isfinite(args.timeout_s) and args.timeout_s > 0):
-        raise InvalidInput(f"--timeout-s: got {args.timeout_s:g}, expected seconds, more than 0.")
-
-
-def _header(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        # Not what came: a mistyped secret would end up in a log.
-        raise argparse.ArgumentTypeError("expected KEY=VALUE")
-    return key, value

@@ -11,22 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.connection import add_connection_options
-from ctclip_client.cli.geometry_flags import millimetres
-from ctclip_client.cli.program import EXIT_OK, EXIT_SOME_FAILED
+from ctclip_client.cli.connection import (
+    URL_VARIABLE,
+    add_connection_options,
+    read_connection,
+    url_of_environment,
+)
+from ctclip_client.cli.flag_values import millimetres
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
-from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput
 from ctclip_client.system.terminal import printable
 
 if TYPE_CHECKING:
     from ctclip_client import Classification, Client, Finding, Volume
     from ctclip_client.cli.predictions import Prediction
     from ctclip_client.cli.scans import Reading
+    from ctclip_client.transport.connection import Connection
 
 SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
 
 Advance = Callable[[int], None]
 _MAPS_FOLDER = Path("relevance")
+_URL = "localhost:8001"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="NIfTI files (.nii, .nii.gz)"
     )
-    add_connection_options(parser)
+    add_connection_options(
+        parser, f"gRPC service of the server; or {URL_VARIABLE} ({_URL} if neither is given)"
+    )
     what = parser.add_argument_group("what to score (the server's own findings by default)")
     what.add_argument(
         "--prompts",
@@ -85,7 +93,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CTClipError: wrong options, or an output that cannot be written.
     """
-    from ctclip_client.cli.connection import connect
     from ctclip_client.cli.outputs import outputs
     from ctclip_client.cli.scans import ahead, folder_names
     from ctclip_client.prompts import read_prompts
@@ -98,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     failures: list[CTClipError] = []
     with ExitStack() as stack:
         stack.enter_context(termination_interrupts())
-        client = stack.enter_context(connect(args))
+        client = stack.enter_context(_connection(args).client())
         emit = stack.enter_context(outputs(args))
         # Once, and before thousands of scans are read for nothing.
         client.check_ready(_ensemble(args).name)
@@ -131,6 +138,12 @@ def run(args: argparse.Namespace) -> int:
     if len(failures) < count:
         return EXIT_SOME_FAILED
     return max(error.exit_code for error in failures)
+
+
+def _connection(args: argparse.Namespace) -> Connection:
+    if args.url is not None:
+        return read_connection(args, args.url)
+    return read_connection(args, url_of_environment() or _URL, URL_VARIABLE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,12 @@ from ctclip_client.contract import (
     CHECK,
     CLASSIFY,
     ENSEMBLES,
+    PAIRS_AT_ONCE,
     PROMPTS,
     PUBLISHED_FINDINGS,
     RESCALE,
     SPACING,
     TEXT,
-    TEXT_ENCODER,
     VOLUME,
     Ensemble,
     Finding,
@@ -34,7 +34,6 @@ from ctclip_client.results import Provenance
 from ctclip_client.transport.infer import Answer, Call
 from ctclip_client.transport.wire import Input, strings
 
-_PAIRS_AT_ONCE = TEXT_ENCODER.max_batch_size // 2
 _UNIT_LENGTH_TOLERANCE = 1e-2
 """float16 rounds 512 squares to about 1e-3; a vector that was never normalised is off by far."""
 _SAME_SCAN_COSINE = 0.999
@@ -71,7 +70,7 @@ class Canary:
     def prompts(self) -> tuple[Finding, ...]:
         """The release's own prompts where they are known, as many as go in one request."""
         known = () if self.provenance is None else self.provenance.prompts
-        return (known or PUBLISHED_FINDINGS)[:_PAIRS_AT_ONCE]
+        return (known or PUBLISHED_FINDINGS)[:PAIRS_AT_ONCE]
 
 
 def run_canaries(triton: Triton, ready: Mapping[str, bool], canary: Canary) -> Iterator[Check]:
@@ -105,11 +104,8 @@ def _one(triton: Triton, ensemble: Ensemble, canary: Canary) -> Check:
 def _call(ensemble: Ensemble, canary: Canary) -> Call:
     prompts = canary.prompts()
     sentences = [text for entry in prompts for text in (entry.present, entry.absent)]
-    volume = canary_volume()
     every: dict[str, NDArray[Any]] = {
-        VOLUME.name: volume.voxels,
-        SPACING.name: np.array(volume.spacing_mm, np.float64),
-        RESCALE.name: np.array(volume.rescale, np.float32),
+        **canary_volume().tensors(),
         PROMPTS.name: strings(sentences),
         TEXT.name: strings(sentences),
     }

@@ -7,22 +7,22 @@ this distribution examines too, its checks come after the ones made here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from ctclip_client.cli.distributions import how_to_install
+from ctclip_client.cli.distributions import INSPECTORS, how_to_install
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.doctor.report import Check
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Stages
 
-ENTRY_POINT_GROUP = "ctclip.inspectors"
+if TYPE_CHECKING:
+    from ctclip_client.transport.connection import Connection
 
-_ELSEWHERE = {"checkpoint": "ctclip-export", "repository": "ctclip-export"}
-"""Kinds whose examination needs another distribution -> the distribution that brings it."""
+ENTRY_POINT_GROUP = "ctclip.inspectors"
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Options:
 
     geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
     as_stored, spacing_mm (z, x, y), rescale (slope, intercept): how to read a CT, as in
-    `read_volume`. timeout_s: seconds for each canary. root_certificates: PEM file of who may sign a
-    server's certificate; headers: sent with every call, never shown. repository: what the server
-    serves, whose self-check it is to answer.
+    `read_volume`. connection: to the server. repository: what it serves, whose self-check it is to
+    answer.
     """
 
     geometry: Geometry = PUBLISHED_GEOMETRY
@@ -41,9 +40,7 @@ class Options:
     as_stored: bool = False
     spacing_mm: tuple[float, float, float] | None = None
     rescale: tuple[float, float] | None = None
-    timeout_s: float = 60.0
-    root_certificates: Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    connection: Connection | None = None
     repository: Path | None = None
     stages: Stages = field(default_factory=Stages)
 
@@ -62,7 +59,7 @@ def inspector(kind: str) -> Inspector:
     """
     points = list(entry_points(group=ENTRY_POINT_GROUP, name=kind))
     if not points:
-        home = _ELSEWHERE[kind]
+        home = INSPECTORS[kind]
         raise InvalidInput(
             f"Examining a {kind} needs {home}, which is not installed.", how_to_install(home)
         )

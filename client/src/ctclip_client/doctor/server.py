@@ -27,6 +27,7 @@ from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.doctor.triton import Spent, Triton
 from ctclip_client.errors import CTClipError, ServiceError
+from ctclip_client.transport.connection import Connection
 
 _READY = "READY"
 _LOAD = "Look into the server's log; ctclip doctor DIR checks its repository."
@@ -40,7 +41,7 @@ def inspect(subject: Subject, options: Options) -> Iterator[Check]:
         Unavailable, DeadlineExceeded: nobody answers at the address.
         InvalidInput: the address is none, or a header cannot be sent.
     """
-    with Triton(subject.address, options, tls=subject.tls) as triton:
+    with Triton(options.connection or Connection(subject.address)) as triton:
         if triton.is_live():
             yield passed("live", f"{subject.address} answers")
         else:

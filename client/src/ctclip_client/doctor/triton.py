@@ -11,10 +11,8 @@ import grpc  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2
 
-from ctclip_client.doctor.inspectors import Options
 from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError
-from ctclip_client.transport.blocking import Client
-from ctclip_client.transport.endpoint import Tls
+from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
 from ctclip_client.transport.infer import Answer, Call, infer
 from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
@@ -48,15 +46,9 @@ class Spent:
 class Triton:
     """A connection for questions. Every method raises a ServiceError where no answer comes."""
 
-    def __init__(self, address: str, options: Options, *, tls: bool) -> None:
-        certificates = options.root_certificates
-        self._client = Client(
-            address,
-            options.timeout_s,
-            tls=Tls(certificates) if tls or certificates is not None else None,
-            headers=options.headers,
-        )
-        self._timeout_s = options.timeout_s
+    def __init__(self, connection: Connection) -> None:
+        self._client = connection.client()
+        self._timeout_s = connection.timeout_s
 
     def __enter__(self) -> Self:
         return self

@@ -84,7 +84,7 @@ class AsyncClient:
         return await self._run(_procedures.classify(self._setup.session, volume))
 
     async def zero_shot(self, volume: Volume, prompts: Sequence[_procedures.Prompt]) -> Scores:
-        """Score one volume with prompts of one's own; see `Client.zero_shot`."""
+        """Score one volume with the caller's prompts; see `Client.zero_shot`."""
         return await self._run(_procedures.zero_shot(self._setup.session, volume, prompts))
 
     async def encode_image(self, volume: Volume) -> NDArray[np.float32]:

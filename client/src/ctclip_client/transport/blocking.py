@@ -112,7 +112,7 @@ class Client:
         return self._run(_procedures.classify(self._setup.session, volume))
 
     def zero_shot(self, volume: Volume, prompts: Sequence[_procedures.Prompt]) -> Scores:
-        """Score one volume with prompts of one's own.
+        """Score one volume with the caller's prompts.
 
         Args:
             volume: the scan.

@@ -59,8 +59,8 @@ class Endpoint:
     loopback: bool
 
     @classmethod
-    def parse(cls, url: str) -> Endpoint:
-        """Read `host:port`.
+    def parse(cls, url: str, field: str = "url") -> Endpoint:
+        """Read `host:port`. field: what an error names.
 
         Raises:
             InvalidInput: anything else.
@@ -68,7 +68,7 @@ class Endpoint:
         match = _ADDRESS.match(url) if isinstance(url, str) else None
         if match is None or not 0 < int(match["port"]) < 65536:
             raise InvalidInput(
-                f"url: got {url!r}, expected host:port.",
+                f"{field}: got {url!r}, expected host:port.",
                 "The gRPC port of Triton, usually 8001, without http://: localhost:8001.",
             )
         host = match["host"].strip("[]")
@@ -78,8 +78,8 @@ class Endpoint:
             loopback = host.lower() == "localhost"
         return cls(url, loopback)
 
-    def options(self) -> list[tuple[str, int]]:
-        """Channel arguments."""
+    def options(self, *, proxy: bool = True) -> list[tuple[str, int]]:
+        """Channel arguments. proxy: whether http_proxy counts for hosts beyond this machine."""
         options = [
             ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
@@ -88,7 +88,9 @@ class Endpoint:
             # Otherwise one client inherits the connection, and the backoff, of another.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        if self.loopback:  # http_proxy is set in many hospitals, and leads nowhere from here
+        if (
+            self.loopback or not proxy
+        ):  # http_proxy is set in many hospitals, and leads nowhere from here
             options.append(("grpc.enable_http_proxy", 0))
         return options
 

@@ -24,6 +24,11 @@ from ctclip_client.transport.steps import Flow, Rpc, Session
 PROBE_TIMEOUT_S = 5.0
 """For the questions asked after a failure; they must not take as long as a scan."""
 
+NOBODY_REMEDY = (
+    "Start one (ctclip serve --repository DIR), or give the host:port of its gRPC service (usually "
+    "8001). One with TLS needs --tls-ca (in Python: tls=Tls(…)); one that asks for the client's "
+    "certificate needs --tls-cert and --tls-key, too."
+)
 _LONGEST_DETAIL = 600
 _REMEDIES = {
     grpc.StatusCode.UNIMPLEMENTED: "Is this the gRPC service of a Triton? Its port is usually 8001 "
@@ -65,8 +70,7 @@ def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
     except grpc.RpcError:
         return Unavailable(
             f"{where}: no Triton answers there ({why}).",
-            "Start one (ctclip serve --repository DIR), or give the host:port of its gRPC "
-            "service (usually 8001); a server with TLS needs a client with TLS.",
+            NOBODY_REMEDY,
         )
     if not (yield from is_ready(session, model)):
         return NotReady(

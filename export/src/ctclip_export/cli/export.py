@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.geometry_flags import spacing_mm, volume_shape
+from ctclip_client.cli.flag_values import spacing_mm, volume_shape
 from ctclip_client.system.signals import termination_interrupts
 from ctclip_export.precision.choices import PRECISIONS
 

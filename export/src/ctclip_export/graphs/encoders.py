@@ -72,7 +72,7 @@ def _rename_axes(
         if value.name != tensor.name:
             raise RuntimeError(f"{spec.name}: traced output {value.name}, expected {tensor.name}")
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # Shapes of intermediate values still speak of torch's symbols; shape inference makes them anew.
+    # Shapes of intermediate values still have torch's symbols; shape inference makes them anew.
     del proto.graph.value_info[:]
 
 
@@ -90,7 +90,7 @@ def _forget_origin(proto: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.onnx prints its progress and warns of its own internals; neither helps a user."""
+    """torch.onnx prints its progress and warns about its internals; neither helps a user."""
     names = ("torch.onnx", "onnxscript", "torch.export")
     levels: list[tuple[Any, int]] = []
     for name in names:

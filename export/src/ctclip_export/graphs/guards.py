@@ -1,11 +1,11 @@
 """Encoders that refuse what they would otherwise answer with a guess.
 
 Among voxels, NaN becomes a code (the ArgMax over NaN is an index, too), and an id outside of the
-vocabulary another word or whatever lies behind the table. As in the small graphs, a bad input makes
-a Reshape fail, and runtimes report the node's name, which is what the user reads.
+vocabulary becomes another word or whatever memory follows the table. As in the small graphs, a bad
+input makes a Reshape fail, and runtimes report the node's name, which is what the user reads.
 
 A guard is added to a finished graph and taken out again without a trace. TensorRT builds without
-it: it would only warn, and shapes that depend on data stand in the way of its fusions.
+it: it would only warn, and shapes that depend on data prevent its fusions.
 """
 
 # Imported where engines are built, without torch: not in ctclip_export.graphs, which needs it.
@@ -113,7 +113,7 @@ def guard_vision(model: onnx.ModelProto) -> None:
 
 
 def guard_text(model: onnx.ModelProto, vocabulary_size: int, positions: int) -> None:
-    """Make a text graph refuse ids that are no words, and masks that are none.
+    """Make a text graph refuse ids outside of the vocabulary, and malformed masks.
 
     vocabulary_size: rows of the table of words; positions: most ids of a text.
     Raises: RuntimeError if it has a guard.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.program import EXIT_OK
-from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
+from ctclip_client.cli.connection import (
+    add_connection_options,
+    connection_flags,
+    read_connection,
+)
+from ctclip_client.errors import EXIT_OK, CTClipError
 
 if TYPE_CHECKING:
     from ctclip_server.releases.checks import Release
@@ -26,25 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the model repository that the server serves",
     )
-    parser.add_argument(
-        "--url", required=True, metavar="HOST:PORT", help="the server's gRPC service"
-    )
     parser.add_argument("--to", type=int, metavar="VERSION", help="a version of the repository")
-    parser.add_argument(
-        "--timeout-s",
-        type=float,
-        default=600.0,
-        metavar="S",
-        help="for loading a model, and for the last requests of the old version",
-    )
-    parser.add_argument(
-        "--headers",
-        type=Path,
-        metavar="FILE",
-        help="gRPC headers, one 'name: value' a line, where model control is restricted",
-    )
-    parser.add_argument(
-        "--tls-ca", type=Path, metavar="FILE", help="connect by TLS; PEM of who signed the server's"
+    add_connection_options(
+        parser,
+        "the server's gRPC service",
+        url_required=True,
+        timeout_s=600.0,
+        timeout_help="for loading a model, and for the last requests of the old version",
     )
 
 
@@ -67,21 +58,7 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
 
     members = read_members(args.repository)
     candidate = getattr(args, "from", None)
-    control = Control(
-        args.url,
-        load_timeout_s=args.timeout_s,
-        headers={} if args.headers is None else read_headers(args.headers),
-        root_certificates=args.tls_ca,
-        flags=" ".join(
-            f"{flag} {shlex.quote(str(value))}"
-            for flag, value in (
-                ("--url", args.url),
-                ("--headers", args.headers),
-                ("--tls-ca", args.tls_ca),
-            )
-            if value is not None
-        ),
-    )
+    control = Control(read_connection(args, args.url), flags=connection_flags(args))
     with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)
         asked, engines = args.to, ""
@@ -138,31 +115,6 @@ def _interrupted(change: Switch, release: Release, served: Collection[int]) -> s
             f"with another version after --to puts that one back: {change.completing}"
         )
     return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."
-
-
-def read_headers(path: Path) -> dict[str, str]:
-    """Read 'name: value' lines. Values may be secrets: no message shows them.
-
-    Raises:
-        Unreadable: the file cannot be read.
-        InvalidInput: a line is something else.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unreadable(f"--headers: cannot read {path} as text.") from error
-    headers = {}
-    for number, line in enumerate(lines, start=1):
-        name, colon, value = (part.strip() for part in line.partition(":"))
-        if not line.strip():
-            continue
-        if not colon or not name.isascii() or " " in name or not value.isascii():
-            raise InvalidInput(
-                f"--headers: line {number} of {path} is no 'name: value'.",
-                "For instance triton-grpc-protocol-admin-key: SECRET",
-            )
-        headers[name.lower()] = value
-    return headers
 
 
 def _say(text: str) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ctclip_client.cli.program import EXIT_OK
-from ctclip_client.errors import ServerError
+from ctclip_client.cli.flag_values import seconds
+from ctclip_client.errors import EXIT_OK, ServerError
 from ctclip_client.system.signals import Terminated, termination_interrupts
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep Triton's log in this file")
     parser.add_argument(
         "--startup-timeout-s",
-        type=_seconds,
+        type=seconds,
         default=300.0,
         metavar="S",
         help="until models are ready, and then for the answer to the release's self-check",
@@ -132,16 +131,6 @@ def _wait(server: EmbeddedTriton) -> None:
     except KeyboardInterrupt:
         _say("stopping; requests in flight may finish, a second signal ends them")
         raise
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected seconds, more than 0")
-    return value
 
 
 def _warn_of_small_shared_memory() -> None:

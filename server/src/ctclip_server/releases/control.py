@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +16,8 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
-from ctclip_client.transport.endpoint import LARGEST_MESSAGE_BYTES
+from ctclip_client.transport.connection import Connection
+from ctclip_client.transport.failures import NOBODY_REMEDY
 from ctclip_server.embedded.diagnosis import one_line
 
 if TYPE_CHECKING:
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 _ASK_TIMEOUT_S = 10.0
-_PAST_ANY_PROXY = [
-    ("grpc.enable_http_proxy", 0),
-    # Options of one's own replace tritonclient's, which say this: VOXELS are 221 MB.
-    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-]
 
 
 class Control:
@@ -40,41 +33,26 @@ class Control:
     Errors are the client library's: Unavailable, DeadlineExceeded, ServerError, …
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        load_timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        root_certificates: Path | None = None,
-        flags: str = "",
-        proxy: bool = True,
-    ) -> None:
+    def __init__(self, connection: Connection, *, flags: str = "", proxy: bool = True) -> None:
         """Describe the server; nothing is sent yet.
 
         Args:
-            url: host:port of its gRPC service.
-            load_timeout_s: seconds that the loading of one model, or one inference, may take.
-            headers: gRPC headers, for a server that restricts model control.
-            root_certificates: PEM file; makes the connection a TLS one.
+            connection: `timeout_s` is for the loading of one model, or one inference.
             flags: how a command line reaches the same server, quoted for a shell.
             proxy: whether http_proxy of the environment counts; not for a server of one's own.
-        """
-        from tritonclient import grpc
 
-        self.url = url
-        self.flags = flags or f"--url {shlex.quote(url)}"
+        Raises:
+            InvalidInput: the address is none.
+            Unreadable: a file of its TLS connection cannot be read.
+        """
+        self.url = connection.url
+        self.flags = flags or f"--url {connection.url}"
         self._briefly: dict[str, Any] = {
-            "headers": dict(headers or {}),
+            "headers": dict(connection.headers),
             "client_timeout": _ASK_TIMEOUT_S,
         }
-        self._patiently = {**self._briefly, "client_timeout": load_timeout_s}
-        self._client = grpc.InferenceServerClient(
-            url,
-            ssl=root_certificates is not None,
-            root_certificates=None if root_certificates is None else str(root_certificates),
-            channel_args=None if proxy else _PAST_ANY_PROXY,
-        )
+        self._patiently = {**self._briefly, "client_timeout": connection.timeout_s}
+        self._client = connection.raw(proxy=proxy)
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +186,7 @@ class Control:
             if not self._is_live():
                 return Unavailable(
                     f"{self.url}: no Triton answers there ({said}).",
-                    "Give the host:port of its gRPC service, usually 8001.",
+                    NOBODY_REMEDY,
                 )
             return NotReady(what, "Is the model loaded, and model control allowed?")
         if status == "NOT_FOUND":
@@ -218,7 +196,7 @@ class Control:
                 f"{what} (no answer in time)", "Allow more with --timeout-s; it may still load."
             )
         if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-            return InvalidInput(what, "Give the headers that it asks for: --headers FILE.")
+            return InvalidInput(what, "Give the headers that it asks for: --headers-file FILE.")
         return ServerError(what, "Look into the server's log.")
 
     def _is_live(self) -> bool:

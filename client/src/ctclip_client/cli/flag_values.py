@@ -1,8 +1,9 @@
-"""Values of flags that describe a grid, as `argparse` takes them; `ctclip export` has them, too."""
+"""Values of flags that several commands have, as `argparse` takes them."""
 
 from __future__ import annotations
 
 import argparse
+import math
 
 from ctclip_client.contract import SPACING_MM_RANGE
 
@@ -38,3 +39,14 @@ def spacing_mm(text: str) -> tuple[float, float, float]:
             f"got '{text}', expected each more than {low:g} and less than {high:g} mm"
         )
     return z, x, y
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0. Raises: ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected seconds, more than 0")
+    return value
