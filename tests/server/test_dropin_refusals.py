@@ -126,5 +126,5 @@ def test_a_contradiction_is_refused_with_its_reason(reasons, name):
     assert "Exception from" not in lines[0]
 
 
-def test_models_that_would_load_are_not_blamed(reasons):
+def test_models_that_would_load_are_not_named(reasons):
     assert "'good'" not in reasons

@@ -126,7 +126,7 @@ def _line_with(process, words):
 def test_what_is_lost_is_back_at_the_same_port_but_not_for_ever(
     repository, serve, fetch, caller, traces, tmp_path
 ):
-    """A crash, and the death of a model's Python process, which Triton 2.51 never mends."""
+    """A crash, and the death of a model's Python process, which Triton 2.51 never repairs."""
     log = tmp_path / "triton.log"
     process = serve("--repository", repository, "--log", log)
     grpc_port, http_port, _ = READY.fullmatch(process.stdout.readline()).groups()

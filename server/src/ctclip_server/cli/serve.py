@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CTClipError: it cannot start, the release fails its self-check, or Triton ended on its own.
             Should it crash, or should the Python process of a model die, which Triton 2.51 never
-            mends, it is started again; but not for ever, see `LOSSES`.
+            repairs, it is started again; but not for ever, see `LOSSES`.
     """
     # Here and not later: a signal that arrives inside these imports may surface as their failure.
     import tritonclient.grpc  # noqa: F401

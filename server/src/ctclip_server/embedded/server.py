@@ -192,7 +192,7 @@ class EmbeddedTriton:
 
         Raises:
             RestartableError: it crashed, or a model's Python process is gone, which Triton does
-                not mend; `stop` and `start` bring it back.
+                not repair; `stop` and `start` bring it back.
             ServerError: always otherwise, with the reason.
         """
         before: set[int] = set()

@@ -1,4 +1,4 @@
-"""One scheduling round: requests in, a response for each, errors for those that are to blame."""
+"""One scheduling round: requests in, a response for each, an error for each that is at fault."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 4
 
 
 class RefusedError(Exception):
-    """A request that got no answer; `invalid`: the request is to blame."""
+    """A request that got no answer; `invalid`: the request is at fault."""
 
     def __init__(self, message: str, *, invalid: bool) -> None:
         super().__init__(message)
