@@ -28,7 +28,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DISTRIBUTIONS := client export server benchmarks
 INSTALLED := $(VENV)/installed
-INSTALL = $(BIN)/python scripts/install.py -c constraints.txt
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 TEST_FLAGS ?=
 
 DEMO := build/demo/published

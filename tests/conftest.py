@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from .certificates import Certificates
+from .nifti_files import save_volume
 
 DATA = Path(__file__).parent / "data"
 
@@ -109,16 +110,36 @@ def repository(exported_in: Callable[[str], Export]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classfine(golden: Golden, text_model: TextModel) -> Checkpoint:
+    """The golden ClassFine checkpoint: the same CT-CLIP, and a head."""
+    return load_checkpoint(golden.folder / "ct_lipro.pt", text_model, golden.geometry)
+
+
+@pytest.fixture(scope="session")
+def classfine_repository(
+    classfine: Checkpoint,
+    text_model: TextModel,
+    golden: Golden,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Every model there is: the ClassFine checkpoint, exported once for the run. Read-only, too."""
+    folder = tmp_path_factory.mktemp("classfine") / "model_repository"
+    export_repository(classfine, text_model, golden.geometry, PUBLISHED_FINDINGS, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(repository: Path, tmp_path: Path) -> Path:
+    """The exported repository, to be changed or damaged."""
+    return Path(shutil.copytree(repository, tmp_path / "repository"))
+
+
+@pytest.fixture(scope="session")
 def phantoms(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of CT files, drawn: `ct0.nii.gz` … `ct3.nii.gz`. Read-only."""
     folder = tmp_path_factory.mktemp("phantoms")
     for seed in range(4):
-        scan = chest_phantom(golden.geometry, seed)
-        z, x, y = scan.spacing_mm
-        hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
-        image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / f"ct{seed}.nii.gz")
+        save_volume(folder / f"ct{seed}.nii.gz", chest_phantom(golden.geometry, seed))
     return folder
 
 
@@ -154,3 +175,13 @@ def server(repository: Path) -> Iterator[EmbeddedTriton]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority, and a certificate of it for a server and for a client."""
     return Certificates.make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def openvino_server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
+    """The same with the encoders in OpenVINO, and with a log."""
+    log = tmp_path_factory.mktemp("openvino") / "triton.log"
+    with EmbeddedTriton(repository, config_name="openvino", log=log) as triton:
+        yield triton

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import onnx
 import pytest
@@ -26,6 +24,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
+from ..nifti_files import save_volume
 
 NAME = "patient-0815.nii.gz"
 FEW = ("--requests", "3", "--warmup", "1")
@@ -35,12 +34,7 @@ LITTLE = ("--concurrency", "1", "--batch", "0", "--texts", "0", *FEW)
 @pytest.fixture(scope="module")
 def scans(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans")
-    scan = chest_phantom(golden.geometry, 5)
-    z, x, y = scan.spacing_mm
-    hu = (scan.voxels.astype(np.float32) - 1024).astype(np.int16).transpose(1, 2, 0)
-    image = nibabel.Nifti1Image(hu, np.diag([-x, -y, z, 1.0]))
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, folder / NAME)
+    save_volume(folder / NAME, chest_phantom(golden.geometry, 5))
     return folder
 
 
@@ -142,15 +136,14 @@ def test_the_embedded_server_is_started_and_stopped(
 
 def test_a_swapped_model_is_not_timed(
     server: EmbeddedTriton,
-    repository: Path,
+    copied: Path,
     scans: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    other = Path(shutil.copytree(repository, tmp_path / "repository"))
-    spoil_findings(other, record=True)
+    spoil_findings(copied, record=True)
     flags = ["--url", server.grpc_url, "--scans", str(scans), "--out", str(tmp_path / "out")]
-    assert main(["bench", "--repository", str(other), *flags, *LITTLE]) == 1
+    assert main(["bench", "--repository", str(copied), *flags, *LITTLE]) == 1
     printed = capsys.readouterr().out
     assert printed.startswith("PARITY FAIL")
     assert "FAIL whole path, own bank" in printed
@@ -163,12 +156,11 @@ def test_a_swapped_model_is_not_timed(
 
 
 def test_a_file_that_nobody_judged_is_not_timed(
-    repository: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Path(shutil.copytree(repository, tmp_path / "repository"))
-    spoil_findings(other, record=False)
+    spoil_findings(copied, record=False)
     flags = ["--scans", str(scans), "--out", str(tmp_path / "out")]
-    assert main(["bench", "--repository", str(other), *flags, *LITTLE]) == 1
+    assert main(["bench", "--repository", str(copied), *flags, *LITTLE]) == 1
     printed = capsys.readouterr().out
     assert "ctclip_findings: model.onnx is not the file that provenance.json" in printed
     assert "p99" not in printed
@@ -201,6 +193,7 @@ def test_a_dead_server_is_said_at_once(
 def test_numbers_do_not_go_under_a_wrong_name(
     server: EmbeddedTriton,
     repository: Path,
+    copied: Path,
     scans: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -212,12 +205,11 @@ def test_numbers_do_not_go_under_a_wrong_name(
     assert "runs it on onnxruntime; config openvino" in said
     assert main([*command, "--config-name", "nonsense"]) == 2
     assert "Variants that it has: openvino" in capsys.readouterr().err
-    other = Path(shutil.copytree(repository, tmp_path / "other"))
-    file = other / "ctclip_check" / "1" / "provenance.json"
+    file = copied / "ctclip_check" / "1" / "provenance.json"
     content = json.loads(file.read_text())
     content["release"]["release"] = "feedfeedfeedfeed"
     file.write_text(json.dumps(content))
-    assert main(["bench", "--repository", str(other), *flags, *LITTLE]) == 2
+    assert main(["bench", "--repository", str(copied), *flags, *LITTLE]) == 2
     assert "it holds release feedfeedfeedfeed; 127.0.0.1" in capsys.readouterr().err
 
 

@@ -50,16 +50,15 @@ def docker(folder: Path, running: str = "", failing: str = "nothing") -> Path:
 
 
 @pytest.fixture
-def plans(repository: Path, tmp_path: Path) -> Path:
+def plans(copied: Path) -> Path:
     """A repository with something where plans would be, and with a config that names them."""
-    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
     for model in ("ctclip_vision", "ctclip_text"):
-        (copy / model / "1" / "model.plan").write_bytes(b"no plan")
-        text = (copy / model / "config.pbtxt").read_text()
-        configs = copy / model / "configs"
+        (copied / model / "1" / "model.plan").write_bytes(b"no plan")
+        text = (copied / model / "config.pbtxt").read_text()
+        configs = copied / model / "configs"
         configs.mkdir(exist_ok=True)
         (configs / "tensorrt.pbtxt").write_text(text.replace('"onnxruntime"', '"tensorrt"'))
-    return copy
+    return copied
 
 
 def refused(

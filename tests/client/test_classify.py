@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ import tritonclient.grpc as triton
 
 from ctclip_client import AsyncClient, Classification, Client, Scores, Unavailable, Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
-from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
-from ctclip_export.repository.build import export_repository
+from ctclip_export.checkpoint import Checkpoint
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -25,21 +25,13 @@ NAMES = tuple(entry.finding for entry in PUBLISHED_FINDINGS)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(golden: Golden, text_model: TextModel) -> Checkpoint:
-    return load_checkpoint(golden.folder / "ct_lipro.pt", text_model, golden.geometry)
-
-
-@pytest.fixture(scope="module")
 def server(
-    checkpoint: Checkpoint,
-    text_model: TextModel,
-    golden: Golden,
-    tmp_path_factory: pytest.TempPathFactory,
+    classfine_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedTriton]:
     """Its ensembles belong to one release; asked directly, `ctclip_check` is already the next one,
     as it is while a promotion is under way."""
-    folder = tmp_path_factory.mktemp("classfine") / "model_repository"
-    export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, folder)
+    folder = tmp_path_factory.mktemp("promotion") / "model_repository"
+    shutil.copytree(classfine_repository, folder)
     check = folder / "ctclip_check"
     shutil.copytree(check / "1", check / "2")
     record = json.loads((check / "1" / "provenance.json").read_text())
@@ -75,7 +67,7 @@ def test_golden_probabilities_through_the_server(golden: Golden, server: Embedde
 
 
 def test_classify_is_the_head_on_the_scans_own_embedding(
-    server: EmbeddedTriton, checkpoint: Checkpoint, volume: Volume
+    server: EmbeddedTriton, classfine: Checkpoint, volume: Volume
 ) -> None:
     with Client(server.grpc_url) as client:
         client.check_ready("ctclip_classify")
@@ -90,9 +82,9 @@ def test_classify_is_the_head_on_the_scans_own_embedding(
     assert got.transport.kind == "shared_memory"
     assert set(got.timings_ms) == {"pack", "infer", "total"}
     np.testing.assert_allclose(got.image_embedding, embedding, rtol=0, atol=1e-5)
-    assert checkpoint.classifier is not None
+    assert classfine.classifier is not None
     with torch.no_grad():
-        expected = checkpoint.classifier(torch.from_numpy(embedding[None]))[0].numpy()
+        expected = classfine.classifier(torch.from_numpy(embedding[None]))[0].numpy()
     np.testing.assert_allclose(got.probabilities, expected, rtol=0, atol=1e-5)
     entry = got.to_json()["findings"][9]  # type: ignore[index]
     assert entry == {

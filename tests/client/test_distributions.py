@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ctclip_client.cli.distributions import how_to_install
+from ctclip_client.cli.distributions import COMMANDS, INSPECTORS, how_to_install
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("client", "export", "server", "benchmarks")
 
 
-def project(folder: str) -> dict[str, object]:
+def project(folder: str) -> dict[str, Any]:
     content = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())
     return dict(content["project"])
 
@@ -37,3 +38,16 @@ def test_nothing_says_to_take_our_names_from_an_index() -> None:
 
 def test_others_distributions_are_the_others_to_install() -> None:
     assert how_to_install("elsewhere") == "Install elsewhere again, from where it came."
+
+
+@pytest.mark.parametrize(
+    ("group", "listed"), [("ctclip.commands", COMMANDS), ("ctclip.inspectors", INSPECTORS)]
+)
+def test_what_each_of_them_brings_is_listed(group: str, listed: dict[str, str]) -> None:
+    brought = {
+        point: name
+        for name, folder in NAMES.items()
+        for point in project(folder).get("entry-points", {}).get(group, {})
+        if name != "ctclip-client"
+    }
+    assert listed == brought

@@ -21,7 +21,6 @@ import onnx
 import pytest
 import torch
 from nibabel.affines import apply_affine
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from ctclip_client import Client, Explanation, InvalidInput, Volume, read_volume, save_relevance
@@ -30,6 +29,8 @@ from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE
 from ctclip_export.checkpoint import Checkpoint
 from ctclip_export.graphs import trace_vision
 from ctclip_server.embedded.server import EmbeddedTriton
+
+from ..nifti_files import save_placed as save
 
 TOKEN_MM = 15.0
 """Edge of a token of the golden geometry in all directions: 10 × 1.5 mm and 20 × 0.75 mm."""
@@ -83,14 +84,6 @@ def phantom(spot: tuple[float, ...] | None = None) -> tuple[Array, Array]:
 def centre(affine: Array, shape: tuple[int, ...]) -> Array:
     place: Array = apply_affine(affine, (np.array(shape) - 1) / 2)
     return place
-
-
-def save(path: Path, hu: Array, affine: Array, codes: str = "LPS") -> Path:
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(codes)))
-    image = nibabel.Nifti1Image(hu, affine).as_reoriented(turn)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-    return path
 
 
 @pytest.fixture

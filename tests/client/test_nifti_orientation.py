@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctclip_client import Unreadable, read_volume
-from ctclip_client.readers._orientation import orientation_of
+from ctclip_client.readers.orientation import orientation_of
 
-from .nifti_files import chest, edit, save
+from ..nifti_files import chest, edit, save
 
 CODES = [
     "".join(codes)

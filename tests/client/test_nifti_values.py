@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ctclip_client import InvalidInput, Unreadable, read_volume
 
 from ..conftest import DATA
-from .nifti_files import chest, edit, save
+from ..nifti_files import chest, edit, save
 
 CASES = json.loads((DATA / "golden" / "preprocess" / "cases.json").read_text())[:6]
 

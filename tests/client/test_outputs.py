@@ -16,7 +16,7 @@ from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE, _forget
 from ctclip_client.system.files import NoRegularFile, placed
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 
 def fifo(path: Path) -> Path:

@@ -28,7 +28,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
 

@@ -17,7 +17,7 @@ from ctclip_client.cli import streams
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
 FULL = "error: standard output cannot be written: No space left on device."
@@ -89,17 +89,21 @@ class TestFull:
 
 
 class TestClosed:
-    @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+    CLOSED = (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-")
+
     @pytest.mark.parametrize("options", [[], ["--json"]])
-    def test_the_exit_code_is_what_it_is_otherwise(
-        self, options: list[str], closed: str, scan: Path, tmp_path: Path
-    ) -> None:
+    def test_the_exit_code_is_what_it_is_otherwise(self, options: list[str], scan: Path) -> None:
         plain = shell(["doctor", scan, *options], "")
-        done = shell(["doctor", scan, *options], closed)
-        assert done.returncode == plain.returncode == 0
-        assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else plain.stdout)
-        absent = shell(["doctor", tmp_path / "absent"], closed)
-        assert (absent.returncode, absent.stdout) == (2, "")
+        assert plain.returncode == 0
+        for closed in self.CLOSED:
+            done = shell(["doctor", scan, *options], closed)
+            assert done.returncode == 0, closed
+            assert done.stdout == (plain.stdout if closed == "2>&-" else ""), closed
+
+    def test_an_error_is_one_without_anywhere_to_say_it(self, tmp_path: Path) -> None:
+        for closed in self.CLOSED:
+            absent = shell(["doctor", tmp_path / "absent"], closed)
+            assert (absent.returncode, absent.stdout) == (2, ""), closed
 
     def test_predict(self, scan: Path, whimsical: EmbeddedTriton, tmp_path: Path) -> None:
         table = tmp_path / "out.csv"

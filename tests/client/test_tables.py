@@ -19,7 +19,7 @@ from ctclip_client.system.terminal import printable
 from ctclip_client.volume import Volume
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .nifti_files import chest, save
+from ..nifti_files import chest, save
 
 ESCAPES = "a\x1b[2Jb\nc\x9bd\u202ee"
 SHOWN = "a\\x1b[2Jb\\x0ac\\x9bd\\x202ee"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ctclip_client import Unreadable, Volume, read_volume
 
-from .nifti_files import chest, edit, save
+from ..nifti_files import chest, edit, save
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctclip_client import InvalidInput, Volume
+from ctclip_client.contract import PREPROCESS
 
 VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 
@@ -36,6 +37,15 @@ def test_shares_the_callers_memory_and_cannot_write_to_it() -> None:
         "series": None,
         "notes": [],
     }
+
+
+def test_tensors_are_the_contracts() -> None:
+    volume = Volume.from_array(VOXELS[::-1], (2.5, 0.7, 0.8), (1, -1024))
+    tensors = volume.tensors()
+    assert list(tensors) == [tensor.name for tensor in PREPROCESS.inputs]
+    assert tensors["VOLUME"] is volume.voxels
+    assert (tensors["SPACING"].dtype, tensors["SPACING"].tolist()) == (np.float64, [2.5, 0.7, 0.8])
+    assert (tensors["RESCALE"].dtype, tensors["RESCALE"].tolist()) == (np.float32, [1.0, -1024.0])
 
 
 def test_takes_strided_and_big_endian_arrays() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,9 +59,3 @@ def doctor(capsys: pytest.CaptureFixture[str]) -> Doctor:
         return Outcome(code, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def copied(repository: Path, tmp_path: Path) -> Path:
-    """The exported repository, to be damaged."""
-    return Path(shutil.copytree(repository, tmp_path / "repository"))

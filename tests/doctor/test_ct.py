@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import nibabel
 import numpy as np
 import pytest
 
 from ctclip_client.contract import Geometry
 from ctclip_export.samples.phantom import chest_phantom
 
-_CODES = slice(252, 256)  # qform_code and sform_code of a NIfTI-1 header
+from ..nifti_files import edit, save
 
 
-def write(path, *, spacing=(0.9, 0.9, 2.5), codes="LPS", blank=False, **header):
-    """A chest on axes L, P, S (or turned), stored as int16 with slope 1 and intercept −1024."""
-    stored = chest_phantom(Geometry((160, 200, 200))).voxels.transpose(1, 2, 0)
-    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
-    image = nibabel.Nifti1Image(np.ascontiguousarray(stored), affine)
-    if codes != "LPS":
-        to = nibabel.orientations.axcodes2ornt(codes)
-        image = image.as_reoriented(
-            nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), to)
-        )
-        image = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)
-    image.set_sform(image.affine, 1)
-    image.set_qform(image.affine, 1)
-    image.header.set_slope_inter(header.pop("slope", 1.0), header.pop("intercept", -1024.0))
-    for name, value in header.items():
-        image.header[name] = value
-    content = bytearray(image.to_bytes())
-    if blank:
-        content[_CODES] = bytes(4)  # nibabel would fill them in again
-    path.write_bytes(content)
-    return path
+def write(path, *, spacing_mm=(2.5, 0.9, 0.9), codes="LPS", **header):
+    """A chest, stored as int16 with slope 1 and intercept −1024."""
+    save(path, chest_phantom(Geometry((160, 200, 200))).voxels, spacing_mm, codes)
+    return edit(path, **{"scl_slope": 1.0, "scl_inter": -1024.0} | header)
 
 
 def test_a_scan_is_described_as_it_would_be_sent(doctor, tmp_path):
@@ -67,15 +49,15 @@ def test_nothing_of_the_header_is_printed(doctor, tmp_path):
 
 
 def test_thick_slices_and_short_scans_are_warned_of(doctor, tmp_path):
-    scan = write(tmp_path / "scan.nii", spacing=(0.9, 0.9, 7.0))
+    scan = write(tmp_path / "scan.nii", spacing_mm=(7.0, 0.9, 0.9))
     outcome = doctor(scan)
     assert (outcome.code, outcome.verdict("grid")) == (0, "WARN")
-    scan = write(tmp_path / "short.nii", spacing=(0.9, 0.9, 0.5))
+    scan = write(tmp_path / "short.nii", spacing_mm=(0.5, 0.9, 0.9))
     assert doctor(scan).verdict("field of view") == "WARN"
 
 
 def test_values_that_cannot_be_hounsfield_units_fail(doctor, tmp_path):
-    outcome = doctor(write(tmp_path / "scan.nii", slope=1.0, intercept=0.0))
+    outcome = doctor(write(tmp_path / "scan.nii", scl_inter=0.0))
     assert (outcome.code, outcome.verdict("read")) == (1, "FAIL")
     assert "Hounsfield" in outcome.check("read")["detail"]
     assert outcome.verdict("hounsfield") == "NOT RUN"
@@ -90,7 +72,7 @@ def test_a_file_cut_short_fails(doctor, tmp_path):
 
 
 def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
-    scan = write(tmp_path / "scan.nii", blank=True)
+    scan = write(tmp_path / "scan.nii", sform_code=0, qform_code=0)
     assert doctor(scan).code == 1
     outcome = doctor(scan, "--as-stored", "--spacing", "2.5,0.9,0.9", "--slope", 1, "--intercept",
                      -1024)  # fmt: skip
@@ -98,3 +80,19 @@ def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
     assert outcome.check("orientation")["values"]["orientation"] == "as stored"
     assert doctor(scan, "--as-stored").code == 2
     assert doctor(scan, "--slope", 1).code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (("--slope", 0, "--intercept", 0), "--slope is for a CT"),
+        (("--timeout-s", 3), "--timeout-s is for a server"),
+        (("--tls-ca", "ca.pem"), "--tls-ca is for a server"),
+        (("--header", "a=b"), "--header is for a server"),
+    ],
+)
+def test_options_of_another_subject_are_refused(doctor, tmp_path, flags, kind):
+    (tmp_path / "weights.pt").touch()
+    outcome = doctor(tmp_path / "weights.pt", *flags)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert kind in outcome.err

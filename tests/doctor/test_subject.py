@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
@@ -213,25 +212,23 @@ class TestNothingEndsInATraceback:
             b'"findings": [], "prompts": []}}',
         ],
     )  # fmt: skip
-    def test_damaged_records_and_configs(self, doctor, repository, tmp_path, content):
-        folder = shutil.copytree(repository, tmp_path / "repository")
+    def test_damaged_records_and_configs(self, doctor, copied, content):
         for name in ("ctclip_check/1/provenance.json", "ctclip_vision/1/model.onnx",
                      "ctclip_text/config.pbtxt", "ctclip_zero_shot/config.pbtxt"):  # fmt: skip
-            (folder / name).write_bytes(content)
-        outcome = doctor(folder)
+            (copied / name).write_bytes(content)
+        outcome = doctor(copied)
         assert outcome.code == 1
         assert outcome.titles("FAIL") >= {"file ctclip_check/1", "graph ctclip_vision/1"}
 
-    def test_odd_things_where_files_should_be(self, doctor, repository, tmp_path):
-        folder = shutil.copytree(repository, tmp_path / "repository")
+    def test_odd_things_where_files_should_be(self, doctor, copied):
         for name in ("ctclip_vision/1/model.onnx", "ctclip_check/1/provenance.json",
                      "ctclip_text/config.pbtxt"):  # fmt: skip
-            (folder / name).unlink()
-        (folder / "ctclip_vision/1/model.onnx").mkdir()
-        os.mkfifo(folder / "ctclip_check/1/provenance.json")
-        (folder / "ctclip_text/config.pbtxt").symlink_to("config.pbtxt")
-        (folder / "ctclip_score/1/model.plan").mkdir()
-        assert doctor(folder).code == 1
+            (copied / name).unlink()
+        (copied / "ctclip_vision/1/model.onnx").mkdir()
+        os.mkfifo(copied / "ctclip_check/1/provenance.json")
+        (copied / "ctclip_text/config.pbtxt").symlink_to("config.pbtxt")
+        (copied / "ctclip_score/1/model.plan").mkdir()
+        assert doctor(copied).code == 1
 
     def test_what_may_not_be_read(self, tmp_path):
         """In a process without root's right to read everything."""

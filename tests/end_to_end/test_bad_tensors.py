@@ -23,11 +23,8 @@ from ctclip_client.contract import (
     CLASSFINE_MODELS,
     ENSEMBLES,
     MODELS,
-    PUBLISHED_FINDINGS,
     VOLUME,
 )
-from ctclip_export.checkpoint import TextModel, load_checkpoint
-from ctclip_export.repository.build import export_repository
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -68,16 +65,9 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def caller(
-    golden: Golden, text_model: TextModel, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Caller]:
+def caller(classfine_repository: Path) -> Iterator[Caller]:
     """Of a server with every model there is, ClassFine's too; its own, since it may not survive."""
-    out: Path = tmp_path_factory.mktemp("bad") / "repository"
-    both = load_checkpoint(
-        golden.checkpoint, text_model, golden.geometry, golden.folder / "ct_lipro.pt"
-    )
-    export_repository(both, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
-    with EmbeddedTriton(out) as server:
+    with EmbeddedTriton(classfine_repository) as server:
         made = Caller(server.grpc_url)
         yield made
         made.client.close()
@@ -350,11 +340,10 @@ def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Array
 
 
 @pytest.fixture(scope="module")
-def in_openvino(repository: Path) -> Iterator[Caller]:
-    with EmbeddedTriton(repository, config_name="openvino") as server:
-        made = Caller(server.grpc_url)
-        yield made
-        made.client.close()
+def in_openvino(openvino_server: EmbeddedTriton) -> Iterator[Caller]:
+    made = Caller(openvino_server.grpc_url)
+    yield made
+    made.client.close()
 
 
 @pytest.mark.parametrize(

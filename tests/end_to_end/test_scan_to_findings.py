@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
 
 from ctclip_bench.served import reference_answer
@@ -22,24 +20,12 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
+from ..nifti_files import save_volume
 
 
 @pytest.fixture(scope="module")
 def phantom(golden: Golden) -> Volume:
     return chest_phantom(golden.geometry, seed=3)
-
-
-def save_nifti(scan: Volume, codes: str, path: Path) -> Path:
-    """Write a volume as a file whose stored axes run towards `codes`, by nibabel alone."""
-    z, x, y = scan.spacing_mm
-    voxels = scan.voxels.transpose(1, 2, 0)  # (z, x, y) -> L-P-S order (x, y, z)
-    affine = np.diag([-x, -y, z, 1.0])  # towards L and P is towards minus in NIfTI's R-A-S
-    turn = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
-    stored = nibabel.orientations.apply_orientation(voxels, turn)
-    slope, intercept = scan.rescale
-    hu = (stored * slope + intercept).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(hu, affine @ inv_ornt_aff(turn, voxels.shape)), path)
-    return path
 
 
 @pytest.mark.parametrize("codes", ["LPS", "LAS", "RAS", "SLP"])
@@ -52,7 +38,7 @@ def test_a_file_in_any_orientation_gives_what_pytorch_computes(
     server: EmbeddedTriton,
     tmp_path: Path,
 ) -> None:
-    scan = read_volume(save_nifti(phantom, codes, tmp_path / "scan.nii.gz"))
+    scan = read_volume(save_volume(tmp_path / "scan.nii.gz", phantom, codes))
     with Client(server.grpc_url) as client:
         served = client.pathologies(scan)
     expected = reference_answer(
@@ -128,7 +114,7 @@ def test_classic_bugs_are_not_there(
 def test_predict_prints_what_the_client_returns(
     phantom: Volume, server: EmbeddedTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = save_nifti(phantom, "LAS", tmp_path / "scan.nii.gz")
+    path = save_volume(tmp_path / "scan.nii.gz", phantom, "LAS")
     assert main(["predict", str(path), "--url", server.grpc_url, "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     printed = json.loads(line)

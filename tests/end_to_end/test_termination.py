@@ -12,51 +12,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 CTCLIP = str(Path(sys.executable).with_name("ctclip"))
 Command = Callable[[str], list[str]]
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Process id -> command line, of everything that a process has started, by any way."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            _, _, numbers = (entry / "stat").read_text().rpartition(")")
-            parents[int(entry.name)] = int(numbers.split()[1])
-    found: dict[int, str] = {}
-    todo = [pid]
-    while todo:
-        parent = todo.pop()
-        for child, its_parent in parents.items():
-            if its_parent == parent:
-                with contextlib.suppress(OSError):
-                    found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-                todo.append(child)
-    return found
-
-
-def wait_for(what: str, pid: int) -> set[int]:
-    """Process ids below `pid`, once one of them is running `what`."""
+def wait_for(what: str, pid: int) -> list[psutil.Process]:
+    """All processes below `pid`, once one of them is running `what`."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        below = descendants(pid)
-        if any(what in command for command in below.values()):
-            return set(below)
+        below = psutil.Process(pid).children(recursive=True)
+        for process in below:
+            with contextlib.suppress(psutil.Error):  # gone meanwhile
+                if what in " ".join(process.cmdline()):
+                    return below
         time.sleep(0.05)
     raise AssertionError(f"no process below {pid} runs {what}")
 
 
-def still_there(pids: set[int]) -> set[int]:
+def still_there(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Which of them have not gone after some seconds."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        pids = {pid for pid in pids if Path(f"/proc/{pid}/stat").exists()}
-        if not pids:
-            break
-        time.sleep(0.05)
-    return pids
+    return psutil.wait_procs(processes, timeout=10)[1]
 
 
 @pytest.fixture
@@ -102,14 +80,15 @@ def test_a_terminated_command_leaves_nothing(
             if line.startswith(stage):
                 break
         assert stage in seen, seen
-        started = wait_for(runs, process.pid) if runs else set(descendants(process.pid))
+        below = psutil.Process(process.pid).children(recursive=True)
+        started = wait_for(runs, process.pid) if runs else below
         process.send_signal(ending)
         said = process.stderr.read()
         assert process.wait(60) == 130, said
     assert said.splitlines()[-1] == "interrupted"
     # A rung of the ladder, a process of its own, tells how it was ended.
     assert "Traceback" not in said
-    assert still_there(started) == set()
+    assert still_there(started) == []
     assert [path for path in (tmp_path / "out").rglob("*") if not path.is_dir()] == []
     small = tmp_path / "demo" / "small"
     assert not small.exists() or not any(".part" in path.name for path in small.iterdir())
@@ -130,5 +109,5 @@ def test_a_closed_terminal_ends_a_command_and_its_server(command: Command, tmp_p
         started = wait_for("tritonserver", process.pid)
         os.close(master)
         assert process.wait(60) == 130
-    assert still_there(started) == set()
+    assert still_there(started) == []
     assert list((tmp_path / "out").iterdir()) == []

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -205,15 +204,14 @@ def test_a_spacing_that_no_scan_may_have_is_refused_by_its_flag(
 
 
 def test_a_failed_check_leaves_the_old_repository_untouched(
-    repository: Path,
+    copied: Path,
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = Path(shutil.copytree(repository, tmp_path / "out"))
-    before = snapshot(out)
+    before = snapshot(copied)
     trace = build.trace_text
 
     def faulty(model: object, precision: str) -> onnx.ModelProto:
@@ -226,18 +224,17 @@ def test_a_failed_check_leaves_the_old_repository_untouched(
 
     monkeypatch.setattr(build, "trace_text", faulty)
     with pytest.raises(ParityError, match="ctclip_text: TEXT_EMBEDDING"):
-        build.export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, out)
-    assert snapshot(out) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+        build.export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, copied)
+    assert snapshot(copied) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["repository"]
 
 
 def test_an_interrupt_while_placing_restores_everything(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = Path(shutil.copytree(repository, tmp_path / "out"))
-    (out / "somebody_elses_model").mkdir()
-    (out / "somebody_elses_model" / "config.pbtxt").write_text("")
-    before = snapshot(out)
+    (copied / "somebody_elses_model").mkdir()
+    (copied / "somebody_elses_model" / "config.pbtxt").write_text("")
+    before = snapshot(copied)
     rename, calls = Path.rename, 0
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -249,10 +246,10 @@ def test_an_interrupt_while_placing_restores_everything(
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _replace_all(out)
+        _replace_all(copied)
     assert calls > 8
-    assert snapshot(out) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert snapshot(copied) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["repository"]
 
 
 def _replace_all(out: Path) -> None:
@@ -262,16 +259,15 @@ def _replace_all(out: Path) -> None:
             (staging / model.name / "config.pbtxt").write_text("new")
 
 
-def test_replacing_keeps_other_peoples_models(repository: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(repository, tmp_path / "out"))
-    (out / "somebody_elses_model").mkdir()
-    (out / "somebody_elses_model" / "config.pbtxt").write_text("theirs")
-    with staged(out) as staging:
+def test_replacing_keeps_other_peoples_models(copied: Path) -> None:
+    (copied / "somebody_elses_model").mkdir()
+    (copied / "somebody_elses_model" / "config.pbtxt").write_text("theirs")
+    with staged(copied) as staging:
         (staging / "ctclip_text").mkdir()
         (staging / "ctclip_text" / "config.pbtxt").write_text("new")
-    assert (out / "somebody_elses_model" / "config.pbtxt").read_text() == "theirs"
-    assert snapshot(out / "ctclip_text") == snapshot_of("config.pbtxt", "new")
-    assert (out / "ctclip_vision" / "1" / "model.onnx").is_file()
+    assert (copied / "somebody_elses_model" / "config.pbtxt").read_text() == "theirs"
+    assert snapshot(copied / "ctclip_text") == snapshot_of("config.pbtxt", "new")
+    assert (copied / "ctclip_vision" / "1" / "model.onnx").is_file()
 
 
 def snapshot_of(name: str, content: str) -> dict[str, str]:
@@ -365,16 +361,15 @@ def test_faults_in_any_graph_are_found(
             check()
 
 
-def test_a_vocabulary_that_was_swapped_is_refused_at_load(repository: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_that_was_swapped_is_refused_at_load(copied: Path) -> None:
     from ctclip_server.embedded.server import EmbeddedTriton
 
-    out = Path(shutil.copytree(repository, tmp_path / "repository"))
-    vocabulary = out / "ctclip_tokenizer" / "1" / "vocab.txt"
+    vocabulary = copied / "ctclip_tokenizer" / "1" / "vocab.txt"
     lines = vocabulary.read_text().split("\n")
     lines[60], lines[61] = lines[61], lines[60]
     vocabulary.write_text("\n".join(lines))
     with pytest.raises(CTClipError, match=r"ctclip_tokenizer.*vocab\.txt has SHA-256"):
-        EmbeddedTriton(out).start()
+        EmbeddedTriton(copied).start()
 
 
 def test_a_geometry_of_its_own(text_model: TextModel, golden: Golden) -> None:

@@ -21,11 +21,6 @@ from ctclip_export.parity.fp32_graphs import check_relevance, check_vision
 from ..conftest import Golden
 
 
-@pytest.fixture(scope="module")
-def classfine(golden: Golden, text_model: TextModel) -> Checkpoint:
-    return load_checkpoint(golden.folder / "ct_lipro.pt", text_model, golden.geometry)
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 def test_classfine_is_upstreams(batch: int, golden: Golden, classfine: Checkpoint) -> None:
     assert classfine.variant == "classfine"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 from tritonclient import grpc
@@ -22,7 +23,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from ctclip_server import EmbeddedTriton
 
-FLOAT, STRING = TensorProto.FLOAT, TensorProto.STRING
+FLOAT = TensorProto.FLOAT
 CONFIG_DTYPES = {
     TensorProto.FLOAT: "TYPE_FP32",
     TensorProto.DOUBLE: "TYPE_FP64",
@@ -31,8 +32,6 @@ CONFIG_DTYPES = {
     TensorProto.INT32: "TYPE_INT32",
     TensorProto.INT64: "TYPE_INT64",
     TensorProto.BOOL: "TYPE_BOOL",
-    TensorProto.STRING: "TYPE_STRING",
-    TensorProto.BFLOAT16: "TYPE_BF16",
 }
 Info = tuple[str, int, Sequence[int | str]]
 
@@ -54,6 +53,7 @@ class TinyModel:
     ir_version: int = 10
     file: str = "model.onnx"
     backend: str = "onnxruntime"
+    kind: str = "KIND_CPU"
 
     def graph(self) -> bytes:
         graph = helper.make_graph(
@@ -73,7 +73,7 @@ class TinyModel:
             f'name: "{self.name}"',
             f'backend: "{self.backend}"',
             f"max_batch_size: {self.max_batch_size}",
-            "instance_group [ { kind: KIND_CPU, count: 1 } ]",
+            f"instance_group [ {{ kind: {self.kind}, count: 1 }} ]",
         ]
         for kind, graph, stated in (
             ("input", self.inputs, self.config_inputs),
@@ -171,11 +171,11 @@ class Caller:
 
 
 @pytest.fixture(scope="session")
-def caller() -> Iterator[Callable[[EmbeddedTriton], Caller]]:
+def caller() -> Iterator[Callable[[EmbeddedTriton | str], Caller]]:
     made: list[Caller] = []
 
-    def make(server: EmbeddedTriton) -> Caller:
-        made.append(Caller(server.grpc_url))
+    def make(server: EmbeddedTriton | str) -> Caller:
+        made.append(Caller(server if isinstance(server, str) else server.grpc_url))
         return made[-1]
 
     yield make
@@ -190,13 +190,6 @@ BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
 def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The blank is on purpose: Triton starts its stubs through a shell without quotes.
     repository = tmp_path_factory.mktemp("model repository") / "zoo @ models"
-    scalar = TinyModel(
-        "scalar",
-        [helper.make_node("ReduceSum", ["X"], ["Y"], keepdims=0)],
-        [("X", FLOAT, ("n",))],
-        [("Y", FLOAT, ())],
-        config_outputs=[("Y", FLOAT, (1,))],
-    )
     mixed = TinyModel(
         "mixed",
         [
@@ -218,18 +211,27 @@ def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("FLAG_OUT", TensorProto.BOOL, (1,)),
         ],
         extra='parameters [ { key: "intra_op_thread_count", value: { string_value: "1" } },'
-        '{ key: "enable_mem_pattern", value: { string_value: "0" } },'
-        '{ key: "share_session_between_instances", value: { string_value: "true" } } ]\n'
-        "optimization { graph { level: -1 } }",
+        '{ key: "enable_mem_arena", value: { string_value: "1" } },'
+        '{ key: "memory.enable_memory_arena_shrinkage", value: { string_value: "cpu:0" } } ]\n'
+        "optimization { graph { level: -1 } execution_accelerators { gpu_execution_accelerator [ "
+        '{ name: "cuda", parameters { key: "cudnn_conv_algo_search", value: "1" } } ] } }',
     )
     renamed = add_constant(
         "renamed", 5.0, file="weights.onnx", extra='default_model_filename: "weights.onnx"'
     )
+    with_openvino = add_constant(
+        "with_openvino",
+        3.0,
+        file="weights.onnx",
+        backend="openvino",
+        extra='default_model_filename: "weights.onnx"\n'
+        'parameters { key: "NUM_STREAMS", value: { string_value: "1" } }',
+    )
+    with_openvino.max_batch_size = 0
     for model in (
-        identity("text", STRING, ("n",)),
         mixed,
-        scalar,
         renamed,
+        with_openvino,
         gather("table", extra=BATCHING),
     ):
         model.write(repository)
@@ -254,20 +256,16 @@ class Traces:
 
     def of(self, process_id: int) -> str:
         """The identity of the server with that process id: part of every name it uses."""
-        arguments = Path(f"/proc/{process_id}/cmdline").read_bytes().decode().split("\0")
+        arguments = psutil.Process(process_id).cmdline()
         return next(part for part in arguments if part.startswith("--id=")).removeprefix("--id=")
 
     def left(self, identity: str) -> list[str]:
         found = [str(path) for path in Path("/dev/shm").glob(f"{identity}*")]  # noqa: S108
         found += [str(path) for path in Path(tempfile.gettempdir()).glob(f"{identity}*")]
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = path.read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-            if identity in command:
-                found.append(command.replace("\0", " "))
-        return found
+        commands = (
+            " ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])
+        )
+        return found + [command for command in commands if identity in command]
 
     def wait_until_gone(self, identity: str, timeout_s: float = 60.0) -> list[str]:
         deadline = time.monotonic() + timeout_s
@@ -303,6 +301,8 @@ _SERVE = """
 import sys
 from importlib.metadata import EntryPoint
 from ctclip_client.cli import program as cli
+from ctclip_server.cli import serve
+serve.SOON_S = 600.0  # however slow the machine is
 cli.entry_points = lambda group: [EntryPoint("serve", "ctclip_server.cli.serve", group)]
 sys.exit(cli.main(["serve", *sys.argv[1:]]))
 """

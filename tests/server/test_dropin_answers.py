@@ -23,27 +23,11 @@ def test_every_data_type_comes_back_bit_for_bit(ask):
     np.testing.assert_array_equal(result.as_numpy("FLAG_OUT"), [False])
 
 
-def test_text_of_any_language_and_length_comes_back(ask):
-    sent = np.array(["", "Nodule is present.", "肺結節 – ≤ 6 mm", "x" * 5000], dtype=np.object_)
-    got = ask("text", X=sent)
-    assert [item.decode("utf-8") for item in got] == list(sent)
-
-
-def test_text_that_is_not_utf8_is_the_callers_error(ask):
-    with pytest.raises(InferenceServerException, match="not UTF-8") as error:
-        ask("text", X=np.array([b"\xff\xfe"], dtype=np.object_))
-    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-
-
-def test_a_scalar_output_takes_the_shape_of_the_config(ask):
-    got = ask("scalar", X=np.array([1, 2, 3.5], np.float32))
-    assert got.shape == (1,)
-    assert got[0] == 6.5
-
-
-def test_the_default_model_filename_of_the_config_is_executed(ask):
-    got = ask("renamed", X=np.zeros((2, 2), np.float32))
-    np.testing.assert_array_equal(got, np.full((2, 2), 5.0, np.float32))
+@pytest.mark.parametrize(("model", "constant"), [("renamed", 5.0), ("with_openvino", 3.0)])
+def test_the_default_model_filename_of_the_config_is_executed(ask, model, constant):
+    for size in (2, 1):
+        got = ask(model, X=np.zeros((size, 2), np.float32))
+        np.testing.assert_array_equal(got, np.full((size, 2), constant, np.float32))
 
 
 def test_only_the_outputs_asked_for_are_sent(ask):
@@ -107,17 +91,12 @@ def test_a_good_request_after_a_bad_one_gets_the_same_bits(ask):
         ("renamed", np.zeros((5, 2), np.float32)),  # more than max_batch_size
         ("renamed", np.zeros((1, 2), np.float64)),  # another type
         ("renamed", np.zeros((0, 2), np.float32)),  # nothing at all
+        ("with_openvino", np.zeros((0, 2), np.float32)),
         ("renamed", np.zeros((1, 2, 1), np.float32)),  # another rank
     ],
-    ids=["axis", "batch", "type", "empty", "rank"],
+    ids=["axis", "batch", "type", "empty", "empty, OpenVINO", "rank"],
 )
 def test_a_request_against_the_config_is_the_callers_error(ask, model, array):
     with pytest.raises(InferenceServerException) as error:
         ask(model, X=array)
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-
-
-def test_settings_without_effect_are_logged(zoo):
-    log = zoo.log.read_text()
-    assert "'mixed' ignores share_session_between_instances" in log
-    assert "ignores intra_op_thread_count" not in log

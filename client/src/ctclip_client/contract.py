@@ -205,6 +205,8 @@ TEXT_ENCODER = Model(
     (TEXT_EMBEDDING,),
     max_batch_size=64,
 )
+PAIRS_AT_ONCE = TEXT_ENCODER.max_batch_size // 2
+"""Pairs of prompts that one request of `ctclip_zero_shot` takes."""
 GATE = Model("ctclip_gate", "python", (SPACING, _stacked(TEXT_EMBEDDING, "2P")), (SPACING,))
 SCORE = Model(
     "ctclip_score",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client.contract import SPACING_MM_RANGE
+from ctclip_client.contract import RESCALE, SPACING, SPACING_MM_RANGE, VOLUME
 from ctclip_client.errors import InvalidInput
 from ctclip_client.grid import Grid
 
@@ -84,6 +84,17 @@ class Volume:
             cast(tuple[float, float, float], spacing_mm),
             cast(tuple[float, float], rescale),
         )
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the tensors of a request by name, as the contract has them.
+
+        VOLUME: `voxels`, not copied. SPACING: (3,) float64 mm. RESCALE: (2,) float32.
+        """
+        return {
+            VOLUME.name: self.voxels,
+            SPACING.name: np.array(self.spacing_mm, np.float64),
+            RESCALE.name: np.array(self.rescale, np.float32),
+        }
 
     def recipe(self) -> dict[str, object]:
         """How these voxels came about, as `ctclip predict --json` prints it."""

@@ -18,7 +18,6 @@ from ctclip_client.system.files import placed
 from ctclip_client.system.progress import Advance, Stages
 from ctclip_export.checkpoint.file import declared_random
 from ctclip_export.graphs import preprocess_graph
-from ctclip_export.graphs.run import preprocess_inputs
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
 from ctclip_export.samples.variations import thinned, vary
 
@@ -125,7 +124,7 @@ class _Preprocess:
 
     def __call__(self, scan: Volume) -> Tensor:
         """VOXELS (1, 1, D, H, W)."""
-        (voxels,) = self._session.run(None, preprocess_inputs(scan))
+        (voxels,) = self._session.run(None, scan.tensors())
         return torch.from_numpy(voxels)
 
 

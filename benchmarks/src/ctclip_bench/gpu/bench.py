@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,10 +44,17 @@ def bench(inputs: Inputs) -> int:
     require_gpu("Run make gpu-bench on the machine with the GPU. " + _REMEDY, gpu)
     docker = require_docker("Install Docker Engine with Compose. " + _REMEDY)
     inputs.check()
-    header = variables.get(ADMIN_HEADER, "")  # statistics and configs are only had with it
-    flags = ["--header", f"triton-grpc-protocol-{header}"] if "=" in header else []
-    with _container(docker, inputs.repository, variables) as url:
-        return _measure(inputs, url, gpu, flags)
+    with (
+        _container(docker, inputs.repository, variables) as url,
+        tempfile.NamedTemporaryFile("w", encoding="utf-8") as headers,
+    ):
+        key, equals, value = variables.get(ADMIN_HEADER, "").partition("=")
+        if not equals:
+            return _measure(inputs, url, gpu)
+        # Statistics and configs are only had with it. By a file: others see a command's flags.
+        headers.write(f"triton-grpc-protocol-{key}: {value}\n")
+        headers.flush()
+        return _measure(inputs, url, gpu, ["--headers-file", headers.name])
 
 
 def _measure(

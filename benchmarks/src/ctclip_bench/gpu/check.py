@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ctclip_bench.gpu.steps import (
+    PUTS_AWAY_S,
     Inputs,
     chosen_gpu,
     ctclip,
-    finish,
     gpu_environment,
     require_gpu,
     require_tensorrt,
@@ -23,6 +22,7 @@ from ctclip_bench.gpu.steps import (
 from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
 from ctclip_bench.parity import ENGINE_RUNG
 from ctclip_client.errors import CTClipError
+from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import Gpu
 
 
@@ -74,10 +74,9 @@ def climb_ladder(
     command: list[str], environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run `ctclip parity`, its progress before everyone's eyes and its JSON caught."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    return subprocess.CompletedProcess(command, *finish(process))
+    with child(command, environment, grace_s=PUTS_AWAY_S, stdout=subprocess.PIPE) as process:
+        text, _ = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, text)
 
 
 def read_ladder(code: int, text: str) -> dict[str, Any]:

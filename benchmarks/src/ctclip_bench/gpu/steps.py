@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
 from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
+from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import DRIVERS_ORDER, Gpu, NoGpu, read_gpu
 from ctclip_export.engines.target import TENSORRT, load_library
 
 CONFIG_NAME = "tensorrt"
 _DOCKER_ANSWERS_S = 30
-_PUTS_AWAY_S = 60
+PUTS_AWAY_S = 60.0
+"""Seconds that an interrupted step gets."""
 
 
 @dataclass(frozen=True)
@@ -111,63 +110,15 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
     Raises: CTClipError.
     """
-    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, text=True)
-    code, _ = finish(process)
-    if code < 0:
+    # Killed at once, it would leave half-built engines in the repository.
+    with child(command, environment, grace_s=PUTS_AWAY_S) as process:
+        pass
+    if process.returncode < 0:
         raise CTClipError(
-            f"{_name(command)} was killed by signal {-code}.",
+            f"{_name(command)} was killed by signal {-process.returncode}.",
             "Nothing can be said of what it had not finished: run it again.",
         )
-    return code
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and caught output. If this is interrupted, the process may put away its work.
-
-    Killing it, as subprocess.run does, would leave half-built engines in the repository.
-    """
-    with process, _terminations() as terminations:
-        try:
-            text = process.communicate()[0]
-        except BaseException as error:
-            # Ctrl-C and a closed terminal tell every process, SIGTERM mostly this one alone.
-            told = isinstance(error, KeyboardInterrupt) and not terminations
-            _end(process, told)
-            raise
-    return process.returncode, text or ""
-
-
-@contextmanager
-def _terminations() -> Iterator[list[int]]:
-    """The SIGTERMs that come inside: by its KeyboardInterrupt alone, one looks like Ctrl-C."""
-    seen: list[int] = []
-    before = signal.getsignal(signal.SIGTERM)
-    if not callable(before):  # nobody makes an interruption of it
-        yield seen
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        before(number, frame)
-
-    signal.signal(signal.SIGTERM, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(process: subprocess.Popen[str], told: bool) -> None:
-    """told: it is ending already; told once more, it would leave off putting away its work."""
-    if told:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_PUTS_AWAY_S)
-            return
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_PUTS_AWAY_S)
-        return
-    process.kill()
+    return process.returncode
 
 
 def _name(command: Sequence[str]) -> str:

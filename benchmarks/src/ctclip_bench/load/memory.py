@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from ctclip_export.engines.gpu import NoGpu, read_gpu
 
@@ -40,35 +40,20 @@ def process_memory(process_id: int) -> int | None:
     The kernel's proportional set size: pages that Triton and its Python processes share are counted
     once, where a sum of resident sizes would count them in each.
     """
-    children = _children()
-    family = [process_id]
-    for member in family:
-        family += children.get(member, [])
+    try:
+        root = psutil.Process(process_id)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return None
     sizes = [size for size in map(_proportional, family) if size is not None]
     return sum(sizes) if sizes else None
 
 
-def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-        except OSError:
-            continue  # it ended while we looked
-        parent = int(stat.rpartition(")")[2].split()[1])
-        found.setdefault(parent, []).append(int(entry.name))
-    return found
-
-
-def _proportional(process_id: int) -> int | None:
+def _proportional(process: psutil.Process) -> int | None:
     try:
-        text = Path(f"/proc/{process_id}/smaps_rollup").read_text()
-    except OSError:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:  # it ended while we looked, or is another user's
         return None
-    match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
 
 
 class Watch:

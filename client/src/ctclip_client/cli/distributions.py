@@ -1,6 +1,21 @@
-"""Where the distributions of this project come from: its own checkout, no index of packages."""
+"""What the distributions of this project bring, and where they come from: its own checkout, no
+index of packages."""
 
 from __future__ import annotations
+
+COMMANDS = {
+    "export": "ctclip-export",
+    "build-engines": "ctclip-export",
+    "serve": "ctclip-server",
+    "promote": "ctclip-server",
+    "rollback": "ctclip-server",
+    "bench": "ctclip-bench",
+    "demo": "ctclip-bench",
+    "parity": "ctclip-bench",
+}
+"""Commands of distributions that may not be installed -> the distribution that brings each."""
+INSPECTORS = {"checkpoint": "ctclip-export", "repository": "ctclip-export"}
+"""Likewise for what `ctclip doctor` examines."""
 
 _FOLDERS = {
     "ctclip-client": "./client",

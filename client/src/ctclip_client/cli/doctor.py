@@ -143,8 +143,10 @@ def _options(args: argparse.Namespace, subject: Subject) -> Options:
 
 def _check_options(args: argparse.Namespace, subject: Subject) -> None:
     given = [(flag, "server") for flag in given_options(args)]
-    # 0 is a slope, too.
-    given += [of for name, of in _BELONGS.items() if getattr(args, name) not in (None, False)]
+    for name, of in _BELONGS.items():
+        value = getattr(args, name)
+        if value is not None and value is not False:  # 0 is a slope, too
+            given.append(of)
     for flag, kind in given:
         if kind != subject.kind:
             raise InvalidInput(

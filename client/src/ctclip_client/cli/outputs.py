@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
-import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from ctclip_client.cli.predictions import COLUMNS, Prediction
 from ctclip_client.cli.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
-from ctclip_client.system.files import NoRegularFile, destination
+from ctclip_client.system.files import NoRegularFile, placed
 from ctclip_client.system.terminal import printable
 
 Emit = Callable[[Prediction], None]
@@ -30,27 +28,22 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
         InvalidInput: a file cannot be written, or would replace one of the scans.
     """
     emits: list[Emit] = []
-    scored: list[str] = []
     with ExitStack() as stack:
         if args.json:
             stdout = sys.stdout  # progress may put another in its place
             emits.append(lambda scan: print(_json(scan, args), file=stdout, flush=True))
         if args.jsonl is not None:
-            lines = stack.enter_context(_whole_file("--jsonl", args.jsonl, args.paths, scored))
-
-            def write_line(scan: Prediction) -> None:
-                with _blamed_on(args.jsonl):
-                    lines.write(_json(scan, args) + "\n")
-
-            emits.append(write_line)
+            lines = stack.enter_context(_whole_file("--jsonl", args.jsonl, args.paths))
+            emits.append(lambda scan: lines(_json(scan, args) + "\n"))
         if args.csv is not None:
-            table = stack.enter_context(_whole_file("--csv", args.csv, args.paths, scored))
-            writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            rows = stack.enter_context(_whole_file("--csv", args.csv, args.paths))
+            header = [COLUMNS]  # written with the first scan, so that no file holds it alone
 
             def write_rows(scan: Prediction) -> None:
-                with _blamed_on(args.csv):
-                    writer.writerows(scan.to_rows())
+                table = io.StringIO()
+                csv.writer(table, lineterminator="\n").writerows([*header, *scan.to_rows()])
+                header.clear()
+                rows(table.getvalue())
 
             emits.append(write_rows)
         if not emits:
@@ -63,7 +56,6 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
         def emit(scan: Prediction) -> None:
             for one in emits:
                 one(scan)
-            scored.append(scan.path)
             if not warned:
                 return
             for note in scan.source.notes:
@@ -86,7 +78,50 @@ def _json(scan: Prediction, args: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
+def _whole_file(option: str, path: Path, scans: list[Path]) -> Iterator[Callable[[str], None]]:
+    """A text file, as a function that writes to it, that appears only when all is written.
+
+    Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
+    nothing was written, a file from an earlier run stays as it is.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
+    if any(_same_file(path, scan) for scan in scans):
+        raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
+    partial = path.with_name(f"{path.name}.partial")
+    written = False
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(placed(path, partial))
+        except NoRegularFile as error:
+            raise InvalidInput(
+                f"{option}: {error.filename}: {error.strerror}.",
+                "Name a file, or let --json write to standard output.",
+            ) from error
+        except OSError as error:
+            raise InvalidInput(
+                f"{path}: cannot be written: {error.strerror or error}.",
+                "Name a file in an existing folder that you may write to.",
+            ) from error
+
+        def write(text: str) -> None:
+            nonlocal written
+            with _writing(path):
+                written = True
+                file.write(text.encode("utf-8", "surrogateescape"))
+
+        try:
+            yield write
+            with _writing(path):
+                stack.close()
+        except BaseException:
+            if written:
+                print(printable(f"note: what was scored so far is in {partial}"), file=sys.stderr)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     """Around the writing of this file and nothing else: other outputs have errors of their own."""
     try:
         yield
@@ -95,51 +130,6 @@ def _blamed_on(path: Path) -> Iterator[None]:
             f"{path}: writing failed: {error.strerror or error}.",
             "Make room on that disk and run the remaining scans again.",
         ) from error
-
-
-@contextmanager
-def _whole_file(option: str, path: Path, scans: list[Path], scored: list[str]) -> Iterator[TextIO]:
-    """A text file that appears under its name only when all is written.
-
-    Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
-    no scan was scored nothing is written, and a file from an earlier run stays as it is.
-    """
-    if path.is_dir():
-        raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
-    if any(_same_file(path, scan) for scan in scans):
-        raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
-    try:
-        path = destination(path)
-        partial = destination(path.with_name(f"{path.name}.partial"))
-        hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        file = hidden.open("x", encoding="utf-8", errors="surrogateescape", newline="")
-    except NoRegularFile as error:
-        raise InvalidInput(
-            f"{option}: {error.filename}: {error.strerror}.",
-            "Name a file, or let --json write to standard output.",
-        ) from error
-    except OSError as error:
-        raise InvalidInput(
-            f"{path}: cannot be written: {error.strerror or error}.",
-            "Name a file in an existing folder that you may write to.",
-        ) from error
-    try:
-        yield file
-        with _blamed_on(path):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            if scored:
-                hidden.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the disk may be full: what is on it is all there is
-            file.close()
-        if scored:
-            hidden.replace(partial)
-            print(printable(f"note: what was scored so far is in {partial}"), file=sys.stderr)
-        raise
-    finally:
-        hidden.unlink(missing_ok=True)
 
 
 def _same_file(one: Path, other: Path) -> bool:

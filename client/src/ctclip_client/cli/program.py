@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
 
 from ctclip_client.cli import streams
-from ctclip_client.cli.distributions import how_to_install
+from ctclip_client.cli.distributions import COMMANDS, how_to_install
 from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CTClipError
 from ctclip_client.system.terminal import printable
 
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 ENTRY_POINT_GROUP = "ctclip.commands"
-
-_ELSEWHERE = {
-    "export": "ctclip-export",
-    "parity": "ctclip-bench",
-    "build-engines": "ctclip-export",
-    "serve": "ctclip-server",
-    "promote": "ctclip-server",
-    "rollback": "ctclip-server",
-    "bench": "ctclip-bench",
-    "demo": "ctclip-bench",
-}
-"""Commands of distributions that may not be installed -> the distribution that brings each."""
 
 
 class Command(Protocol):
@@ -130,12 +118,12 @@ class _UsageError(CTClipError):
 def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
     if name in points:
         return points[name]
-    if name in _ELSEWHERE:
+    if name in COMMANDS:
         raise _UsageError(
-            f"'{name}' is a command of {_ELSEWHERE[name]}, which is not installed.",
-            how_to_install(_ELSEWHERE[name]),
+            f"'{name}' is a command of {COMMANDS[name]}, which is not installed.",
+            how_to_install(COMMANDS[name]),
         )
-    close = difflib.get_close_matches(name, [*points, *_ELSEWHERE], n=1)
+    close = difflib.get_close_matches(name, [*points, *COMMANDS], n=1)
     raise _UsageError(
         f"'{name}' is no command of ctclip.",
         f"Did you mean '{close[0]}'?" if close else f"Commands: {', '.join(sorted(points))}.",

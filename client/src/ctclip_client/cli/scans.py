@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from ctclip_client.readers import SUFFIXES
 
-_SUFFIXES = (".nii.gz", ".nii")
+T = TypeVar("T")
 
 
 class Reading(Generic[T]):
@@ -69,7 +69,7 @@ def folder_names(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _stem(path: Path) -> str:
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
     return path.name

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.doctor.inspectors import Options
@@ -19,20 +18,11 @@ from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers import read_volume
+from ctclip_client.readers.hounsfield import HU_RANGE, TISSUES_HU, sampled_hu, share_within
 from ctclip_client.transport.endpoint import LARGEST_MESSAGE_BYTES
 from ctclip_client.volume import Volume
 
-_SAMPLES = 4_000_000
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-# Hounsfield units, both ends included.
-_TISSUES = {
-    "air": (-1100, -900),
-    "lung": (-900, -500),
-    "fat": (-150, -50),
-    "soft_tissue": (-50, 150),
-    "bone": (300, 3000),
-}
-_HU_RANGE = (-1000, 1000)
 _THICK_SLICE_MM = 5.0
 _SHORT_MM = 150.0
 """A chest that shows both lungs is longer than this along z."""
@@ -130,16 +120,13 @@ def _field_of_view(volume: Volume) -> Check:
 
 def _hounsfield(volume: Volume) -> Check:
     """Values are plausible: `read_volume` refuses others. Here it is said what they are."""
-    hu = _sampled_hu(volume)
+    hu = sampled_hu(volume.voxels, volume.rescale)
     percentiles = {
         str(p): round(float(v), 2)
         for p, v in zip(_PERCENTILES, np.percentile(hu, _PERCENTILES), strict=True)
     }
-    fractions = {
-        name: round(float(((hu >= low) & (hu <= high)).mean()), 5)
-        for name, (low, high) in _TISSUES.items()
-    }
-    clipped = float(((hu < _HU_RANGE[0]) | (hu > _HU_RANGE[1])).mean())
+    fractions = {name: round(share_within(hu, band), 5) for name, band in TISSUES_HU.items()}
+    clipped = 1 - share_within(hu, HU_RANGE)
     slope, intercept = volume.rescale
     return passed(
         "hounsfield",
@@ -163,13 +150,6 @@ def _transport(volume: Volume) -> Check:
         "Run the client on the server's machine, where it goes through shared memory, or crop "
         "the scan to the chest.", **values,
     )  # fmt: skip
-
-
-def _sampled_hu(volume: Volume) -> NDArray[np.float32]:
-    """Hounsfield units of every n-th voxel along each axis, about four million at most."""
-    step = max(int(np.ceil((volume.voxels.size / _SAMPLES) ** (1 / 3))), 1)
-    sample = volume.voxels[::step, ::step, ::step].astype(np.float32)
-    return sample * np.float32(volume.rescale[0]) + np.float32(volume.rescale[1])
 
 
 def _masked(text: str) -> str:

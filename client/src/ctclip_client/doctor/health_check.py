@@ -16,13 +16,13 @@ from ctclip_client.contract import (
     CLASSIFY,
     ENSEMBLES,
     EXPLAIN,
+    PAIRS_AT_ONCE,
     PATHOLOGIES,
     PROMPTS,
     PUBLISHED_FINDINGS,
     RESCALE,
     SPACING,
     TEXT,
-    TEXT_ENCODER,
     VOLUME,
     ZERO_SHOT,
     Ensemble,
@@ -37,7 +37,6 @@ from ctclip_client.results import Provenance
 from ctclip_client.transport.infer import Answer, Call
 from ctclip_client.transport.wire import Input, strings
 
-_PAIRS_AT_ONCE = TEXT_ENCODER.max_batch_size // 2
 _UNIT_LENGTH_TOLERANCE = 1e-2
 """float16 rounds 512 squares to about 1e-3; a vector that was never normalised is off by far."""
 _SAME_SCAN_COSINE = 0.999
@@ -77,7 +76,7 @@ class Answers:
     def prompts(self) -> tuple[Finding, ...]:
         """The release's own prompts where they are known, as many as go in one request."""
         known = () if self.provenance is None else self.provenance.prompts
-        return (known or PUBLISHED_FINDINGS)[:_PAIRS_AT_ONCE]
+        return (known or PUBLISHED_FINDINGS)[:PAIRS_AT_ONCE]
 
     def adopt(self, ensemble: Ensemble, answer: Answer) -> None:
         """Keep an answer.
@@ -134,11 +133,8 @@ def _ask(triton: Triton, ensemble: Ensemble, answers: Answers) -> Check:
 def _call(ensemble: Ensemble, answers: Answers) -> Call:
     prompts = answers.prompts()
     sentences = strings([text for entry in prompts for text in (entry.present, entry.absent)])
-    volume = small_phantom()
     every: dict[str, NDArray[Any]] = {
-        VOLUME.name: volume.voxels,
-        SPACING.name: np.array(volume.spacing_mm, np.float64),
-        RESCALE.name: np.array(volume.rescale, np.float32),
+        **small_phantom().tensors(),
         PROMPTS.name: sentences,
         TEXT.name: sentences,
     }

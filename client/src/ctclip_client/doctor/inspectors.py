@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ctclip_client.cli.distributions import how_to_install
+from ctclip_client.cli.distributions import INSPECTORS, how_to_install
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.doctor.report import Check
 from ctclip_client.errors import InvalidInput
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ctclip_client.transport.connection import Connection
 
 ENTRY_POINT_GROUP = "ctclip.inspectors"
-
-_ELSEWHERE = {"checkpoint": "ctclip-export", "repository": "ctclip-export"}
-"""Kinds whose examination needs another distribution -> the distribution that brings it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def inspector(kind: str) -> Inspector:
     Raises:
         InvalidInput: it is not installed or cannot be imported; the remedy names the distribution.
     """
-    home = _ELSEWHERE[kind]
+    home = INSPECTORS[kind]
     points = list(entry_points(group=ENTRY_POINT_GROUP, name=kind))
     try:
         if points:

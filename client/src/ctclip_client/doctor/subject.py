@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers.registry import DICOM, ct_by_content, head_of, is_ct_by_name
 
 Kind = Literal["checkpoint", "repository", "ct", "server"]
 
@@ -23,9 +24,6 @@ _EXPECTED = (
 _URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
 _HOST_PORT = re.compile(r"^(\[[^\s\[\]]+\]|[^\s:/\[\]]+):\d+$")
 _CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt")
-_CT_NAMES = (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd")
-_NIFTI_HEADER_SIZES = (348).to_bytes(4, "little"), (348).to_bytes(4, "big")
-_HEAD_BYTES = 1024
 _LOOKED_AT = 256
 _SPECIAL = (
     (stat.S_ISSOCK, "a socket"),
@@ -108,19 +106,18 @@ def _absent(target: str) -> Subject:
 
 
 def _file(target: str, path: Path) -> Subject:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    head = head_of(path)
     name = path.name.lower()
-    if head.startswith(b"PK\3\4") and _is_torch_archive(path):
+    if _is_torch_archive(path):
         return Subject("checkpoint", target, "a checkpoint (archive with data.pkl)", path)
     if name.endswith(_CHECKPOINT_NAMES):
         return Subject("checkpoint", target, f"a checkpoint (named {path.suffix})", path)
     if not head:
         raise Unreadable(f"{target}: the file is empty.", _EXPECTED)
-    form = _ct_form(head)
+    form = ct_by_content(head, path)
     if form:
         return Subject("ct", target, f"a CT file ({form})", path)
-    if name.endswith(_CT_NAMES):
+    if is_ct_by_name(path):
         return Subject("ct", target, "a CT file (by its name)", path)
     if _is_checkpoint_pickle(head):
         return Subject("checkpoint", target, "a checkpoint (a pickle)", path)
@@ -131,20 +128,6 @@ def _file(target: str, path: Path) -> Subject:
         )
     return Subject("ct", target, "a CT file (a format that only reading can tell)", path,
                    certain=False)  # fmt: skip
-
-
-def _ct_form(head: bytes) -> str:
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip, expected to hold NIfTI"
-    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
-        return "NIfTI"
-    if head[:4] in _NIFTI_HEADER_SIZES:
-        return "Analyze or NIfTI"
-    if head[128:132] == b"DICM":
-        return "DICOM"
-    if head.startswith(b"NRRD"):
-        return "NRRD"
-    return "MetaImage" if head.startswith((b"ObjectType", b"NDims")) else ""
 
 
 def _is_torch_archive(path: Path) -> bool:
@@ -178,14 +161,8 @@ def _folder(target: str, path: Path) -> Subject:
         )
     if not names:
         raise Unreadable(f"{target}: the folder is empty.", _EXPECTED)
-    if any(_is_dicom(entry) for entry in sorted(names.values())[:_LOOKED_AT]):
+    files = [entry for entry in sorted(names.values())[:_LOOKED_AT] if entry.is_file()]
+    if any(DICOM.sniff(head_of(file)) for file in files):
         return Subject("ct", target, "a CT (a folder of DICOM files)", path)
     return Subject("ct", target, "a CT (a folder that is no model repository)", path,
                    certain=False)  # fmt: skip
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

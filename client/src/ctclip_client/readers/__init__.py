@@ -1,4 +1,8 @@
-"""From a CT file to a `Volume`. One module for each format; what a file is, its content says."""
+"""From a CT file to a `Volume`.
+
+`registry` finds the format by the file's content and reads it into `Stored`; `to_volume` makes the
+volume, for all formats alike.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.readers._detect import identify
-from ctclip_client.readers._options import Options
+from ctclip_client.readers.format import Options
+from ctclip_client.readers.registry import SUFFIXES, format_of
+from ctclip_client.readers.to_volume import to_volume
 from ctclip_client.volume import Volume, checked_rescale, checked_spacing_mm
 
-__all__ = ["read_volume"]
+__all__ = ["SUFFIXES", "read_volume"]
 
 
 def read_volume(
@@ -55,11 +62,11 @@ def read_volume(
     )
     location = Path(path)
     try:
-        form = identify(location)
-        # nibabel is imported only once a file is known to need it.
-        from ctclip_client.readers._nifti import read_nifti
-
-        return read_nifti(location, form, options)
+        # Damaged floats are found by looking at them, not by numpy's warnings.
+        with np.errstate(invalid="ignore", over="ignore"):
+            form = format_of(location)
+            stored = form.read(location, form.series(location)[0], options)
+            return to_volume(stored, location, options)
     except OSError as error:
         raise Unreadable(
             f"{location}: {error.strerror or error}.",

@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,20 +24,33 @@ class NoRegularFile(OSError):
 
 
 @contextmanager
-def placed(path: Path) -> Iterator[BinaryIO]:
+def placed(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     """Write to a file beside `path` that takes its name at the end, on the disk by then.
 
-    A link stays, and what it points to is replaced. After an error there is what was there before,
-    and nothing else. Raises: OSError.
+    A link stays, and what it points to is replaced. After an error, or where nothing was written,
+    there is what was there before, and nothing else; but for `partial`, which takes what had been
+    written when the error came.
+
+    Raises: OSError.
     """
     path = destination(path)
+    partial = None if partial is None else destination(partial)
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
-        with part.open("xb") as file:
+        file = part.open("xb")
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        finally:
+            with suppress(OSError):  # of a full disk, which the error on its way has said
+                file.close()
+        if part.stat().st_size:
+            part.replace(path)
+    except BaseException:
+        if partial is not None and part.exists() and part.stat().st_size:
+            part.replace(partial)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

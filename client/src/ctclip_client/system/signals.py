@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: a KeyboardInterrupt to all but those for whom it makes a difference."""
+
+
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt, so that work is put away as after Ctrl-C.
 
-    Signals that somebody has taken care of (nohup ignores SIGHUP) stay as they are, but for a
-    SIGINT that is ignored: a script's shell does that to whatever it starts with `&`, and `kill
-    -INT` would be in vain. Around a function as `@termination_interrupts()`, or in a `with`; in
-    the main thread only.
+    SIGTERM's is a `Terminated`. Signals that somebody has taken care of (nohup ignores SIGHUP) stay
+    as they are, but for a SIGINT that is ignored: a script's shell does that to whatever it starts
+    with `&`, and `kill -INT` would be in vain. Around a function as `@termination_interrupts()`, or
+    in a `with`; in the main thread only.
     """
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if deaf:
@@ -44,6 +48,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
         # interrupt the tidying up.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _silence_closed_terminal()
+    if number == signal.SIGTERM:
+        raise Terminated
     raise KeyboardInterrupt
 
 

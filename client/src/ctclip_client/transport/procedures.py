@@ -15,11 +15,11 @@ from ctclip_client.contract import (
     CLASSIFY,
     EXPLAIN,
     IMAGE_EMBEDDING_ENSEMBLE,
+    PAIRS_AT_ONCE,
     PATHOLOGIES,
+    PREPROCESS,
     PROMPTS,
-    RESCALE,
     SCORE,
-    SPACING,
     TEXT,
     TEXT_EMBEDDING_ENSEMBLE,
     TEXT_ENCODER,
@@ -38,7 +38,6 @@ from ctclip_client.volume import Volume
 Prompt = Finding | tuple[str, str]
 
 _TEXTS_AT_ONCE = TEXT_ENCODER.max_batch_size
-_PAIRS_AT_ONCE = _TEXTS_AT_ONCE // 2
 _MIXED = "The repository mixes two releases: export it again."
 _BROKEN = "The model is broken for this scan; check it with ctclip doctor and ctclip parity."
 
@@ -110,7 +109,7 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
     texts = [text for entry in bank for text in (entry.present, entry.absent)]
     names = tuple(entry.finding for entry in bank)
     deadline = Deadline(session.timeout_s)
-    if len(bank) <= _PAIRS_AT_ONCE:
+    if len(bank) <= PAIRS_AT_ONCE:
         inputs = (*_scan(volume), Input(PROMPTS, strings(texts)))
         call = Call(ZERO_SHOT, inputs, {"P": len(bank)}, VOLUME.name)
         answer = yield from _infer_scan(session, volume, call, deadline)
@@ -236,11 +235,8 @@ def _scan(volume: Volume) -> tuple[Input, ...]:
             f"volume: got {type(volume).__name__}, expected a Volume.",
             "Make one with read_volume(path) or Volume.from_array(voxels, spacing_mm, rescale).",
         )
-    return (
-        Input(VOLUME, volume.voxels),
-        Input(SPACING, np.array(volume.spacing_mm, np.float64)),
-        Input(RESCALE, np.array(volume.rescale, np.float32)),
-    )
+    arrays = volume.tensors()
+    return tuple(Input(tensor, arrays[tensor.name]) for tensor in PREPROCESS.inputs)
 
 
 def _listed(items: Sequence[T], field: str) -> list[T]:

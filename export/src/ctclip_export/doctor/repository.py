@@ -15,16 +15,12 @@ from ctclip_client.doctor.folder import Repository, VersionFolder, read_reposito
 from ctclip_client.doctor.inspectors import Options
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
+from ctclip_client.release.onnx_file import Versions
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
 
-PRODUCTION_IR_VERSION = 13
-PRODUCTION_OPSET = 26
-"""What ONNX Runtime 1.28 of Triton 26.08 knows (ONNX 1.21)."""
-
 _MODEL = "model.onnx"
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _FREE = -1
 _TRITON_NAMES = {
     TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64", TensorProto.FLOAT16: "FP16",
@@ -63,21 +59,18 @@ def _graphs(repository: Repository) -> Iterator[Check]:
 
 
 def _graph(about: str, model: ModelProto, config: Any | None, precision: str) -> Check:
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    opset = max(opsets.get(domain, 0) for domain in _STANDARD_DOMAINS)
-    if not model.ir_version or not opsets or not model.HasField("graph"):
+    versions = Versions(model.ir_version, {e.domain: e.version for e in model.opset_import})
+    ir_version, opset = versions.ir_version, versions.opset
+    if not ir_version or not versions.opsets or not model.HasField("graph"):
         return failed("graph", f"{_MODEL}: it has no IR version, operator set or graph",
                       _EXPORT_AGAIN, about)  # fmt: skip
     values: dict[str, Any] = {
-        "ir_version": model.ir_version, "opset": opset,
-        "domains": sorted(domain for domain in opsets if domain),
+        "ir_version": ir_version, "opset": opset,
+        "domains": sorted(domain for domain in versions.opsets if domain),
     }  # fmt: skip
     problems = []
-    if model.ir_version > PRODUCTION_IR_VERSION or opset > PRODUCTION_OPSET:
-        problems.append(
-            f"IR {model.ir_version}, opset {opset}: production's ONNX Runtime 1.28 knows up to "
-            f"IR {PRODUCTION_IR_VERSION}, opset {PRODUCTION_OPSET}"
-        )
+    if unknown := versions.unknown_to_production():
+        problems.append(unknown)
     external = sum(w.data_location == TensorProto.EXTERNAL for w in model.graph.initializer)
     if external:
         problems.append(f"{external} weights lie in another file; the contract wants one file")
@@ -86,15 +79,15 @@ def _graph(about: str, model: ModelProto, config: Any | None, precision: str) ->
     if problems:
         return failed("graph", "; ".join(problems), _EXPORT_AGAIN, about, problems=problems,
                       **values)  # fmt: skip
-    if precision == "fp32" and (model.ir_version > IR_VERSION or opset > OPSET):
+    if precision == "fp32" and (ir_version > IR_VERSION or opset > OPSET):
         return warned(
-            "graph", f"IR {model.ir_version}, opset {opset}; the contract says {IR_VERSION} and "
+            "graph", f"IR {ir_version}, opset {opset}; the contract says {IR_VERSION} and "
             f"{OPSET}, and float32 needs no more", _EXPORT_AGAIN, about, **values,
         )  # fmt: skip
     if config is None:
         return not_run("graph", "The config, which it should match, cannot be read.", about=about)
     return passed(
-        "graph", f"IR {model.ir_version}, opset {opset}, one file; inputs and outputs match the "
+        "graph", f"IR {ir_version}, opset {opset}, one file; inputs and outputs match the "
         "config", about, **values,
     )  # fmt: skip
 

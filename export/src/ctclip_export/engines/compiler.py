@@ -1,8 +1,7 @@
 """Compile one graph; runs as a program of its own, since the library may take its process down.
 
-It reads one line of JSON, a `Job`, from standard input and ends when that is closed: nobody waits
-for it then. It writes its progress in percent, a line each, to standard output, and leaves the plan
-and an `Outcome` where the job says.
+It reads one line of JSON, a `Job`, from standard input. It writes its progress in percent, a line
+each, to standard output, and leaves the plan and an `Outcome` where the job says.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_client.system.files import placed
 from ctclip_export.engines.profile import Shapes
 from ctclip_export.engines.target import TARGETS, Target, load_library
 
@@ -116,11 +115,10 @@ def _kept(cache: Path) -> bytes:
 
 def _keep(cache: Path, content: bytes) -> None:
     """The cache spares minutes next time; an engine must not be lost for want of a place for it."""
-    part = cache.with_name(f".{cache.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(cache)
+        with placed(cache) as file:
+            file.write(content)
 
 
 def logger_of(library: Any) -> Any:
@@ -187,7 +185,6 @@ def _monitor(library: Any, progress: Callable[[int], None]) -> Any:
 def main() -> int:
     """Run the job of standard input."""
     job = Job(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     # The library prints for itself: progress gets a channel of its own.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -202,11 +199,6 @@ def main() -> int:
         outcome = Outcome(f"{error.cause} {error.remedy}".strip(), [], [])
     Path(job.outcome).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     return 0
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
+from ctclip_client.system.child import child
 from ctclip_client.system.progress import Advance
 from ctclip_export.engines.compiler import Job, Outcome
 from ctclip_export.engines.gpu import DRIVERS_ORDER
@@ -33,20 +33,12 @@ def compile_in_process(
     """
     name = Path(job.onnx).parent.parent.name
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
-            env={**os.environ, **DRIVERS_ORDER},
-        )  # fmt: skip
-        started(process.pid)
-        try:
+        with child(
+            _COMMAND, DRIVERS_ORDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+        ) as process:
+            started(process.pid)
             _converse(process, job, advance)
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+        code = process.returncode
         outcome = _read_outcome(job)
         if code != 0 or outcome is None:
             raise EngineError(f"{name}: no engine: {_how(code)}{_last(said)}.", _advice(code))
@@ -64,7 +56,7 @@ def _converse(process: subprocess.Popen[str], job: Job, advance: Advance) -> Non
         raise RuntimeError("the compiler was started without pipes")
     try:
         process.stdin.write(json.dumps(asdict(job)) + "\n")
-        process.stdin.flush()  # and left open: closing it ends the compiler
+        process.stdin.flush()
     except BrokenPipeError:
         return  # its exit code and its last words say why
     shown = 0

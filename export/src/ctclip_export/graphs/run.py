@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ctclip_client.contract import RESCALE, SPACING, VOLUME, VOXELS
+from ctclip_client.contract import VOXELS
 from ctclip_client.volume import Volume
 
 
@@ -24,16 +24,7 @@ def run_onnx(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def preprocess_inputs(scan: Volume) -> dict[str, NDArray[Any]]:
-    """What the preprocessing graph takes, by name: VOLUME, SPACING, RESCALE."""
-    return {
-        VOLUME.name: np.ascontiguousarray(scan.voxels),
-        SPACING.name: np.array(scan.spacing_mm, np.float64),
-        RESCALE.name: np.array(scan.rescale, np.float32),
-    }
-
-
 def run_preprocess(path: Path, scan: Volume) -> NDArray[np.float32]:
     """VOXELS (1, 1, D, H, W) of a scan, by an exported preprocessing graph."""
-    voxels: NDArray[np.float32] = run_onnx(path, preprocess_inputs(scan))[VOXELS.name]
+    voxels: NDArray[np.float32] = run_onnx(path, scan.tensors())[VOXELS.name]
     return voxels

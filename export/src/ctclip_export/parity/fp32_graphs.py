@@ -20,7 +20,7 @@ from ctclip_client.contract import (
     VISION,
     Geometry,
 )
-from ctclip_export.graphs.run import preprocess_inputs, run_onnx
+from ctclip_export.graphs.run import run_onnx
 from ctclip_export.model import CTCLIP, Classifier, CTViT
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, Bound, ParityError, compare
@@ -47,10 +47,12 @@ def check_preprocess(
     found: list[Agreement] = []
     for seed in seeds:
         scan = chest_phantom(geometry, seed)
-        inputs = preprocess_inputs(scan)
         expected = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry).numpy()
         found += compare(
-            PREPROCESS.name, run_onnx(path, inputs), {"VOXELS": expected}, {"VOXELS": VOXELS_BOUND}
+            PREPROCESS.name,
+            run_onnx(path, scan.tensors()),
+            {"VOXELS": expected},
+            {"VOXELS": VOXELS_BOUND},
         )
     return found
 

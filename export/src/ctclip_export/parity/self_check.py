@@ -13,7 +13,7 @@ from ctclip_client.contract import PREPROCESS, SCORE, TEXT_ENCODER, VISION, ZERO
 from ctclip_client.doctor.phantom import small_phantom
 from ctclip_client.errors import InvalidInput
 from ctclip_client.release.self_check import SelfCheck, Tolerance
-from ctclip_export.graphs.run import preprocess_inputs, run_onnx, run_preprocess
+from ctclip_export.graphs.run import run_onnx, run_preprocess
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, ParityError
@@ -21,9 +21,6 @@ from ctclip_export.parity.judge import bounds_for
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, text_runtime, vision_runtime
 from ctclip_export.precision.choices import PRECISIONS, precision_of
 from ctclip_export.text.tokens import Ids
-
-PAIRS = TEXT_ENCODER.max_batch_size // 2
-"""At most so many of the release's own prompts: what `ctclip_zero_shot` takes at once."""
 
 
 @torch.no_grad()
@@ -36,14 +33,14 @@ def make_self_check(
 ) -> SelfCheck:
     """Ask the reference. The release's name is not known yet: `release` is empty.
 
-    prompts: 2P sentences, P ≤ `PAIRS`; tokens: their ids and mask (2P, L).
+    prompts: 2P sentences, P ≤ `contract.PAIRS_AT_ONCE`; tokens: their ids and mask (2P, L).
     """
     phantom = small_phantom()
     voxels = preprocess(phantom.voxels, phantom.spacing_mm, phantom.rescale, geometry)
     embedding, _, codes = model.vision(voxels)
     ids, mask = (torch.from_numpy(array) for array in tokens)
     logits, _ = model.score(embedding, model.text(ids, mask))
-    inputs = preprocess_inputs(phantom)
+    inputs = phantom.tensors()
     return SelfCheck(
         release="",
         precision=precision,

@@ -22,6 +22,7 @@ from ctclip_client.contract import (
     ENSEMBLES,
     FINDINGS,
     MODELS,
+    PAIRS_AT_ONCE,
     PREPROCESS,
     PYTHON_MODELS,
     RELEVANCE,
@@ -60,7 +61,7 @@ from ctclip_export.parity.fp32_graphs import (
 )
 from ctclip_export.parity.int8_graph import check_quantised_vision
 from ctclip_export.parity.readings import Reference
-from ctclip_export.parity.self_check import PAIRS, check_graphs, make_self_check
+from ctclip_export.parity.self_check import check_graphs, make_self_check
 from ctclip_export.parity.typed_graphs import check_typed_text, check_typed_vision, typed_twin
 from ctclip_export.precision.calibration import Calibration, Voxels, calibration
 from ctclip_export.precision.choices import precision_of
@@ -177,7 +178,7 @@ class _Builder:
         return largest(found)
 
     def _make_self_check(self) -> list[Agreement]:
-        sentences = self._sentences()[: 2 * PAIRS]
+        sentences = self._sentences()[: 2 * PAIRS_AT_ONCE]
         tokens = self._tokenize(sentences)
         self.self_check = make_self_check(
             self.model, self.geometry, self.precision, sentences, tokens

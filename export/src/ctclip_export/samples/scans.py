@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 
 from ctclip_client import InvalidInput, Volume, read_volume
+from ctclip_client.readers import SUFFIXES
 from ctclip_export.samples.variations import vary
 
 VARIATIONS = 10
-_SUFFIXES = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def scans_in(folder: Path, option: str = "--scans") -> list[Scan]:
     """
     if not folder.is_dir():
         raise InvalidInput(f"{option}: {folder} is not a folder.", "Name a folder of NIfTI files.")
-    found = [Scan(p) for p in sorted(folder.iterdir()) if p.name.lower().endswith(_SUFFIXES)]
+    found = [Scan(p) for p in sorted(folder.iterdir()) if p.name.lower().endswith(SUFFIXES)]
     if not found:
         raise InvalidInput(f"{option}: no .nii or .nii.gz file in {folder}.")
     return found

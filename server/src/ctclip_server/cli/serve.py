@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from ctclip_client.cli.flag_values import seconds
 from ctclip_client.errors import EXIT_OK, ServerError
+from ctclip_client.system.signals import Terminated, termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_server.embedded.server import EmbeddedTriton
@@ -30,10 +27,6 @@ LOSSES = 3
 """Triton is not started again when it is lost that many times in a row, each time soon."""
 SOON_S = 30.0
 """Seconds from being ready."""
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM arrived. Not an Exception: nothing on the way may take it for a failure."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -88,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
         model_control=args.model_control,
         log=args.log,
     )
-    with _signals_raise():
+    with termination_interrupts():
         try:
             _say(f"starting Triton with {args.repository} ...")
             _warn_of_small_shared_memory()
             _serve(server)
-        except _TerminatedError:
+        except Terminated:
             return EXIT_OK
 
 
@@ -135,26 +128,9 @@ def _serve(server: EmbeddedTriton) -> NoReturn:
 def _wait(server: EmbeddedTriton) -> None:
     try:
         server.wait()
-    except (KeyboardInterrupt, _TerminatedError):
+    except KeyboardInterrupt:
         _say("stopping; requests in flight may finish, a second signal ends them")
         raise
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        raise _TerminatedError
-
-    # A script's shell has whatever it starts with `&` ignore SIGINT.
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, handle),
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _warn_of_small_shared_memory() -> None:

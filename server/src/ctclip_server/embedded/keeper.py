@@ -127,7 +127,10 @@ def _remove_environment_folders(before: set[Path], began: float) -> None:
 
 
 def _server_starts() -> list[float]:
-    """When each Triton that runs on this machine was started; seconds since the epoch."""
+    """When each Triton that runs on this machine was started; seconds since the epoch.
+
+    psutil would tell, but this interpreter has the standard library only.
+    """
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks_per_s = os.sysconf("SC_CLK_TCK")
     starts = []

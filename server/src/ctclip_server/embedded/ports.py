@@ -1,4 +1,4 @@
-"""Addresses and ports: chosen, checked before the start, and proven to be Triton's after it."""
+"""Addresses and ports: chosen, and checked before the start."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import Collection
-from pathlib import Path
 
 from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
 
 Ports = tuple[int, int, int]
 """gRPC, HTTP, metrics."""
 SERVICES = ("grpc", "http", "metrics")
-_LISTENING = "0A"
 
 
 def resolve(host: str) -> str:
@@ -91,32 +88,3 @@ def choose_ports(address: str, asked: Ports) -> Ports:
             else:
                 ports.append(port)
     return ports[0], ports[1], ports[2]
-
-
-def listens_on(process_id: int, ports: Collection[int]) -> bool:
-    """Whether that very process listens on all these TCP ports.
-
-    An answer from a port would not tell: it may come from the process that took it.
-    """
-    try:
-        listening = {
-            inode: port
-            for table in ("tcp", "tcp6")
-            for inode, port in _listeners(Path(f"/proc/{process_id}/net/{table}"))
-        }
-        files = [str(entry.readlink()) for entry in Path(f"/proc/{process_id}/fd").iterdir()]
-    except OSError:  # it has just ended, or closed a file
-        return False
-    return set(ports) <= {listening.get(file) for file in files}
-
-
-def _listeners(table: Path) -> list[tuple[str, int]]:
-    """(socket as /proc/PID/fd names it, port) of each listening socket in a kernel table."""
-    if not table.exists():
-        return []
-    rows = [line.split() for line in table.read_text().splitlines()[1:]]
-    return [
-        (f"socket:[{row[9]}]", int(row[1].rpartition(":")[2], 16))
-        for row in rows
-        if row[3] == _LISTENING
-    ]

@@ -14,101 +14,89 @@ import numpy as np
 import openvino as ov
 import triton_python_backend_utils as pb_utils
 
-from ctclip_server.backends.shared.batching import Tensors
-from ctclip_server.backends.shared.openvino_options import (
+from ctclip_server.backends.shared.options import (
     NO_BFLOAT16,
-    OpenVINOSettings,
-    read_openvino_settings,
+    OPENVINO,
+    ConfigError,
+    check_fields,
+    read_parameters,
 )
-from ctclip_server.backends.shared.openvino_signature import DTYPES, check_tensors
-from ctclip_server.backends.shared.rounds import RefusedError, answer, told
+from ctclip_server.backends.shared.rounds import RefusedError, Tensors, answer, told
 from ctclip_server.backends.shared.signature import (
     FREE,
-    MismatchError,
-    check_unsupported,
-    configured_dims,
+    GraphTensor,
+    check_tensors,
+    model_path,
 )
 
 _DEVICE = "CPU"
-_CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+_PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 class TritonPythonModel:
     """One model instance: one compiled model, for inputs of every size that its axes allow."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the file and refuse what the C++ backend would refuse.
+        """Load the file and refuse what the C++ backend would refuse, or what is not implemented.
 
         Raises:
             TritonModelException: config and file do not go together.
         """
         config = json.loads(args["model_config"])
         try:
-            check_unsupported(config)
+            check_fields(config)
             if args["model_instance_kind"] != _DEVICE:
-                raise MismatchError(
-                    f"unable to load model '{config['name']}', Triton openVINO backend supports "
-                    "only CPU device"
-                )
-            settings = read_openvino_settings(config)
-            for sentence in settings.ignored:
-                pb_utils.Logger.log_warn(f"'{config['name']}' ignores {sentence}")
-            path = _model_path(config, Path(args["model_repository"], args["model_version"]))
-            compiled = _compile(path, config, settings)
-            _check_precision(config["name"], compiled, settings)
-        except MismatchError as error:
+                raise ConfigError("Triton openVINO backend supports only CPU device")
+            if batch := config.get("max_batch_size", 0):
+                # The C++ backend fixes the first axis to it: every request would cost a full batch.
+                raise ConfigError(f"max_batch_size: got {batch}, expected 0 and a free first axis")
+            parameters = read_parameters(config, OPENVINO)
+            folder = Path(args["model_repository"], args["model_version"])
+            path = model_path(config, folder, "model.xml")
+            compiled = _compile(path, parameters)
+            check_tensors(config, "input", _tensors(compiled.inputs))
+            check_tensors(config, "output", _tensors(compiled.outputs))
+        except ConfigError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        pb_utils.Logger.log_info(
+            f"'{config['name']}' computes in {_arithmetic(compiled)} with OpenVINO "
+            f"{ov.__version__.split('-')[0]}, {compiled.get_property('INFERENCE_NUM_THREADS')} "
+            f"threads, {compiled.get_property('NUM_STREAMS')} streams"
+        )
         self._request = compiled.create_infer_request()
-        self._batch = int(config.get("max_batch_size", 0))
-        self._pads = settings.pad_batches
         names = [entry["name"] for entry in config["output"]]
         self._outputs = {name: compiled.output(name) for name in names}
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one scheduling round: in one run if their shapes allow it."""
-        return answer(requests, self._feed, self._run, batched=self._batch > 0)
-
-    def _feed(self, request: Any) -> Tensors:
-        """The request's inputs: views of Triton's shared memory."""
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if self._batch and not self._pads:
-            for name, array in inputs.items():
-                if array.shape[0] != self._batch:
-                    raise RefusedError(
-                        f"input '{name}': expected requests with batch size '{self._batch}', got "
-                        f"'{array.shape[0]}'... this error can be avoided by setting "
-                        "'ENABLE_BATCH_PADDING' parameter in model configuration to 'YES' at a "
-                        "performance cost.",
-                        invalid=False,
-                    )
-        for name, array in inputs.items():
-            if 0 in array.shape:
-                # OpenVINO would compute something out of nothing.
-                raise RefusedError(
-                    f"input '{name}': got shape {list(array.shape)}, expected no axis of size 0",
-                    invalid=True,
-                )
-            if array.dtype == np.int64 and not _fits_int32(array):
-                # OpenVINO would drop the upper half of each number and answer for the lower one.
-                raise RefusedError(
-                    f"input '{name}': got numbers from {array.min()} to {array.max()}, expected "
-                    "some that OpenVINO can hold in 32 bits",
-                    invalid=True,
-                )
-        return inputs
+        """Answer the requests of one scheduling round, one after the other."""
+        return answer(requests, _feed, self._run, batched=False)
 
     def _run(self, names: list[str], feed: Tensors) -> Tensors:
-        size = next(iter(feed.values())).shape[0] if self._batch else 0
-        if size < self._batch:
-            feed = {name: _padded(array, self._batch) for name, array in feed.items()}
         try:
             values = self._request.infer(feed, share_inputs=True)
-            outputs = {name: values[self._outputs[name]] for name in names}
+            return {name: values[self._outputs[name]] for name in names}
         except RuntimeError as error:
             raise RefusedError(f"{_one_line(error)}; {told(feed)}", invalid=False) from None
-        if size < self._batch:
-            outputs = {name: array[:size] for name, array in outputs.items()}
-        return outputs
+
+
+def _feed(request: Any) -> Tensors:
+    """The request's inputs: views of Triton's shared memory."""
+    inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    for name, array in inputs.items():
+        if 0 in array.shape:
+            # OpenVINO would compute something out of nothing.
+            raise RefusedError(
+                f"input '{name}': got shape {list(array.shape)}, expected no axis of size 0",
+                invalid=True,
+            )
+        if array.dtype == np.int64 and not _fits_int32(array):
+            # OpenVINO would drop the upper half of each number and answer for the lower one.
+            raise RefusedError(
+                f"input '{name}': got numbers from {array.min()} to {array.max()}, expected "
+                "some that OpenVINO can hold in 32 bits",
+                invalid=True,
+            )
+    return inputs
 
 
 def _fits_int32(array: np.ndarray[Any, Any]) -> bool:
@@ -116,90 +104,43 @@ def _fits_int32(array: np.ndarray[Any, Any]) -> bool:
     return bool(array.min() >= limits.min and array.max() <= limits.max)
 
 
-def _check_precision(model: str, compiled: ov.CompiledModel, settings: OpenVINOSettings) -> None:
-    """Say in the log which arithmetic is in force, and refuse any other than the one asked for."""
-    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    pb_utils.Logger.log_info(
-        f"'{model}' computes in {found} with OpenVINO {ov.__version__.split('-')[0]}, "
-        f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads, "
-        f"{compiled.get_property('NUM_STREAMS')} streams"
-    )
-    if found != settings.precision:
-        raise MismatchError(
-            f"unable to load model '{model}', OpenVINO computes in {found} though "
-            f"{settings.precision} was asked for"
-        )
+def _compile(path: Path, parameters: dict[str, Any]) -> ov.CompiledModel:
+    """Compile for the arithmetic asked for: float32 unless the config says bf16.
 
-
-def _model_path(config: dict[str, Any], folder: Path) -> Path:
-    path = folder / (config.get("default_model_filename") or "model.xml")
-    if not path.exists():
-        raise MismatchError(f"unable to find '{path}' for model '{config['name']}'")
-    return path
-
-
-def _compile(path: Path, config: dict[str, Any], settings: OpenVINOSettings) -> ov.CompiledModel:
+    Left to itself, OpenVINO takes bf16 on every CPU that has it, and answers would depend on the
+    machine.
+    """
+    core = ov.Core()
+    precision = "bf16" if parameters.pop("HINT_BF16", False) else "f32"
+    if precision == "bf16" and "BF16" not in core.get_property(
+        _DEVICE, "OPTIMIZATION_CAPABILITIES"
+    ):
+        # OpenVINO would take float32 instead, or imitate bf16 slowly, by what else it finds.
+        raise ConfigError(f"{NO_BFLOAT16}, and bf16 is asked for")
     try:
-        core = ov.Core()
-        if settings.extension:
-            core.add_extension(settings.extension)
-        if settings.precision == "bf16" and "BF16" not in core.get_property(_DEVICE, _CAPABILITIES):
-            # OpenVINO would take float32 instead, or imitate bf16 slowly, by what else it finds.
-            raise MismatchError(
-                f"unable to load model '{config['name']}', {NO_BFLOAT16}, and bf16 is asked for"
-            )
-        model = _conform(core.read_model(path), config, settings)
-        for name, value in settings.properties.items():
-            core.set_property(_DEVICE, {name: value})
-        return core.compile_model(model, _DEVICE)
+        properties = {**parameters, _PRECISION: precision}
+        compiled = core.compile_model(core.read_model(path), _DEVICE, properties)
     except RuntimeError as error:
-        raise MismatchError(f"failed to load '{path}': {_one_line(error)}") from None
+        raise ConfigError(f"failed to load '{path}': {_one_line(error)}") from None
+    if _arithmetic(compiled) != precision:
+        raise ConfigError(
+            f"OpenVINO computes in {_arithmetic(compiled)} though {precision} was asked for"
+        )
+    return compiled
 
 
-def _conform(model: ov.Model, config: dict[str, Any], settings: OpenVINOSettings) -> ov.Model:
-    """The graph as the config states it: its data types, its batch, its axes if asked for."""
-    batch = config.get("max_batch_size", 0)
-    check_tensors(config, "input", _shapes(model.inputs), any_dims=settings.reshape)
-    if settings.reshape:
-        model.reshape({entry["name"]: _stated_shape(entry, batch) for entry in config["input"]})
-    steps = ov.preprocess.PrePostProcessor(model)
-    for entry in config["input"]:
-        tensor = steps.input(entry["name"]).tensor()
-        tensor.set_element_type(_element_type(entry))
-        if batch:
-            tensor.set_layout(ov.Layout("N..."))
-    model = steps.build()
-    if batch:
-        ov.set_batch(model, batch)
-    check_tensors(config, "output", _shapes(model.outputs))
-    steps = ov.preprocess.PrePostProcessor(model)
-    for entry in config["output"]:
-        steps.output(entry["name"]).tensor().set_element_type(_element_type(entry))
-    return steps.build()
+def _arithmetic(compiled: ov.CompiledModel) -> str:
+    return str(compiled.get_property(_PRECISION).get_type_name())
 
 
-def _stated_shape(entry: dict[str, Any], batch: int) -> ov.PartialShape:
-    dims = (*([batch] if batch else []), *configured_dims(entry))
-    return ov.PartialShape([ov.Dimension() if dim == FREE else ov.Dimension(dim) for dim in dims])
-
-
-def _element_type(entry: dict[str, Any]) -> ov.Type:
-    return getattr(ov.Type, DTYPES[entry["data_type"].removeprefix("TYPE_")])
-
-
-def _shapes(ports: list[Any]) -> dict[str, tuple[int, ...]]:
+def _tensors(ports: list[Any]) -> dict[str, GraphTensor]:
     return {
-        port.get_any_name(): tuple(
-            dim.get_length() if dim.is_static else FREE for dim in port.get_partial_shape()
+        port.get_any_name(): GraphTensor(
+            port.get_element_type().get_type_name(),
+            tuple(dim.get_length() if dim.is_static else FREE for dim in port.get_partial_shape()),
         )
         for port in ports
     }
-
-
-def _padded(array: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    padded = np.zeros((size, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded
 
 
 def _one_line(error: Exception) -> str:

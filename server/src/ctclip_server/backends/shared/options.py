@@ -1,83 +1,113 @@
-"""The C++ ONNX Runtime backend's settings, read from a model config.
+"""The parameters of a config that the drop-in backends implement; every other one is refused.
 
-Documented in the README of triton-inference-server/onnxruntime_backend.
+Triton's C++ backends know more of them, and ignore what they do not know. Here a parameter that
+would have no effect is an error, so that nobody measures or serves something else than they asked
+for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from ctclip_server.backends.shared.signature import MismatchError
 
-GraphLevel = Literal["all", "extended", "basic", "none"]
-# Values of optimization.graph.level; any other number leaves everything on.
-_LEVELS: dict[int, GraphLevel] = {-1: "basic", 1: "extended", 2: "none"}
-_GPU_PARAMETERS = (
-    "cudnn_conv_algo_search",
-    "gpu_mem_limit",
-    "arena_extend_strategy",
-    "do_copy_in_default_stream",
-)
-_SESSION_ENTRY = "session.use_device_allocator_for_initializers"
-_RUN_ENTRY = "memory.enable_memory_arena_shrinkage"
+class ConfigError(Exception):
+    """A model's config and its file, or this backend, do not go together."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of one session; None leaves ONNX Runtime's default.
+class Kind:
+    """What a parameter may hold: in words, and as a function that raises ValueError or KeyError."""
 
-    ignored: sentences about settings that have no effect here, for the log.
-    """
-
-    intra_op_threads: int | None = None
-    inter_op_threads: int | None = None
-    parallel: bool = False
-    level: GraphLevel = "all"
-    memory_arena: bool | None = None
-    memory_pattern: bool | None = None
-    session_entries: dict[str, str] = field(default_factory=dict)
-    run_entries: dict[str, str] = field(default_factory=dict)
-    custom_operators: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    words: str
+    read: Callable[[str], Any]
 
 
-def read_settings(config: Mapping[str, Any], instance_kind: str) -> Settings:
-    """Read the settings of a model config (Triton's JSON) for an instance on `CPU` or `GPU`.
+def _words(values: Mapping[str, Any]) -> Kind:
+    return Kind(" or ".join(values), values.__getitem__)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError
+    return int(text)
+
+
+_COUNT = Kind("a whole number", _count)
+_SWITCH = _words({"0": False, "1": True, "false": False, "true": True})
+_TEXT = Kind("text", str)
+
+ONNXRUNTIME: Mapping[str, Kind] = {
+    "intra_op_thread_count": _COUNT,
+    "inter_op_thread_count": _COUNT,
+    "enable_mem_arena": _SWITCH,
+    "memory.enable_memory_arena_shrinkage": _TEXT,
+    # Of CUDA: without effect on the CPU, which is where this runs.
+    "cudnn_conv_algo_search": _words({"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}),
+}
+OPENVINO: Mapping[str, Kind] = {
+    "HINT_BF16": _words({"YES": True}),
+    "NUM_STREAMS": _COUNT,
+    "PERFORMANCE_HINT": _words({name: name for name in ("LATENCY", "THROUGHPUT")}),
+}
+
+GRAPH_LEVELS: Mapping[int, str] = {0: "all", -1: "basic", 1: "extended", 2: "none"}
+"""Values of `optimization.graph.level`, and what ONNX Runtime calls them."""
+_ACCELERATOR = "cuda"
+_REFUSED = (
+    "sequence_batching", "batch_input", "batch_output", "model_operations.op_library_filename",
+    "optimization.execution_accelerators.cpu_execution_accelerator",
+)  # fmt: skip
+NO_BFLOAT16 = "OpenVINO finds no bf16 arithmetic on this CPU (AVX-512 BF16 or AMX)"
+
+
+def read_parameters(config: Mapping[str, Any], known: Mapping[str, Kind]) -> dict[str, Any]:
+    """Read a config's `parameters` (Triton's JSON): those it states, by name.
 
     Raises:
-        MismatchError: a value that the C++ backend refuses.
+        ConfigError: one that is not `known`, or its value.
     """
-    parameters = {
-        name: str(entry.get("string_value", ""))
-        for name, entry in config.get("parameters", {}).items()
-    }
-    optimization = config.get("optimization", {})
-    execution_mode = _integer(parameters, "execution_mode")
-    if execution_mode not in (None, 0, 1):
-        raise MismatchError(
-            "Invalid configuration value provided. Expected values for execution_mode are 0 or 1 "
-            f"but got {execution_mode}."
+    values = {}
+    for name, entry in config.get("parameters", {}).items():
+        text = str(entry.get("string_value", ""))
+        if name not in known:
+            raise ConfigError(
+                f"parameter {name}: got {text!r}, expected none: the embedded server's "
+                f"{config['backend']} backend knows {', '.join(known)}"
+            )
+        try:
+            values[name] = known[name].read(text)
+        except (ValueError, KeyError):
+            words = known[name].words
+            raise ConfigError(f"parameter {name}: got {text!r}, expected {words}") from None
+    return values
+
+
+def graph_level(config: Mapping[str, Any]) -> str:
+    """ONNX Runtime's graph optimisation level, one of `GRAPH_LEVELS`. Raises: ConfigError."""
+    level = int(_field(config, "optimization.graph.level") or 0)
+    if level not in GRAPH_LEVELS:
+        raise ConfigError(
+            f"optimization.graph.level: got {level}, expected one of "
+            f"{', '.join(map(str, GRAPH_LEVELS))}"
         )
-    accelerators = optimization.get("execution_accelerators", {})
-    ignored = _ignored_parameters(parameters, instance_kind)
-    ignored += _check_accelerators(accelerators, instance_kind)
-    entries = {_SESSION_ENTRY: parameters[_SESSION_ENTRY]} if _SESSION_ENTRY in parameters else {}
-    shrinkage = {_RUN_ENTRY: parameters[_RUN_ENTRY]} if _RUN_ENTRY in parameters else {}
-    return Settings(
-        intra_op_threads=_positive(_integer(parameters, "intra_op_thread_count")),
-        inter_op_threads=_positive(_integer(parameters, "inter_op_thread_count")),
-        parallel=execution_mode == 1,
-        level=_LEVELS.get(int(optimization.get("graph", {}).get("level", 0)), "all"),
-        memory_arena=_boolean(parameters, "enable_mem_arena"),
-        memory_pattern=_boolean(parameters, "enable_mem_pattern"),
-        session_entries=entries,
-        run_entries=shrinkage,
-        custom_operators=tuple(config.get("model_operations", {}).get("op_library_filename", ())),
-        ignored=tuple(ignored),
-    )
+    return GRAPH_LEVELS[level]
+
+
+def check_fields(config: Mapping[str, Any]) -> None:
+    """Refuse fields of a config that these backends do not implement. Raises: ConfigError."""
+    for path in _REFUSED:
+        if _field(config, path):
+            raise ConfigError(f"{path}: not supported by the embedded server")
+    where = "optimization.execution_accelerators.gpu_execution_accelerator"
+    for entry in _field(config, where) or ():
+        if entry["name"] != _ACCELERATOR:
+            raise ConfigError(
+                f"{where}: got '{entry['name']}', expected '{_ACCELERATOR}': the embedded server "
+                "supports no other"
+            )
 
 
 def default_threads() -> int | None:
@@ -89,64 +119,7 @@ def default_threads() -> int | None:
     return allowed if allowed < (os.cpu_count() or allowed) else None
 
 
-def _ignored_parameters(parameters: Mapping[str, str], instance_kind: str) -> list[str]:
-    ignored = []
-    for name in parameters:
-        if name == "share_session_between_instances":
-            ignored.append(f"{name}: every instance is a process with a session of its own here")
-        elif name in _GPU_PARAMETERS and instance_kind != "GPU":
-            ignored.append(f"{name}: it is about GPUs, this instance runs on the CPU")
-        elif name in _GPU_PARAMETERS:
-            ignored.append(f"{name}: not passed on to ONNX Runtime's CUDA provider here")
-        elif name not in _KNOWN:
-            ignored.append(f"{name}: unknown to the ONNX Runtime backend")
-    return ignored
-
-
-_KNOWN = (
-    "intra_op_thread_count",
-    "inter_op_thread_count",
-    "execution_mode",
-    "enable_mem_arena",
-    "enable_mem_pattern",
-    _SESSION_ENTRY,
-    _RUN_ENTRY,
-)
-
-
-def _check_accelerators(accelerators: Mapping[str, Any], instance_kind: str) -> list[str]:
-    ignored = []
-    for entry in accelerators.get("cpu_execution_accelerator", ()):
-        if entry["name"] != "openvino":
-            raise MismatchError(f"unknown Execution Accelerator '{entry['name']}' is requested")
-        ignored.append("cpu_execution_accelerator openvino: this ONNX Runtime has none")
-    for entry in accelerators.get("gpu_execution_accelerator", ()):
-        if instance_kind == "GPU" and entry["name"] not in ("tensorrt", "cuda"):
-            raise MismatchError(f"unknown Execution Accelerator '{entry['name']}' is requested")
-        ignored.append(f"gpu_execution_accelerator {entry['name']}: not used here")
-    return ignored
-
-
-def _integer(parameters: Mapping[str, str], name: str) -> int | None:
-    text = parameters.get(name)
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise MismatchError(f"parameter {name}: got {text!r}, expected an integer") from None
-
-
-def _positive(value: int | None) -> int | None:
-    return value if value is not None and value > 0 else None
-
-
-def _boolean(parameters: Mapping[str, str], name: str) -> bool | None:
-    text = parameters.get(name)
-    if text is None:
-        return None
-    if text.lower() in ("true", "1"):
-        return True
-    if text.lower() in ("false", "0"):
-        return False
-    raise MismatchError(f"parameter {name}: got {text!r}, expected true, 1, false or 0")
+def _field(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = config.get(name, {})
+    return config

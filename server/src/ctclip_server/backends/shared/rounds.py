@@ -1,18 +1,14 @@
-"""One scheduling round: requests in, a response for each, errors for those that are to blame.
-
-Imported inside Triton's Python stub only, which alone has `triton_python_backend_utils`.
-"""
+"""One scheduling round: requests in, a response for each, errors for those that are to blame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
+import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_server.backends.shared.batching import Tensors, can_be_joined, join, split
-
+Tensors = dict[str, NDArray[np.generic]]
 Run = Callable[[list[str], Tensors], Tensors]
 """Names of the outputs wanted and the inputs -> the outputs. Raises: RefusedError."""
 
@@ -73,9 +69,7 @@ def told(inputs: Tensors) -> str:
 
 
 def _told(name: str, array: NDArray[Any]) -> str:
-    kind = _KINDS.get(array.dtype.kind)
-    if kind is None:
-        return f"{name} BYTES {list(array.shape)}"
+    kind = _KINDS[array.dtype.kind]
     dtype = "BOOL" if kind == "BOOL" else f"{kind}{array.dtype.itemsize * 8}"
     values = f" = {array.tolist()}" if 0 < array.size <= _SHOWN else ""
     return f"{name} {dtype} {list(array.shape)}{values}"
@@ -100,11 +94,55 @@ def _batch_size(inputs: Tensors) -> int:
     return int(next(iter(inputs.values())).shape[0])
 
 
+def can_be_joined(requests: Sequence[Tensors]) -> bool:
+    """Whether all requests have the same inputs, equal in all axes but the first."""
+    first = requests[0]
+    return all(
+        request.keys() == first.keys()
+        and all(
+            tensor.ndim == first[name].ndim and tensor.shape[1:] == first[name].shape[1:]
+            for name, tensor in request.items()
+        )
+        for request in requests[1:]
+    )
+
+
+def join(requests: Sequence[Tensors]) -> Tensors:
+    """One batch of all requests, in order; a single request is not copied."""
+    if len(requests) == 1:
+        return requests[0]
+    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+
+
+def split(batch: Tensors, sizes: Sequence[int]) -> list[Tensors]:
+    """Take a batch apart by its first axis; the parts are views.
+
+    Raises:
+        ValueError: an output's first axis is not the batch.
+    """
+    total = sum(sizes)
+    for name, tensor in batch.items():
+        if tensor.ndim == 0 or tensor.shape[0] != total:
+            raise ValueError(
+                f"output '{name}' has shape {list(tensor.shape)} for a batch of {total}: its "
+                "first axis is not the batch"
+            )
+    ends = np.cumsum(sizes)
+    return [
+        {name: tensor[end - size : end] for name, tensor in batch.items()}
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
 def _success(outputs: Tensors, wanted: list[str]) -> Any:
+    import triton_python_backend_utils as pb_utils  # only Triton's Python stub has it
+
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name]) for name in wanted])
 
 
 def _failure(error: Exception) -> Any:
+    import triton_python_backend_utils as pb_utils
+
     invalid = isinstance(error, RefusedError) and error.invalid
     code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_TILT_DEG = 20.0
-"""Beyond it the closest axes show another anatomy than the network has learnt; resample instead."""
-LARGEST_SHEAR_DEG = 1.0
-"""A gantry tilt shears the grid; turning axes cannot undo it."""
-
 _CODES = (("L", "R"), ("P", "A"), ("I", "S"))  # (towards minus, towards plus) of RAS+ world axes
 # World axis (RAS+) of each target axis, and the direction along it: z to S, x to L, y to P.
 _TARGET = ((2, 1), (0, -1), (1, -1))
@@ -27,13 +22,17 @@ class Orientation:
     codes: str
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
-    tilt_deg: float
-    shear_deg: float
+    tilt_deg: float = 0.0
+    shear_deg: float = 0.0
 
     def apply(self, stored: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return a view (z, x, y) of an array on the stored axes (i, j, k)."""
         step = {False: 1, True: -1}
         return stored.transpose(self.axes)[tuple(slice(None, None, step[f]) for f in self.flips)]
+
+
+AS_STORED = Orientation("as stored", axes=(2, 0, 1), flips=(False, False, False))
+"""[x, y, z] towards L, P, S: where the caller trusts no header."""
 
 
 def orientation_of(affine: NDArray[np.float64]) -> Orientation | None:

@@ -1,4 +1,4 @@
-"""From stored values to int16 with one slope and intercept, and whether they can be a CT."""
+"""Hounsfield units: how they travel as int16, and what of a chest lies where on their scale."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
 
-_INT16 = np.iinfo(np.int16)
-_HU_RANGE = (-1000.0, 1000.0)
-_STEPS_PER_HU = 32
-"""Rounding to 1/32 HU is wrong by 1/64 HU at most, and ±1000 HU stays inside int16."""
-_SLAB_VOXELS = 4_000_000
+HU_RANGE = (-1000.0, 1000.0)
+"""What the network sees; beyond it values are clipped."""
 
-_SAMPLES = 4_000_000
-_LEAST_INSIDE = 0.01
-# Least share of the voxels; a usual chest CT has 40 % air, 23 % lung and 34 % soft tissue.
-_EXPECTED = (
+# Two notions, which share names. A chest has voxels in each of the first ones, whatever the kernel,
+# the noise and the disease: wide, overlapping, with the least share of all voxels. A usual chest CT
+# has 40 % air, 23 % lung and 34 % soft tissue of them.
+_EXPECTED_IN_A_CHEST = (
     ("air", (-1100.0, -700.0), 0.005),
     ("lung", (-980.0, -400.0), 0.005),
     ("soft tissue", (-300.0, 300.0), 0.02),
 )
+TISSUES_HU = {
+    "air": (-1100.0, -900.0),
+    "lung": (-900.0, -500.0),
+    "fat": (-150.0, -50.0),
+    "soft_tissue": (-50.0, 150.0),
+    "bone": (300.0, 3000.0),
+}
+"""What a voxel most likely is: bands that do not overlap, to describe a scan with. Lung is what
+quantitative CT calls normally aerated; emphysema lies below it, consolidation above."""
 
+_INT16 = np.iinfo(np.int16)
+_STEPS_PER_HU = 32
+"""Rounding to 1/32 HU is wrong by 1/64 HU at most, and ±1000 HU stays inside int16."""
+_SLAB_VOXELS = 4_000_000
+_SAMPLES = 4_000_000
+_LEAST_INSIDE = 0.01
 _REMEDY = (
     "Give the scan's own rescale values, which replace the file's (slope and intercept; "
     "--slope and --intercept on the command line), or export it again as Hounsfield units."
@@ -63,7 +75,7 @@ def to_int16(
         with np.errstate(over="ignore"):  # infinite is clipped like any other large value
             hu *= rescale[0]
             hu += rescale[1]
-        np.clip(hu, *_HU_RANGE, out=hu)
+        np.clip(hu, *HU_RANGE, out=hu)
         hu *= _STEPS_PER_HU
         voxels[slab] = np.rint(hu, out=hu)
     return voxels, (1 / _STEPS_PER_HU, 0.0), False
@@ -79,21 +91,21 @@ def check_plausible(voxels: NDArray[np.int16], rescale: tuple[float, float], whe
     Raises:
         Unreadable: too little of one of them.
     """
-    hu = _sample(voxels).astype(np.float64) * rescale[0] + rescale[1]
+    hu = sampled_hu(voxels, rescale)
     p5, p50, p95 = (f"{value:.0f}" for value in np.percentile(hu, (5, 50, 95)))
     seen = (
         f"with slope {rescale[0]:g} and intercept {rescale[1]:g} the percentiles 5/50/95 are "
         f"{p5}/{p50}/{p95} HU"
     )
-    inside = _share(hu, (_HU_RANGE[0] + 1, _HU_RANGE[1] - 1))
+    inside = share_within(hu, (HU_RANGE[0] + 1, HU_RANGE[1] - 1))
     if inside < _LEAST_INSIDE:
         raise Unreadable(
             f"{where}: {1 - inside:.1%} of the voxels lie outside −1000…1000 HU and would be "
             f"clipped ({seen}).",
             _REMEDY,
         )
-    for name, (low, high), least in _EXPECTED:
-        share = _share(hu, (low, high))
+    for name, (low, high), least in _EXPECTED_IN_A_CHEST:
+        share = share_within(hu, (low, high))
         if share < least:
             raise Unreadable(
                 f"{where}: the values cannot be Hounsfield units of a chest: {share:.2%} of the "
@@ -101,6 +113,17 @@ def check_plausible(voxels: NDArray[np.int16], rescale: tuple[float, float], whe
                 f"({seen}).",
                 _REMEDY,
             )
+
+
+def sampled_hu(voxels: NDArray[np.int16], rescale: tuple[float, float]) -> NDArray[np.float64]:
+    """Hounsfield units of every n-th voxel along each axis, about four million at most."""
+    step = max(int(np.ceil((voxels.size / _SAMPLES) ** (1 / 3))), 1)
+    return voxels[::step, ::step, ::step].astype(np.float64) * rescale[0] + rescale[1]
+
+
+def share_within(hu: NDArray[np.float64], bounds: tuple[float, float]) -> float:
+    """Share of the values inside of bounds, both included."""
+    return float(((hu >= bounds[0]) & (hu <= bounds[1])).mean())
 
 
 def _fits(stored: NDArray[np.generic]) -> bool:
@@ -117,13 +140,3 @@ def _slabs(stored: NDArray[np.generic]) -> Iterator[tuple[slice, slice, slice]]:
     thick = max(_SLAB_VOXELS // max(nx * ny, 1), 1)
     for start in range(0, nz, thick):
         yield slice(None), slice(None), slice(start, start + thick)
-
-
-def _sample(voxels: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Every n-th voxel along each axis, about four million at most."""
-    step = max(int(np.ceil((voxels.size / _SAMPLES) ** (1 / 3))), 1)
-    return voxels[::step, ::step, ::step]
-
-
-def _share(hu: NDArray[np.float64], bounds: tuple[float, float]) -> float:
-    return float(((hu >= bounds[0]) & (hu <= bounds[1])).mean())

@@ -11,11 +11,15 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from ctclip_client import Volume
+
 # Offsets and types of NIfTI-1 header fields.
 FIELDS = {
     "sizeof_hdr": (0, "i"), "dim": (40, "8h"), "datatype": (70, "h"), "bitpix": (72, "h"),
     "pixdim": (76, "8f"), "vox_offset": (108, "f"), "scl_slope": (112, "f"),
-    "scl_inter": (116, "f"), "xyzt_units": (123, "B"), "qform_code": (252, "h"),
+    "scl_inter": (116, "f"), "xyzt_units": (123, "B"), "descrip": (148, "80s"),
+    "aux_file": (228, "24s"),
+    "db_name": (14, "18s"), "intent_name": (328, "16s"), "qform_code": (252, "h"),
     "sform_code": (254, "h"), "quatern_b": (256, "f"), "srow_x": (280, "4f"),
     "srow_y": (296, "4f"), "srow_z": (312, "4f"), "magic": (344, "4s"),
 }  # fmt: skip
@@ -39,14 +43,28 @@ def save(
     z, x, y = spacing_mm
     affine = np.diag([-x, -y, z, 1.0])  # LPS voxels to RAS+ millimetres
     affine[:3, 3] = 11, -7, 5
+    return save_placed(path, array.transpose(1, 2, 0), affine, codes, version)
+
+
+def save_placed(
+    path: Path, array: NDArray[Any], affine: NDArray[Any], codes: str = "LPS", version: int = 1
+) -> Path:
+    """Write an array (i, j, k) that an affine places, turned until its axes run towards `codes`."""
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
-    image = kind(array.transpose(1, 2, 0), affine, dtype=array.dtype)
+    image = kind(array, affine, dtype=array.dtype)
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(codes)))
     turned = image.as_reoriented(turn)
     turned.header.set_xyzt_units("mm")
     assert "".join(nibabel.aff2axcodes(turned.affine)) == codes
     nibabel.save(turned, path)
     return path
+
+
+def save_volume(path: Path, volume: Volume, codes: str = "LPS") -> Path:
+    """Write a volume as whole Hounsfield units."""
+    slope, intercept = volume.rescale
+    hu = (volume.voxels * slope + intercept).astype(np.int16)
+    return save(path, hu, volume.spacing_mm, codes)
 
 
 def edit(path: Path, **fields: Any) -> Path:

@@ -1,0 +1,82 @@
+"""What a file format has to bring. A further one is one such file, and its line in `registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ctclip_client.grid import Grid
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Options:
+    """as_stored: no reorientation. spacing_mm: (z, x, y). rescale: (slope, intercept) to use."""
+
+    as_stored: bool = False
+    spacing_mm: tuple[float, float, float] | None = None
+    rescale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One scan among those of a path. uid: DICOM's SeriesInstanceUID, None where there is none."""
+
+    uid: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A scan as its file holds it; `to_volume` turns, checks and packs it for every format alike.
+
+    voxels: reads the array (i, j, k) of integers or floats, best in Fortran order. Called once and
+        last, so that whatever a header can be refused for costs no time; the array is not kept.
+    spacing_mm: edges of a voxel along (i, j, k).
+    affine: (4, 4) float64, from (i, j, k) to (R, A, S) in millimetres. Neither this nor
+        `spacing_mm` counts with `Options.as_stored`, and a reader then leaves both at None.
+    rescale: (slope, intercept) as the file states them, unchecked; None where it states none.
+    notes: what a reader of the result should know, one sentence each.
+    grid: how the file places the scan, for images that shall lie on it, with axes as stored.
+    """
+
+    voxels: Callable[[], NDArray[Any]]
+    spacing_mm: tuple[float, float, float] | None
+    affine: NDArray[Any] | None
+    rescale: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    series: Series = Series()
+    grid: Grid | None = None
+
+
+class Format(Protocol):
+    """A file format. Its file imports what is heavy only where it reads.
+
+    name: for a person ("NIfTI"). suffixes: of file names, lower case; they list and shorten names,
+        and never decide what a file is.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    def sniff(self, head: bytes, path: Path, /) -> bool:
+        """Say whether a path is of this format.
+
+        head: the first 1024 bytes, unpacked where gzip is around them; empty for a folder.
+        """
+
+    def series(self, path: Path, /) -> Sequence[Series]:
+        """Say which scans lie there, the one to take by default first; at least one.
+
+        Raises: Unreadable, OSError.
+        """
+
+    def read(self, path: Path, series: Series, options: Options, /) -> Stored:
+        """Read the header of one of them.
+
+        Raises: Unreadable, also when its voxels are read; OSError.
+        """

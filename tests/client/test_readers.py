@@ -1,0 +1,65 @@
+"""Every format reads into the same `Stored`, and one file and one line bring a further one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctclip_client import read_volume
+from ctclip_client.readers import registry
+from ctclip_client.readers.format import Format, Options, Series, Stored
+from ctclip_client.readers.to_volume import to_volume
+
+from ..nifti_files import chest, save
+
+SAMPLES = {"NIfTI": lambda folder: save(folder / "scan.nii.gz", chest(), codes="RAS")}
+"""Of each format, how to write `chest()`."""
+
+
+@pytest.mark.parametrize("form", registry.FORMATS, ids=lambda form: form.name)
+def test_every_reader_satisfies_the_protocol(form: Format, tmp_path: Path) -> None:
+    path = SAMPLES[form.name](tmp_path)
+    assert registry.format_of(path) is form
+    assert path.name.endswith(tuple(form.suffixes))
+    first, *_ = form.series(path)
+    stored = form.read(path, first, Options())
+    assert (stored.series, stored.voxels().ndim) == (first, 3)
+    np.testing.assert_array_equal(to_volume(stored, path, Options()).voxels, chest())
+    assert form.read(path, first, Options(as_stored=True)).affine is None
+
+
+@dataclass(frozen=True)
+class Npy:
+    """A format that exists in this test only: an array (i, j, k) of scans on L, P, S."""
+
+    name: str = "npy"
+    suffixes: tuple[str, ...] = (".npy",)
+
+    def sniff(self, head: bytes, _path: Path, /) -> bool:
+        return head.startswith(b"\x93NUMPY")
+
+    def series(self, _path: Path, /) -> tuple[Series, Series]:
+        return Series("1.2.3"), Series("1.2.4")
+
+    def read(self, path: Path, series: Series, _options: Options, /) -> Stored:
+        affine = np.diag([-0.7, -0.8, 2.5, 1])
+        notes = ("1.2.4 lies there, too.",)
+        return Stored(lambda: np.load(path), (0.7, 0.8, 2.5), affine, (1, -1024), notes, series)
+
+
+def test_a_further_format_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "FORMATS", (*registry.FORMATS, Npy()))
+    np.save(tmp_path / "scan", (chest() + 1024).transpose(1, 2, 0))
+    volume = read_volume(tmp_path / "scan.npy")
+    np.testing.assert_array_equal(volume.voxels, chest() + 1024)
+    assert (volume.spacing_mm, volume.rescale) == ((2.5, 0.7, 0.8), (1.0, -1024.0))
+    assert volume.recipe() == {
+        "orientation": "LPS", "spacing_mm": [2.5, 0.7, 0.8], "rescale": [1.0, -1024.0],
+        "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3",
+        "notes": ["1.2.4 lies there, too."],
+    }  # fmt: skip
