@@ -26,7 +26,7 @@ from ctclip_client.doctor.folder import (
     read_config,
     read_repository,
 )
-from ctclip_client.doctor.inspectors import Options, inspector
+from ctclip_client.doctor.inspectors import DoctorOptions, inspector
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed, warned
 from ctclip_client.doctor.self_check import file_checks as self_checks
 from ctclip_client.doctor.subject import CONFIG, Subject
@@ -38,7 +38,7 @@ _MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py"}
 _VOCABULARY = "vocab.txt"
 
 
-def inspect(subject: Subject, options: Options) -> Iterator[Check]:
+def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
     """Examine a repository.
 
     Raises:
@@ -212,7 +212,7 @@ def _served(config: Any, versions: list[int]) -> list[int]:
     return versions[-count:]
 
 
-def _files(repository: Repository, options: Options) -> Iterator[Check]:
+def _files(repository: Repository, options: DoctorOptions) -> Iterator[Check]:
     """Each version's model file is there and is the one that was exported."""
     folders = [
         (part, folder)
