@@ -37,7 +37,7 @@ def test_a_damaged_scan_fails_the_ladder_without_its_name(
     command = ["parity", "--repository", str(own), "--scans", str(scans), "--json"]
     assert main(command) == 1
     rungs = json.loads(capsys.readouterr().out)["rungs"]
-    kept = (own / "ctclip_check" / "1" / "ladder.json").read_text()
+    kept = (own / "ctclip_check" / "1" / "parity_runs.jsonl").read_text()
     assert any("scan 2" in rung["reason"] for rung in rungs)
     assert "scan 2" in kept
     for text in (kept, json.dumps(rungs)):

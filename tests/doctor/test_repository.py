@@ -10,8 +10,9 @@ import shutil
 import onnx
 import pytest
 
-from ctclip_client.doctor.engines import RECORD_KEYS
-from ctclip_client.doctor.folder import read_repository
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.engines import EngineRecord
+from ctclip_client.release.repository import read_repository
 from ctclip_client.release.self_check import FILE
 
 from ..conftest import edit_self_check
@@ -319,11 +320,12 @@ class TestEngines:
 
     @staticmethod
     def record(version, **changes):
-        values = dict.fromkeys(RECORD_KEYS, "fp32") | {
-            "onnx_sha256": hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest(),
-            "tensorrt_version": "10.1",
-        }
-        (version / "engine.json").write_text(json.dumps(values | changes))
+        values = {
+            "onnx_sha256": sha256(version / "model.onnx"), "tensorrt_version": "10.1",
+            "gpu_name": "", "compute_capability": "8.0", "profile": {}, "precision": "fp32",
+            "plan_sha256": sha256(version / "model.plan"), "plan_bytes": 4,
+        }  # fmt: skip
+        EngineRecord(**values | changes).write(version)
 
     def test_a_plan_of_this_onnx_passes(self, doctor, copied, version):
         self.record(version)
@@ -347,10 +349,8 @@ class TestEngines:
         assert doctor(copied).titles("FAIL") == {"engine ctclip_vision/1"}
 
     def test_a_damaged_plan_fails(self, doctor, copied, version):
-        plan = version / "model.plan"
-        self.record(version, plan_sha256=hashlib.sha256(plan.read_bytes()).hexdigest())
-        assert doctor(copied).verdict("engine", "ctclip_vision/1") == "PASS"
-        plan.write_bytes(b"ftru")
+        self.record(version)
+        (version / "model.plan").write_bytes(b"ftru")
         assert doctor(copied).titles("FAIL") == {"engine ctclip_vision/1"}
 
     def test_another_precision_is_warned_of(self, doctor, copied, version):

@@ -34,7 +34,7 @@ def zipped(*names):
         ("model.PTH", b"", "checkpoint"),
         ("old", b"\x80\x02c", "checkpoint"),
         ("study.zip", zipped("a.dcm"), "ct"),
-        ("scan", gzip.compress(b"x"), "ct"),
+        ("scan", gzip.compress(b"x", mtime=0), "ct"),
         ("scan", bytes(344) + b"n+1\0", "ct"),
         ("scan", bytes(128) + b"DICM", "ct"),
         ("scan.nii.gz", b"noise", "ct"),

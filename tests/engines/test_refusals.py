@@ -19,13 +19,14 @@ from ctclip_client.cli.program import main
 from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.engines import EngineRecord
 from ctclip_export.engines.build import build_engines, check_memory
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.graph_types import check_typed_graph
+from ctclip_export.engines.key import Key, difference, require
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
-from ctclip_export.engines.record import Key, Record, difference, require
 from ctclip_export.engines.run import checked_engine, missing_engine
 from ctclip_export.engines.target import RTX, TENSORRT, EngineError
 from ctclip_export.graphs.guards import remove_guard
@@ -181,7 +182,7 @@ def built(key: Key, tmp_path: Path) -> Path:
     """A folder with a plan and its record, as a build for an A100 leaves it."""
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"a plan")
-    Record(
+    EngineRecord(
         key.onnx_sha256, key.tensorrt_version, "NVIDIA A100", key.compute_capability, key.profile,
         key.precision, sha256(plan), plan.stat().st_size,
     ).write(tmp_path)  # fmt: skip
@@ -224,7 +225,7 @@ def test_any_difference_refuses_it(
 
 def test_a_plan_without_a_record_is_refused(built: Path, key: Key) -> None:
     (built / "engine.json").unlink()
-    with pytest.raises(EngineError, match=r"engine\.json cannot be read"):
+    with pytest.raises(EngineError, match=r"engine\.json: missing"):
         require(built, "model.plan", key)
 
 
@@ -313,14 +314,14 @@ def test_usage(
 
 
 def test_another_folder_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="has no ctclip_vision"):
+    with pytest.raises(Unreadable, match="no ensemble of"):
         build_engines(tmp_path, RTX, out=tmp_path.parent / "engines")
 
 
 def test_engines_that_do_not_fit_together_are_not_placed(key: Key) -> None:
     gpu = Gpu("NVIDIA A2", "8.6", 16 * 2**30, 0, "570")
     half = {"activation_bytes": 5 * 2**30, "weights_bytes": 2**30}
-    record = Record(key.onnx_sha256, "11.2", gpu.name, "8.6", {}, "fp32", "", 0, layers=half)
+    record = EngineRecord(key.onnx_sha256, "11.2", gpu.name, "8.6", {}, "fp32", "", 0, layers=half)
     check_memory([record, record], gpu)
     with pytest.raises(EngineError, match=r"need 18\.0 GiB of GPU memory together; NVIDIA A2 has"):
         check_memory([record] * 3, gpu)

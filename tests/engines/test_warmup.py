@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from ctclip_client.contract import TEXT_ENCODER, VISION
+from ctclip_client.release.records import read_model_record
 from ctclip_export.engines.warmup import write_warmup
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -22,8 +22,7 @@ ENCODERS = (VISION, TEXT_ENCODER)
 @pytest.fixture
 def warm(copied: Callable[..., Path]) -> Path:
     repository = copied("fp32")
-    record = json.loads((repository / VISION.name / "1" / "provenance.json").read_text())
-    write_warmup(repository, "1", record["release"])
+    write_warmup(repository, "1", read_model_record(repository / VISION.name / "1").release)
     return repository
 
 

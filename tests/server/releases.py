@@ -8,16 +8,24 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ctclip_client import Client, Volume
 from ctclip_client.errors import CTClipError
+from ctclip_client.transport.connection import Connection
+from ctclip_server import EmbeddedTriton
+from ctclip_server.releases.control import Control
 
 from ..conftest import edit_self_check
+from ..tiny_release import X
 
 PROMPTS = [("Nodule is present.", "Nodule is not present."), ("A stone.", "No stone.")]
 KINDS = ("pathologies", "zero_shot", "image")
@@ -45,12 +53,48 @@ def known_answers(url: str, volume: Volume) -> dict[tuple[str, str], bytes]:
     return {(kind, release): answer for kind, (release, answer) in answers.items()}
 
 
+Ask = Callable[[str], tuple[str, bytes]]
+"""kind of question -> (the release's name, the whole answer as bytes)"""
+
+
+@contextmanager
+def full(url: str, volume: Volume) -> Iterator[Ask]:
+    """Asks a server of a whole export."""
+    with Client(url, timeout_s=60) as client:
+        yield lambda kind: ask(client, kind, volume)
+
+
+@contextmanager
+def tiny(url: str) -> Iterator[Ask]:
+    """Asks a server of `tiny_release`, which has to say that it is ready, too."""
+    client = grpc.InferenceServerClient(url)
+    tensors = []
+    for name, array in (
+        ("X", X), ("SPACING", np.ones(3)), ("RESCALE", np.array([1, 0], np.float32)),
+    ):  # fmt: skip
+        tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+
+    def answer(kind: str) -> tuple[str, bytes]:
+        if not client.is_model_ready(kind):
+            raise InferenceServerException(f"{kind} is not ready")
+        got = client.infer(kind, tensors, client_timeout=60)
+        release = json.loads(got.as_numpy("PROVENANCE")[0])["release"]
+        return release, got.as_numpy("Y").tobytes()
+
+    try:
+        yield answer
+    finally:
+        client.close()
+
+
 @dataclass
 class Load:
     """Threads that ask without pause; what came back, and when it was asked for."""
 
-    url: str
-    volume: Volume
+    asker: Callable[[], AbstractContextManager[Ask]]
+    kinds: Sequence[str] = KINDS
     threads: int = 3
     answers: list[tuple[float, str, str, bytes]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -59,7 +103,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self._running = [
-            threading.Thread(target=self._ask, args=(KINDS[number % len(KINDS)],))
+            threading.Thread(target=self._ask, args=(self.kinds[number % len(self.kinds)],))
             for number in range(self.threads)
         ]
         for thread in self._running:
@@ -89,12 +133,12 @@ class Load:
             assert answer == known[kind, release], f"{kind}: not an answer of {release}"
 
     def _ask(self, kind: str) -> None:
-        with Client(self.url, timeout_s=60) as client:
+        with self.asker() as ask_server:
             while not self._stop.is_set():
                 asked = time.monotonic()
                 try:
-                    release, answer = ask(client, kind, self.volume)
-                except CTClipError as error:
+                    release, answer = ask_server(kind)
+                except (CTClipError, InferenceServerException) as error:
                     self.failures.append(f"{kind}: {error}")
                 else:
                     self.answers.append((asked, kind, release, answer))
@@ -134,6 +178,17 @@ class Stubs(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._stop_asked.set()
         self.join()
+
+
+def loaded(triton: EmbeddedTriton) -> dict[str, set[str]]:
+    """Model -> versions that are ready."""
+    found: dict[str, set[str]] = {}
+    with Control(Connection(triton.grpc_url, 60)) as control:
+        for name, versions in control.states().items():
+            ready = {str(version) for version, state in versions.items() if state == "READY"}
+            if ready:
+                found[name] = ready
+    return found
 
 
 def copied(repository: Path, to: Path) -> Path:

@@ -26,7 +26,7 @@ def test_a_damaged_config_is_named(repository):
 
 def test_a_folder_that_is_no_model_is_named(repository):
     (repository / ".cache").mkdir()
-    with pytest.raises(Unreadable, match=r"'\.cache' has no readable config.pbtxt") as error:
+    with pytest.raises(Unreadable, match=r"\.cache/config\.pbtxt: missing") as error:
         check_repository(repository)
     assert "is a model" in error.value.remedy
 

@@ -16,14 +16,14 @@ from tritonclient import grpc
 from ctclip_client.cli.program import main
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import DeadlineExceeded, NotReady, Unavailable, Unreadable
+from ctclip_client.release.members import read_members
 from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_client.system.processor import processor_name
 from ctclip_client.transport.connection import Connection
 from ctclip_server import EmbeddedTriton
 from ctclip_server.embedded.server import RestartableError
 from ctclip_server.releases.control import Control
-from ctclip_server.releases.members import read_members
-from ctclip_server.releases.staging import take_in
+from ctclip_server.releases.place import place_release
 from ctclip_server.self_check import SelfCheckError, patiently
 
 from ..conftest import edit_self_check
@@ -235,28 +235,18 @@ def test_promote_warns_where_there_is_nothing_to_ask(two, capsys):
 
 
 @pytest.mark.parametrize("fault", ["none", "damaged", "of another release"])
-def test_promote_from_brings_the_self_check_of_a_release_that_lacks_a_good_one(
-    fault, own, repository, capsys
-):
+def test_a_release_whose_self_check_is_another_becomes_a_new_version(fault, own, repository):
     if fault == "none":
         (own / CHECK.name / "1" / FILE).unlink()
     elif fault == "damaged":
         (own / CHECK.name / "1" / FILE).write_bytes(b"PK")
     else:
         edit_self_check(own, release=SECOND)
-    if fault != "none":  # that it serves afterwards is seen once
-        take_in(read_members(own), read_members(repository))
-        assert same_self_check(own, repository)
-        return
-    with EmbeddedTriton(own, model_control="explicit") as triton:
-        arguments = ["--repository", str(own), "--url", triton.grpc_url]
-        assert main(["promote", *arguments, "--from", str(repository)]) == 0
-    assert "self-check passed in fp32" in capsys.readouterr().err
-    assert same_self_check(own, repository)
-
-
-def same_self_check(*repositories):
-    return len({(each / CHECK.name / "1" / FILE).read_bytes() for each in repositories}) == 1
+    assert place_release(read_members(own), read_members(repository)) == 2
+    taken, given = (
+        folder / CHECK.name / name / FILE for folder, name in ((own, "2"), (repository, "1"))
+    )
+    assert taken.read_bytes() == given.read_bytes()
 
 
 @pytest.mark.parametrize("fault", ["damaged", "of another release"])
@@ -269,7 +259,7 @@ def test_promote_from_takes_no_self_check_that_proves_nothing(fault, own, reposi
     else:
         edit_self_check(other, release=SECOND)
     with pytest.raises(Unreadable if fault == "damaged" else SelfCheckError, match="self-check: "):
-        take_in(read_members(own), read_members(other))
+        place_release(read_members(own), read_members(other))
     assert not (own / CHECK.name / "1" / FILE).exists()
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.release.repository import (
+    CONFIG,
+    backend_of,
+    check_variant,
+    config_path,
+    loaded_versions,
+    read_config,
+    version_folders,
+)
 from ctclip_server.embedded.installation import BACKENDS
 
 _DEFAULT_FILES = {
@@ -40,11 +48,11 @@ def check_repository(
     configs = {path.name: config_path(path, config_name) for path in folders}
     if not any(path.is_file() for path in configs.values()):
         raise Unreadable(
-            f"repository: no folder in {repository} has a config.pbtxt.",
+            f"repository: no folder in {repository} has a {CONFIG}.",
             f"{_EXPORT} {repository}",
         )
     if config_name is not None:
-        _check_variant(repository, folders, config_name)
+        check_variant(repository, config_name)
     loaded = tuple(configs) if models is None else tuple(models)
     for name in loaded:
         if name not in configs:
@@ -60,60 +68,17 @@ def served_backends() -> tuple[str, ...]:
     return ("python", *(path.parent.name for path in sorted(BACKENDS.glob("*/model.py"))))
 
 
-def read_config(path: Path) -> Any:
-    """Parse a config.pbtxt into Triton's own ModelConfig message.
-
-    Raises:
-        Unreadable: it is missing or not a model configuration.
-    """
-    from google.protobuf import text_format  # type: ignore[import-untyped]
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        return text_format.Parse(
-            path.read_text("utf-8"), model_config_pb2.ModelConfig(), allow_unknown_field=True
-        )
-    except OSError as error:
-        raise Unreadable(
-            f"'{_model_of(path)}' has no readable {path.name}: {error.strerror}.",
-            "Every folder at the top of a repository is a model: remove it if it is none.",
-        ) from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise Unreadable(f"{path}: {error}", "It is no Triton model configuration.") from error
-
-
-def config_path(folder: Path, config_name: str | None) -> Path:
-    """The config that Triton takes for a model under `--model-config-name`."""
-    variant = folder / "configs" / f"{config_name}.pbtxt"
-    return variant if config_name and variant.is_file() else folder / "config.pbtxt"
-
-
-def _model_of(config: Path) -> str:
-    folder = config.parent
-    return folder.parent.name if folder.name == "configs" else folder.name
-
-
-def _check_variant(repository: Path, folders: list[Path], config_name: str) -> None:
-    variants = {path.stem for folder in folders for path in folder.glob("configs/*.pbtxt")}
-    if config_name not in variants:
-        known = ", ".join(sorted(variants)) or "none"
-        raise InvalidInput(
-            f"config name: no model of {repository} has configs/{config_name}.pbtxt.",
-            f"Variants that it has: {known}.",
-        )
-
-
 def _check_model(folder: Path, config_path: Path) -> None:
     config = read_config(config_path)
-    versions = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    served = _served_versions(config.version_policy, versions)
+    versions = sorted(version_folders(folder))
+    served = loaded_versions(config, versions)
     if not served:
         raise Unreadable(
             f"'{folder.name}' has no version folder to serve.", f"{_EXPORT} {folder.parent}"
         )
     if config.platform == "ensemble":
         return
-    backend = _backend(config)
+    backend = backend_of(config)
     if backend not in served_backends():
         raise InvalidInput(
             f"'{folder.name}' wants the backend {backend or '(none stated)'}; the embedded Triton "
@@ -126,19 +91,3 @@ def _check_model(folder: Path, config_path: Path) -> None:
             raise Unreadable(
                 f"'{folder.name}' version {version} has no {name}.", f"{_EXPORT} {folder.parent}"
             )
-
-
-def _backend(config: Any) -> str:
-    platforms = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
-    return str(config.backend or platforms.get(config.platform, config.platform))
-
-
-def _served_versions(policy: Any, versions: list[int]) -> list[int]:
-    """Versions that Triton will load; its default policy is the latest one."""
-    kind = policy.WhichOneof("policy_choice")
-    if kind == "all":
-        return versions
-    if kind == "specific":
-        return sorted(policy.specific.versions)
-    count = policy.latest.num_versions if kind == "latest" else 1
-    return versions[-count:]

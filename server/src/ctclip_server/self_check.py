@@ -19,13 +19,12 @@ from ctclip_client.errors import (
     Unavailable,
     Unreadable,
 )
+from ctclip_client.release.repository import config_path, pins, read_config
 from ctclip_client.release.self_check import FILE, SelfCheck, precision_of_config, read_self_check
 from ctclip_client.system.processor import processor
 from ctclip_client.transport.connection import Connection
 from ctclip_server.embedded.server import EmbeddedTriton
 from ctclip_server.releases.control import Control
-from ctclip_server.releases.members import pins
-from ctclip_server.repository import config_path, read_config
 
 NONE_THERE = (
     "WARNING: this release carries no self-check (an older ctclip exported it): nothing has shown "

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli.connection import add_connection_options, read_optional_connection
-from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, CTClipError, InvalidInput
+from ctclip_client.errors import (
+    EXIT_CHECK_FAILED,
+    EXIT_OK,
+    CTClipError,
+    InvalidInput,
+    Unreadable,
+)
 from ctclip_client.system.files import destination, placed
 from ctclip_client.system.signals import termination_interrupts
 
@@ -134,30 +140,17 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _keep(result: Climb, job: Job, *, sample: bool) -> None:
-    """The verdict, beside the release, for `ctclip promote`."""
-    from ctclip_server.releases.ladder import LadderRefusedError, read_ladder
+    """Append the run to those beside the release, for `ctclip promote`."""
+    from ctclip_client.release.parity_runs import append_run
 
-    said = result.record(sample=sample)
-    if not said.passed and not said.failures:
-        _note(
-            "nothing could be compared on this machine: this climb leaves no verdict, and one of "
-            "before stays."
-        )
-        return
     try:
-        earlier = read_ladder(job.repository, job.version)
-    except LadderRefusedError as error:
-        _note(f"{error.cause} It is replaced.")
-        earlier = None
-    record, stays = said.after(earlier, result.plans)
-    if stays:
-        _note(stays)
-    try:
-        record.write(job.repository, job.version)
-    except OSError as error:
+        if not append_run(job.repository, int(job.version), result.record(sample=sample)):
+            _note("nothing could be compared on this machine: this run is not kept.")
+    except (OSError, Unreadable) as error:
+        reason = error.cause if isinstance(error, Unreadable) else f"{error.strerror}."
         _note(
-            f"the verdict is not kept beside the release: {error.strerror}. A release whose "
-            "ladder failed could still be promoted."
+            f"this run is not kept beside the release: {reason} A release that failed it could "
+            "still be promoted."
         )
 
 

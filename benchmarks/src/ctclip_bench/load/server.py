@@ -26,11 +26,16 @@ from ctclip_client import (
     Unavailable,
 )
 from ctclip_client.contract import MODELS
+from ctclip_client.release.repository import (
+    backend_of,
+    check_variant,
+    config_path,
+    read_config,
+)
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded.server import EmbeddedTriton
-from ctclip_server.repository import read_config
 
 _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.UNAVAILABLE": Unavailable,
@@ -40,7 +45,6 @@ _ERRORS: Mapping[str, type[CTClipError]] = {
 }
 _BRIEF_S, _QUESTION_S = 5.0, 30.0
 """Limits for a sign of life, and for what is no inference: without one, gRPC waits for ever."""
-_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,7 @@ def describe_server(server: Server, repository: Path, config_name: str | None) -
         version = raw.version()
         for model in MODELS:
             config = raw.config(model.name)
-            backend = _backend(config)
+            backend = backend_of(config)
             if backend != wanted.get(model.name, backend):
                 raise InvalidInput(
                     f"{model.name}: {server.url} runs it on {backend}; config "
@@ -241,22 +245,9 @@ def describe_server(server: Server, repository: Path, config_name: str | None) -
 
 def expected_backends(repository: Path, config_name: str | None) -> dict[str, str]:
     """Model -> backend, by the configs that Triton would take. Raises: InvalidInput, Unreadable."""
-    backends = {}
-    variants = 0
-    for model in MODELS:
-        folder = repository / model.name
-        variant = folder / "configs" / f"{config_name}.pbtxt"
-        chosen = config_name is not None and variant.is_file()
-        variants += chosen
-        backends[model.name] = _backend(read_config(variant if chosen else folder / "config.pbtxt"))
-    if config_name is not None and not variants:
-        known = sorted({path.stem for path in repository.glob("*/configs/*.pbtxt")})
-        raise InvalidInput(
-            f"--config-name: no model of {repository} has configs/{config_name}.pbtxt.",
-            f"Variants that it has: {', '.join(known) or 'none'}.",
-        )
-    return backends
-
-
-def _backend(config: Any) -> str:
-    return str(config.backend or _PLATFORMS.get(config.platform, config.platform))
+    if config_name is not None:
+        check_variant(repository, config_name)
+    return {
+        model.name: backend_of(read_config(config_path(repository / model.name, config_name)))
+        for model in MODELS
+    }

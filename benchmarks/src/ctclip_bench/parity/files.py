@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from ctclip_client.errors import Unreadable
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.records import PROVENANCE, read_model_record
 
 
 def changed_files(repository: Path, version: str) -> str:
     """Names the files of a release that its `provenance.json` does not describe; "" if all are."""
     changed = []
-    for record in sorted(repository.glob(f"*/{version}/provenance.json")):
+    for path in sorted(repository.glob(f"*/{version}/{PROVENANCE}")):
+        model = path.parent.parent.name
         try:
-            content = json.loads(record.read_text(encoding="utf-8"))
-            file = record.parent / str(content["file"])
-            good = file.is_file() and sha256(file) == content["file_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            changed.append(f"{record.parent.parent.name}: provenance.json")
+            record = read_model_record(path.parent)
+        except Unreadable:
+            changed.append(f"{model}: {PROVENANCE}")
             continue
-        if not good:
-            changed.append(f"{record.parent.parent.name}: {content['file']}")
+        file = path.with_name(record.file)
+        if not file.is_file() or sha256(file) != record.file_sha256:
+            changed.append(f"{model}: {record.file}")
     if not changed:
         return ""
     return f"{', '.join(changed)} is not the file that provenance.json describes"

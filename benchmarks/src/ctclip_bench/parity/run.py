@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +18,12 @@ from ctclip_bench.parity import steps as rungs
 from ctclip_bench.parity.files import changed_files
 from ctclip_bench.parity.process import Outcome, Rung, run_rung, without_names
 from ctclip_bench.parity.steps import Answer, Job
-from ctclip_client.contract import CHECK, TOKENIZER, VISION, Finding, Geometry
+from ctclip_client.contract import CHECK, TOKENIZER, VISION
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.members import pinned_version, read_members
+from ctclip_client.release.parity_runs import ParityRun, ParityStep
+from ctclip_client.release.records import read_model_record
 from ctclip_client.system.progress import Stages
 from ctclip_client.transport.connection import Connection
 from ctclip_export.engines.run import missing_engine
@@ -35,8 +37,6 @@ from ctclip_export.parity.runtimes import (
 )
 from ctclip_export.precision.types import DTYPES
 from ctclip_export.samples.scans import Scan
-from ctclip_server.releases.ladder import LadderRecord, plans_of
-from ctclip_server.releases.members import read_members
 
 FILES = "files"
 """No rung, but said as one: whether the files are those that the export judged."""
@@ -60,27 +60,23 @@ class Climb:
     plans: Mapping[str, str] = field(default_factory=dict)
     scored: str = ""
 
-    def record(self, *, sample: bool = False) -> LadderRecord:
+    def record(self, *, sample: bool = False) -> ParityRun:
         """What is kept beside the release; no name of a scan, which may name a patient.
 
         sample: whether the scans are the public chest CT and its variations.
         """
-        verdicts = {_without_address(v.rung): v.verdict for v in self.verdicts if v.rung != FILES}
-        engine = verdicts.get(ENGINE_RUNG)
-        ran = [rung for rung, verdict in verdicts.items() if verdict != "NOT RUN"]
-        record = LadderRecord(
+        steps = tuple(_kept(v) for v in self.verdicts if v.rung != FILES)
+        engine = any(step.name == ENGINE_RUNG and step.verdict != "NOT RUN" for step in steps)
+        return ParityRun(
             release=str(self.release["release"]),
             passed=self.passed,
+            steps=steps,
+            reference=self.baseline,
+            scans=len(self.scans),
+            sample=sample,
             failures=tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL"),
-            failed=tuple(r for r in ran if verdicts[r] == "FAIL" and r != ENGINE_RUNG),
-            ran=tuple(dict.fromkeys((self.baseline, *ran))) if ran else (),
-            plans=self.plans if engine == "PASS" else {},
-            failed_plans=self.plans if engine == "FAIL" else {},
-            scans=len(self.scans) if ran else 0,
-            sample=sample and bool(ran),
-            reference=self.baseline == REFERENCE_RUNG,
+            engines=self.plans if engine else {},
         )
-        return replace(record, engines_date=record.date if ENGINE_RUNG in ran else "")
 
     @property
     def passed(self) -> bool:
@@ -100,21 +96,10 @@ def read_job(
     config_name: str | None = None,
 ) -> tuple[Job, dict[str, Any]]:
     """What the repository says of the release that it serves. Raises: Unreadable, InvalidInput."""
-    version = _served_version(repository)
-    path = repository / CHECK.name / version / "provenance.json"
-    try:
-        release = json.loads(path.read_text(encoding="utf-8"))["release"]
-        geometry = release["geometry"]
-        depth, height, width = geometry["volume_shape"]
-        z, x, y = geometry["target_spacing_mm"]
-        prompts = tuple(Finding(**entry) for entry in release["prompts"])
-        precision, known = str(release["precision"]), release["checkpoint"]["sha256"]
-        name = str(release["release"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unreadable(
-            f"--repository: {path} cannot be read ({error!r}).",
-            "Name a repository that ctclip export has written.",
-        ) from error
+    version = str(pinned_version(read_members(repository)))
+    folder = repository / CHECK.name / version
+    release = read_model_record(folder).release
+    known = release.checkpoint.sha256
     if checkpoint is not None and checkpoint.is_file() and sha256(checkpoint) != known:
         raise InvalidInput(
             f"--against: {checkpoint} is not the checkpoint this repository was exported from "
@@ -123,39 +108,29 @@ def read_job(
         )
     if text_model is not None:
         _check_vocabulary(text_model, repository / TOKENIZER.name / version)
+    precision = release.precision
     if config_name is None and precision not in ONNX_RUNTIME_PRECISIONS:
         config_name = "openvino"  # of the CPU backends the one that computes in it
     job = Job(
-        repository, version, name, Geometry((depth, height, width), (z, x, y)), precision, prompts,
+        repository, version, release.name, release.geometry, precision, release.prompts,
         tuple(scans), checkpoint, text_model, connection, config_name,
     )  # fmt: skip
-    return job, release
+    return job, dict(release.content)
 
 
 def _check_vocabulary(text_model: Path, folder: Path) -> None:
     """Another vocabulary of the same size raises no shape error: only its words are others."""
     mine = sha256(text_model / "vocab.txt") if (text_model / "vocab.txt").is_file() else ""
     try:
-        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        known = str(record["vocabulary_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # the rung "files" says so
+        known = read_model_record(folder).vocabulary_sha256
+    except Unreadable:
+        return  # the check of the files says so
     if mine and mine != known:
         raise InvalidInput(
             f"--text-model: {text_model / 'vocab.txt'} is not the vocabulary this repository was "
             f"exported with (SHA-256 {mine[:12]}…, expected {known[:12]}…).",
             "Name the text model of the export.",
         )
-
-
-def _served_version(repository: Path) -> str:
-    pinned = sorted(read_members(repository).pinned())
-    if len(pinned) != 1:
-        raise InvalidInput(
-            f"--repository: its ensembles pin versions {pinned}, expected one.",
-            "Finish the promotion first: ctclip promote, or ctclip rollback.",
-        )
-    return str(pinned[0])
 
 
 def climb(job: Job, release: dict[str, Any], stages: Stages) -> Climb:
@@ -183,7 +158,7 @@ class _Climber:
         slabs, rows, columns = release["geometry"]["token_shape"]
         self.bounds = bounds_for(job.precision, slabs * rows * columns)
         self.verdicts: list[Verdict] = []
-        self.plans = plans_of(job.repository, job.version)
+        self.plans = read_members(job.repository).engines(int(job.version))
         self.unit_codebook = _unit_codebook(job.file(VISION.name))
         self.highest: tuple[str, NDArray[np.float32]] | None = None
         self.errors: dict[str, float] = {}
@@ -295,6 +270,16 @@ class _Climber:
             both = probabilities, highest
         names = tuple(scan.name for scan in self.job.scans)
         return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans, scored)
+
+
+def _kept(verdict: Verdict) -> ParityStep:
+    figures = {
+        field: value
+        for field, value in asdict(verdict).items()
+        if isinstance(value, float) or value is None
+    }
+    name = _without_address(verdict.rung)
+    return ParityStep(name, verdict.verdict, verdict.reason, figures)
 
 
 def _without_address(rung: str) -> str:

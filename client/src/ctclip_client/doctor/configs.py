@@ -22,7 +22,6 @@ from ctclip_client.contract import (
     Step,
     Tensor,
 )
-from ctclip_client.errors import Unreadable
 
 Part = Model | Ensemble
 
@@ -39,24 +38,6 @@ _LIMITS: Mapping[str, Mapping[str, float]] = {
     TOKENIZER.name: {"max_tokens": MAX_TOKENS, "max_texts": TEXT_ENCODER.max_batch_size},
 }
 """What the Python models read from their configs' parameters: the only place that refuses by it."""
-
-
-def parse_config(text: bytes, where: str) -> Any:
-    """Parse a config into Triton's own ModelConfig message; unknown fields are errors.
-
-    Raises:
-        Unreadable: it is no model configuration.
-    """
-    from google.protobuf import text_format  # type: ignore[import-untyped]
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        return text_format.Parse(text.decode("utf-8"), model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise Unreadable(
-            f"{where}: Triton's protobuf does not parse it: {' '.join(str(error).split())}.",
-            "Correct the line, or export the repository again.",
-        ) from error
 
 
 def release_sizes(release: Mapping[str, Any]) -> dict[str, int]:

@@ -1,26 +1,17 @@
-"""TensorRT plans: each must say which ONNX file it was built from, and that file must be there.
-
-`ctclip build-engines` writes `engine.json` beside every `model.plan`. Triton itself asks for
-nothing of the kind: a plan of last month's checkpoint would be served without a word.
-"""
+"""TensorRT plans: each must say which ONNX file it was built from, and that file must be there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from ctclip_client.doctor.folder import Repository, VersionFolder, read_json
 from ctclip_client.doctor.report import Check, failed, passed, warned
 from ctclip_client.errors import CTClipError
-
-PLAN = "model.plan"
-RECORD = "engine.json"
-RECORD_KEYS = (
-    "onnx_sha256", "tensorrt_version", "gpu_name", "compute_capability", "profile", "precision",
-)  # fmt: skip
+from ctclip_client.release.engines import ENGINE_RECORD, REBUILD, EngineRecord, read_engine_record
+from ctclip_client.release.repository import PLAN, Repository, VersionFolder
 
 _ONNX = "model.onnx"
-_BUILD = "Build it again: ctclip build-engines --repository DIR --target tensorrt."
+_TOLD = ("onnx_sha256", "tensorrt_version", "gpu_name", "compute_capability", "profile",
+         "precision")  # fmt: skip
 
 
 def engine_checks(repository: Repository) -> Iterator[Check]:
@@ -31,9 +22,9 @@ def engine_checks(repository: Repository) -> Iterator[Check]:
         for number, version in sorted(model.versions.items())
     ]
     found = [(about, version) for about, version in versions if version.has(PLAN)]
-    orphans = [about for about, v in versions if v.has(RECORD) and not v.has(PLAN)]
+    orphans = [about for about, v in versions if v.has(ENGINE_RECORD) and not v.has(PLAN)]
     for about in orphans:
-        yield warned("engine", f"{RECORD} without {PLAN}", _BUILD, about)
+        yield warned("engine", f"{ENGINE_RECORD} without {PLAN}", REBUILD, about)
     if not found and not orphans:
         wanting = sorted(
             {path.stem for model in repository.models.values() for path in model.variants()}
@@ -47,27 +38,21 @@ def engine_checks(repository: Repository) -> Iterator[Check]:
 
 def _engine(about: str, version: VersionFolder) -> Check:
     try:
-        record = read_json(version.path / RECORD)
+        record = read_engine_record(version.path)
+        problem = _problem(record, version)
     except CTClipError as error:
-        return failed(
-            "engine", f"{PLAN} without a record of its origin: {error.cause}", _BUILD, about
-        )
-    missing = [key for key in RECORD_KEYS if key not in record]
-    if missing:
-        return failed("engine", f"{RECORD} lacks {', '.join(missing)}", _BUILD, about)
-    values = {key: record[key] for key in RECORD_KEYS}
-    problem = _origin_problem(record["onnx_sha256"], version) or _plan_problem(record, version)
+        return failed("engine", error.cause, error.remedy, about)
+    values = {name: getattr(record, name) for name in _TOLD}
     if problem:
-        return failed("engine", problem, _BUILD, about, **values)
+        return failed("engine", problem, REBUILD, about, **values)
     detail = (
-        f"{record['precision']}, TensorRT {record['tensorrt_version']}, for "
-        f"{record['gpu_name'] or 'any GPU'} of compute capability {record['compute_capability']}"
+        f"{record.precision}, TensorRT {record.tensorrt_version}, for "
+        f"{record.gpu_name or 'any GPU'} of compute capability {record.compute_capability}"
     )
-    precision = _released_precision(version)
-    if precision not in ("", record["precision"]):
+    if _released_precision(version) not in ("", record.precision):
         return warned(
             "engine",
-            f"{detail}; the release says {precision}",
+            f"{detail}; the release says {_released_precision(version)}",
             "Run ctclip parity on the engine: the release's own results do not cover it.",
             about,
             **values,
@@ -75,37 +60,26 @@ def _engine(about: str, version: VersionFolder) -> Check:
     return passed("engine", detail, about, **values)
 
 
-def _origin_problem(recorded: object, version: VersionFolder) -> str:
+def _problem(record: EngineRecord, version: VersionFolder) -> str:
     if not version.has(_ONNX):
         return f"{_ONNX}, which it was built from, is missing"
-    try:
-        got = version.sha256(_ONNX)
-    except CTClipError as error:
-        return error.cause
-    if recorded == got:
-        return ""
-    return (
-        f"built from another ONNX file ({str(recorded)[:16]}…, here lies {got[:16]}…): it would "
-        "answer for another model"
-    )
-
-
-def _plan_problem(record: Mapping[str, Any], version: VersionFolder) -> str:
-    """Older records do not hold the plan's own hash."""
-    expected = record.get("plan_sha256")
-    if expected is None:
-        return ""
-    try:
-        got = version.sha256(PLAN)
-    except CTClipError as error:
-        return error.cause
-    if got == expected:
-        return ""
-    return f"{PLAN} has SHA-256 {got[:16]}…, {RECORD} says {str(expected)[:16]}…: it is damaged"
+    got = version.sha256(_ONNX)
+    if record.onnx_sha256 != got:
+        return (
+            f"built from another ONNX file ({record.onnx_sha256[:16]}…, here lies {got[:16]}…): it "
+            "would answer for another model"
+        )
+    got = version.sha256(PLAN)
+    if record.plan_sha256 != got:
+        return (
+            f"{PLAN} has SHA-256 {got[:16]}…, {ENGINE_RECORD} says {record.plan_sha256[:16]}…: it "
+            "is damaged"
+        )
+    return ""
 
 
 def _released_precision(version: VersionFolder) -> str:
     try:
-        return str(version.record.release["precision"])
+        return version.record.release.precision
     except CTClipError:
         return ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ctclip_client.contract import CHECK, TOKENIZER, VERSION, Ensemble, Model
 from ctclip_client.doctor.configs import (
@@ -20,17 +19,20 @@ from ctclip_client.doctor.configs import (
     release_sizes,
 )
 from ctclip_client.doctor.engines import engine_checks
-from ctclip_client.doctor.folder import (
-    Repository,
-    VersionFolder,
-    read_config,
-    read_repository,
-)
 from ctclip_client.doctor.inspectors import DoctorOptions, inspector
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed, warned
 from ctclip_client.doctor.self_check import file_checks as self_checks
-from ctclip_client.doctor.subject import CONFIG, Subject
+from ctclip_client.doctor.subject import Subject
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.records import ReleaseRecord
+from ctclip_client.release.repository import (
+    CONFIG,
+    Repository,
+    VersionFolder,
+    loaded_versions,
+    read_config,
+    read_repository,
+)
 
 _EXPORT = "Make it with ctclip export --checkpoint F --text-model DIR --out DIR."
 _EXPORT_AGAIN = "Export the repository again (ctclip export), or restore the file."
@@ -90,7 +92,7 @@ def _releases(repository: Repository) -> Iterator[Check]:
     """One release in each version, of this contract; what it was made from."""
     by_version: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (name, number), record in sorted(repository.records().items()):
-        by_version[number][record.name].append(name)
+        by_version[number][record.release.name].append(name)
     main = repository.main_release()
     if main is None:
         yield failed("release", "no provenance.json can be read: nothing says where this comes "
@@ -99,14 +101,14 @@ def _releases(repository: Repository) -> Iterator[Check]:
         return
     for number, releases in sorted(by_version.items()):
         yield _one_release(f"version {number}", releases)
-    said = main.release.get("contract_version")
+    said = main.contract_version
     if said == VERSION:
         yield passed("contract", f"version {VERSION}", version=VERSION)
     else:
         yield failed("contract", f"version {said}, this program knows version {VERSION}",
                      "Use the ctclip of the release that made it, or export again.",
                      version=said, expected=VERSION)  # fmt: skip
-    yield _origin(main.release)
+    yield _origin(main)
 
 
 def _one_release(about: str, releases: Mapping[str, list[str]]) -> Check:
@@ -124,30 +126,30 @@ def _one_release(about: str, releases: Mapping[str, list[str]]) -> Check:
     )  # fmt: skip
 
 
-def _origin(release: Mapping[str, Any]) -> Check:
-    checkpoint, geometry = release["checkpoint"], release["geometry"]
-    shape = "x".join(map(str, geometry["volume_shape"]))
+def _origin(release: ReleaseRecord) -> Check:
+    checkpoint, shape = release.checkpoint, release.geometry.volume_shape
     detail = (
-        f"{checkpoint['name']}, {release['precision']}, volume {shape}, "
-        f"{len(release['findings'])} findings"
+        f"{checkpoint.name}, {release.precision}, volume {'x'.join(map(str, shape))}, "
+        f"{len(release.findings)} findings"
     )
     values = {
-        "checkpoint": checkpoint["name"], "checkpoint_sha256": checkpoint.get("sha256"),
-        "random_weights": checkpoint["random_weights"], "precision": release["precision"],
-        "volume_shape": geometry["volume_shape"],
-        "target_spacing_mm": geometry.get("target_spacing_mm"),
-        "findings": len(release["findings"]),
+        "checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256,
+        "random_weights": checkpoint.random_weights, "precision": release.precision,
+        "volume_shape": list(shape),
+        "target_spacing_mm": list(release.geometry.target_spacing_mm),
+        "findings": len(release.findings),
     }  # fmt: skip
-    if checkpoint["random_weights"]:
+    if checkpoint.random_weights:
         return warned("origin", f"RANDOM WEIGHTS: {detail}; its results mean nothing",
                       "For demonstrations only.", **values)  # fmt: skip
     return passed("origin", detail, **values)
 
 
 def _configs(repository: Repository) -> Iterator[Check]:
-    record = repository.main_release()
+    release = repository.main_release()
     configs = {n: c for n, m in repository.models.items() if (c := m.parsed()) is not None}
-    sizes = {**(release_sizes(record.release) if record else {}), **embedding_size(configs)}
+    known = {} if release is None else release_sizes(release.content)
+    sizes = {**known, **embedding_size(configs)}
     for name, folder in sorted(repository.models.items()):
         if name not in KNOWN:
             continue
@@ -155,7 +157,7 @@ def _configs(repository: Repository) -> Iterator[Check]:
             default = path.name == CONFIG
             about = name if default else f"{name} ({path.stem})"
             try:
-                config = folder.config if default else read_config(path)
+                config = folder.config if default else read_config(path, unknown_fields=False)
             except CTClipError as error:
                 yield failed("config", error.cause, error.remedy, about)
                 continue
@@ -196,20 +198,9 @@ def _pin_problem(repository: Repository, model: str, version: int) -> str:
     if folder is None or version not in folder.versions:
         return f"{model} has no version {version}"
     config = folder.parsed()
-    if config is not None and version not in _served(config, sorted(folder.versions)):
+    if config is not None and version not in loaded_versions(config, sorted(folder.versions)):
         return f"{model} version {version} is not loaded by its version_policy"
     return ""
-
-
-def _served(config: Any, versions: list[int]) -> list[int]:
-    """Versions that Triton loads; without a policy the latest one."""
-    kind = config.version_policy.WhichOneof("policy_choice")
-    if kind == "all":
-        return versions
-    if kind == "specific":
-        return list(config.version_policy.specific.versions)
-    count = config.version_policy.latest.num_versions if kind == "latest" else 1
-    return versions[-count:]
 
 
 def _files(repository: Repository, options: DoctorOptions) -> Iterator[Check]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
-from ctclip_client.doctor.folder import PROVENANCE, ModelFolder, read_record
 from ctclip_client.doctor.health_check import Answers
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
+from ctclip_client.release.records import PROVENANCE, read_model_record
+from ctclip_client.release.repository import ModelFolder
 from ctclip_client.release.self_check import FILE, SelfCheck, precision_of_config, read_self_check
 from ctclip_client.transport.infer import Answer, Call
 from ctclip_client.transport.wire import Input
@@ -40,7 +41,7 @@ def file_checks(model: ModelFolder) -> Iterator[Check]:
             yield failed(_NAME, str(error), _EXPORT_AGAIN, about)
             continue
         try:
-            release = version.record.name
+            release = version.record.release.name
         except CTClipError as error:
             yield not_run(_NAME, error.cause, error.remedy, about)
             continue
@@ -81,7 +82,7 @@ def _recorded(repository: Path, release: str) -> SelfCheck | Check:
     names = []
     for path in sorted((repository / CHECK.name).glob(f"[0-9]*/{PROVENANCE}")):
         try:
-            names.append(read_record(path).name)
+            names.append(read_model_record(path.parent).release.name)
         except CTClipError:
             continue  # ctclip doctor DIR says what is wrong with it
         if names[-1] != release:

@@ -1,1 +1,6 @@
-"""What lies in a release of a model repository: its records, read and checked in one place."""
+"""What lies in a model repository, read and checked here and nowhere else.
+
+`repository`: models, versions, configs. `members`: which of them a release consists of.
+`records`: `provenance.json`. `engines`: `engine.json`. `parity_runs`: who may serve.
+`self_check`: a question with the reference's answer.
+"""

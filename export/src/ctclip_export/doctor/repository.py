@@ -11,11 +11,12 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
-from ctclip_client.doctor.folder import Repository, VersionFolder, read_repository
 from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
 from ctclip_client.release.onnx_file import Versions
+from ctclip_client.release.records import ModelRecord
+from ctclip_client.release.repository import Repository, VersionFolder, read_repository
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
@@ -59,15 +60,17 @@ def _graphs(repository: Repository) -> Iterator[Check]:
 
 
 def _graph(about: str, model: ModelProto, config: Any | None, precision: str) -> Check:
-    versions = Versions(model.ir_version, {e.domain: e.version for e in model.opset_import})
-    ir_version, opset = versions.ir_version, versions.opset
-    if not ir_version or not versions.opsets or not model.HasField("graph"):
+    versions = Versions(
+        model.ir_version, {entry.domain: entry.version for entry in model.opset_import}
+    )
+    if not versions.ir_version or not versions.opsets or not model.HasField("graph"):
         return failed("graph", f"{_MODEL}: it has no IR version, operator set or graph",
                       _EXPORT_AGAIN, about)  # fmt: skip
     values: dict[str, Any] = {
-        "ir_version": ir_version, "opset": opset,
+        "ir_version": versions.ir_version, "opset": versions.opset,
         "domains": sorted(domain for domain in versions.opsets if domain),
     }  # fmt: skip
+    told = f"IR {versions.ir_version}, opset {versions.opset}"
     problems = []
     if unknown := versions.unknown_to_production():
         problems.append(unknown)
@@ -79,16 +82,15 @@ def _graph(about: str, model: ModelProto, config: Any | None, precision: str) ->
     if problems:
         return failed("graph", "; ".join(problems), _EXPORT_AGAIN, about, problems=problems,
                       **values)  # fmt: skip
-    if precision == "fp32" and (ir_version > IR_VERSION or opset > OPSET):
+    if precision == "fp32" and (versions.ir_version > IR_VERSION or versions.opset > OPSET):
         return warned(
-            "graph", f"IR {ir_version}, opset {opset}; the contract says {IR_VERSION} and "
-            f"{OPSET}, and float32 needs no more", _EXPORT_AGAIN, about, **values,
+            "graph", f"{told}; the contract says {IR_VERSION} and {OPSET}, fp32 needs no more",
+            _EXPORT_AGAIN, about, **values,
         )  # fmt: skip
     if config is None:
         return not_run("graph", "The config, which it should match, cannot be read.", about=about)
     return passed(
-        "graph", f"IR {ir_version}, opset {opset}, one file; inputs and outputs match the "
-        "config", about, **values,
+        "graph", f"{told}, one file; inputs and outputs match the config", about, **values,
     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ def _fits(dims: Sequence[int], stated: Sequence[int], *, exact: bool) -> bool:
 
 def _precision(version: VersionFolder) -> str:
     try:
-        return str(version.record.release["precision"])
+        return version.record.release.precision
     except CTClipError:
         return ""
 
@@ -182,7 +184,7 @@ def _release_names(repository: Repository) -> Iterator[Check]:
     for number in sorted({number for _, number in records}):
         about = f"version {number}"
         here = {name: record for (name, other), record in records.items() if other == number}
-        if len({record.name for record in here.values()}) > 1:
+        if len({record.release.name for record in here.values()}) > 1:
             yield not_run("record", "Several releases are mixed.", about=about)
             continue
         unread = sorted(
@@ -194,9 +196,8 @@ def _release_names(repository: Repository) -> Iterator[Check]:
             yield not_run("record", f"No record of {', '.join(unread)} can be read.", about=about)
             continue
         files = {name: record.file_sha256 for name, record in here.items()}
-        said = next(iter(here.values())).name
-        made = {_name_of(record.release, record.vocabulary_sha256, files)
-                for record in here.values()}  # fmt: skip
+        said = next(iter(here.values())).release.name
+        made = {_name_of(record, files) for record in here.values()}
         if made == {said}:
             yield passed("record", "its name is the digest of what it says and of its files",
                          about, release=said)  # fmt: skip
@@ -209,6 +210,6 @@ def _release_names(repository: Repository) -> Iterator[Check]:
             )  # fmt: skip
 
 
-def _name_of(release: Mapping[str, Any], vocabulary_sha256: str, files: Mapping[str, str]) -> str:
-    record = {key: value for key, value in release.items() if key != "release"}
-    return release_name(record, vocabulary_sha256, files)
+def _name_of(record: ModelRecord, files: Mapping[str, str]) -> str:
+    release = {key: value for key, value in record.release.content.items() if key != "release"}
+    return release_name(release, record.vocabulary_sha256, files)

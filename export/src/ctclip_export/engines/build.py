@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -24,14 +22,17 @@ from ctclip_client.contract import (
 )
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.engines import EngineRecord
+from ctclip_client.release.members import pinned_version_by_text
+from ctclip_client.release.records import ReleaseRecord, read_model_record
 from ctclip_client.system.progress import Stages
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu, read_gpu
 from ctclip_export.engines.graph_types import check_typed_graph
+from ctclip_export.engines.key import Key, difference, require
 from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
-from ctclip_export.engines.record import Key, Record, difference, require
 from ctclip_export.engines.target import (
     TENSORRT,
     EngineError,
@@ -39,7 +40,7 @@ from ctclip_export.engines.target import (
     check_capability,
     load_library,
 )
-from ctclip_export.engines.warmup import check_release, write_warmup
+from ctclip_export.engines.warmup import write_warmup
 from ctclip_export.graphs.guards import remove_guard
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.samples.sample_data import kept_folder
@@ -51,7 +52,6 @@ COMPILED = (*ENCODERS, SCORE, FINDINGS, RELEVANCE, CLASSFINE)
 """What TensorRT for RTX compiles: everything but preprocessing (INT16 and FP64, which TensorRT
 does not take) and Python."""
 DEFAULT_CAPABILITY = "8.0"
-_PINNED = re.compile(r"\bmodel_version\s*:\s*(\d+)")
 WORKSPACE_BYTES = 4 * 2**30
 """Most that one engine may ask for beside its weights. The published model in float32 takes 3.2 GB
 for four volumes and 2.1 GB for 64 texts of 512 tokens."""
@@ -67,7 +67,7 @@ class Engine:
     model: str
     folder: Path
     changed: str
-    record: Record
+    record: EngineRecord
     report: LayerReport | None
 
 
@@ -88,8 +88,6 @@ def build_engines(
     """
     _check_out(repository, target, out)
     release, versions = _read_repository(repository, ENCODERS if target.in_repository else COMPILED)
-    if out is None:
-        check_release(release)  # now, because the warm-up comes after hours of building
     library = load_library(target)
     gpu = read_gpu() if target.builds_on_gpu else None
     capability = _capability(gpu, compute_capability)
@@ -128,13 +126,13 @@ class _Builder:
         self,
         model: Model,
         version: str,
-        release: Mapping[str, Any],
+        release: ReleaseRecord,
         out: Path | None,
         staging: ExitStack,
     ) -> tuple[Engine, Path | None]:
         """The engine of one model, and the folder where it waits to be placed (None: unchanged)."""
         graph = self.repository / model.name / version / "model.onnx"
-        precision = precision_of(model, str(release["precision"]))
+        precision = precision_of(model, release.precision)
         folder = graph.parent if out is None else out / model.name
         with self.stages.stage(f"{model.name}: check the graph"):
             _check_origin(graph)
@@ -163,7 +161,7 @@ class _Builder:
             outcome = compile_in_process(job, advance)
         report = read_layers(outcome.log, source)
         source.unlink()  # up to 700 MB, and other engines are still to come
-        record = Record(
+        record = EngineRecord(
             **asdict(key),
             gpu_name="" if self.gpu is None else self.gpu.name,
             plan_sha256=sha256(plan),
@@ -195,7 +193,7 @@ def _unguarded(graph: Path, folder: Path) -> Path:
     return copy
 
 
-def check_memory(records: list[Record], gpu: Gpu) -> None:
+def check_memory(records: list[EngineRecord], gpu: Gpu) -> None:
     """All engines together must fit the GPU: Triton takes their memory when it loads them.
 
     Raises: EngineError.
@@ -222,7 +220,7 @@ def _place(engine: Engine, made: Path, target: Target) -> None:
     engine.record.write(engine.folder)
 
 
-def _warm_up(repository: Path, version: str, release: Mapping[str, Any]) -> None:
+def _warm_up(repository: Path, version: str, release: ReleaseRecord) -> None:
     try:
         write_warmup(repository, version, release)
     except OSError as error:
@@ -266,63 +264,28 @@ def _check_out(repository: Path, target: Target, out: Path | None) -> None:
 
 def _read_repository(
     repository: Path, models: Sequence[Model]
-) -> tuple[dict[str, Any], dict[Model, str]]:
-    """The release's record, and the version to build of every model: the one that is served."""
-    served = _pinned_version(repository)
+) -> tuple[ReleaseRecord, dict[Model, str]]:
+    """The release, and the version to build of every model: the one that is served, which after a
+    rollback is not the newest.
+
+    Raises: InvalidInput in the middle of a promotion.
+    """
+    served = pinned_version_by_text(repository)
     versions: dict[Model, str] = {}
     for model in models:
-        found = [
-            int(path.parent.name)
-            for path in (repository / model.name).glob("*/model.onnx")
-            if path.parent.name.isdecimal()
-        ]
-        if served is not None:
-            found = [version for version in found if version == served]
-        if found:
-            versions[model] = str(max(found))
+        if (repository / model.name / str(served) / "model.onnx").is_file():
+            versions[model] = str(served)
         elif model is not CLASSFINE:
             raise Unreadable(
-                f"--repository: {repository} has no {model.name}/VERSION/model.onnx.",
+                f"--repository: {repository} has no {model.name}/{served}/model.onnx.",
                 "Name a repository that ctclip export has written.",
             )
-    release = _provenance(repository / VISION.name / versions[VISION])["release"]
-    return release, versions
-
-
-def _pinned_version(repository: Path) -> int | None:
-    """The version that all ensembles pin, not the newest: after a rollback they differ.
-
-    None where there is no ensemble. Raises: InvalidInput in the middle of a promotion.
-    """
-    pinned = {
-        int(version)
-        for config in repository.glob("*/config.pbtxt")
-        for version in _PINNED.findall(config.read_text(encoding="utf-8"))
-    }
-    if len(pinned) > 1:
-        raise InvalidInput(
-            f"--repository: its ensembles pin versions {sorted(pinned)}, expected one.",
-            "Finish the promotion first: ctclip promote, or ctclip rollback.",
-        )
-    return next(iter(pinned), None)
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    path = folder / "provenance.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["release"]["precision"], content["release"]["geometry"], content["file_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unreadable(
-            f"{path} cannot be read ({type(error).__name__}: {error}).",
-            "Name a repository that ctclip export has written.",
-        ) from error
-    return content
+    return read_model_record(repository / VISION.name / str(served)).release, versions
 
 
 def _check_origin(graph: Path) -> None:
     """Refuse a graph that is not the one whose parity was measured. Raises: EngineError."""
-    if sha256(graph) != _provenance(graph.parent)["file_sha256"]:
+    if sha256(graph) != read_model_record(graph.parent).file_sha256:
         raise EngineError(
             f"{graph.parent.parent.name}: {graph.name} is not the file that provenance.json "
             "describes: its parity was never measured.",

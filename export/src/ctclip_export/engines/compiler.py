@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_client.release.engines import Shapes
 from ctclip_client.system.files import placed
-from ctclip_export.engines.profile import Shapes
 from ctclip_export.engines.target import TARGETS, Target, load_library
 
 _MEMORY_LINES = ("Total Activation Memory", "Total Weights Memory")

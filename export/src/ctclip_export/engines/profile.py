@@ -8,10 +8,8 @@ from pathlib import Path
 import onnx
 
 from ctclip_client.contract import MAX_TOKENS, TEXT_ENCODER, VISION, Model
+from ctclip_client.release.engines import Shapes
 from ctclip_export.engines.target import EngineError
-
-Shapes = dict[str, list[list[int]]]
-"""Input name -> [smallest, most common, largest shape], as `engine.json` holds it."""
 
 Range = tuple[int, int, int]
 

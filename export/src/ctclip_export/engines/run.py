@@ -19,9 +19,9 @@ from ctclip_client.release.digest import sha256
 from ctclip_export.engines.build import WORKSPACE_BYTES
 from ctclip_export.engines.compiler import Job, logger_of
 from ctclip_export.engines.gpu import read_gpu
+from ctclip_export.engines.key import Key, require
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
-from ctclip_export.engines.record import Key, require
 from ctclip_export.engines.target import TENSORRT, EngineError, load_library
 from ctclip_export.graphs.guards import remove_guard
 from ctclip_export.parity.runtimes import searched_tokens

@@ -20,17 +20,8 @@ from ctclip_client.contract import (
     TOKENIZER,
     VISION,
     VOXELS,
-    Geometry,
 )
-from ctclip_client.errors import Unreadable
-from ctclip_client.release.fields import (
-    OBJECT,
-    TEXT,
-    THREE_NUMBERS,
-    THREE_WHOLE,
-    Kind,
-    complaint,
-)
+from ctclip_client.release.records import ReleaseRecord
 from ctclip_client.system.files import placed
 from ctclip_export.graphs.run import run_preprocess
 from ctclip_export.repository.tensorrt import WARMUP_TOKENS
@@ -38,53 +29,24 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.text.tokens import tokenised
 
 FOLDER = "warmup"
-_GEOMETRY = {"volume_shape": THREE_WHOLE, "target_spacing_mm": THREE_NUMBERS}
-_PROMPTS = Kind(
-    lambda value: (
-        isinstance(value, list)
-        and bool(value)
-        and all(complaint(entry, {"absent": TEXT}) == "" for entry in value)
-    ),
-    "a list of objects with a text 'absent'",
-)
 
 
-def write_warmup(repository: Path, version: str, release: Mapping[str, Any]) -> None:
+def write_warmup(repository: Path, version: str, release: ReleaseRecord) -> None:
     """Write both models' files, through the repository's own preprocessing and vocabulary.
 
     Raises:
-        Unreadable: the release's record lacks what they are made from.
         OSError: they cannot be written; each lies there whole, or not at all.
     """
-    check_release(release)
-    geometry = release["geometry"]
-    z, y, x = geometry["volume_shape"]
-    spacing_z, spacing_y, spacing_x = geometry["target_spacing_mm"]
-    scan = chest_phantom(Geometry((z, y, x), (spacing_z, spacing_y, spacing_x)))
+    scan = chest_phantom(release.geometry)
     voxels = run_preprocess(repository / PREPROCESS.name / version / "model.onnx", scan)
     _write(repository / VISION.name, {VOXELS.name: voxels})
     vocabulary = (repository / TOKENIZER.name / version / "vocab.txt").read_text(encoding="utf-8")
-    text = release["prompts"][0]["absent"]
+    text = release.prompts[0].absent
     (tokens,), _ = tokenised([text], vocabulary)
     ids, mask = np.zeros((2, WARMUP_TOKENS), np.int64)
     count = min(len(tokens), WARMUP_TOKENS)
     ids[:count], mask[:count] = tokens[:count], 1
     _write(repository / TEXT_ENCODER.name, {INPUT_IDS.name: ids, ATTENTION_MASK.name: mask})
-
-
-def check_release(release: Mapping[str, Any]) -> None:
-    """Whether its record has what a warm-up is made from: asked before hours of building.
-
-    Raises: Unreadable naming the field.
-    """
-    wrong = complaint(release, {"geometry": OBJECT, "prompts": _PROMPTS})
-    if not wrong and (inner := complaint(release["geometry"], _GEOMETRY)):
-        wrong = f"geometry.{inner}"
-    if wrong:
-        raise Unreadable(
-            f"warm-up: the release in provenance.json is damaged: {wrong}.",
-            "Name a repository that ctclip export has written.",
-        )
 
 
 def _write(model: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

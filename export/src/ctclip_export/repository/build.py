@@ -36,6 +36,7 @@ from ctclip_client.contract import (
     Model,
 )
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.parity_runs import append_run, export_run
 from ctclip_client.release.self_check import FILE as SELF_CHECK
 from ctclip_client.release.self_check import SelfCheck
 from ctclip_client.system.progress import Stages
@@ -300,6 +301,7 @@ class _Builder:
             replace(self.self_check, release=release["release"]).write(file)
         for ensemble in ensembles:
             self._write_config(ensemble.name, ensemble_config(ensemble, self.dimensions))
+        append_run(self.staging, VERSION, export_run(self.staging, VERSION))
         return release
 
     @torch.no_grad()

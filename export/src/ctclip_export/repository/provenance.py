@@ -13,6 +13,7 @@ from typing import Any
 
 from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION, Finding, Geometry
 from ctclip_client.release.digest import sha256
+from ctclip_client.release.records import PROVENANCE
 
 _TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
 
@@ -95,4 +96,4 @@ def write_provenance(
         "tools": {name: version(name) for name in _TOOLS} | {"python": platform.python_version()},
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    (folder / "provenance.json").write_text(text + "\n", encoding="utf-8")
+    (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")

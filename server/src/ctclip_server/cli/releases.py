@@ -13,10 +13,10 @@ from ctclip_client.cli.connection import (
     connection_flags,
     read_connection,
 )
-from ctclip_client.errors import EXIT_OK, CTClipError
+from ctclip_client.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from ctclip_server.releases.checks import Release
+    from ctclip_server.releases.may_serve import Release
     from ctclip_server.releases.switch import Switch
 
 
@@ -48,12 +48,12 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
     # Here and not later: a signal that arrives inside these imports may surface as their failure.
     import tritonclient.grpc  # noqa: F401
 
+    from ctclip_client.release.members import read_members
     from ctclip_client.system.progress import Stages
     from ctclip_client.system.signals import termination_interrupts
-    from ctclip_server.releases.checks import check_release
     from ctclip_server.releases.control import Control
-    from ctclip_server.releases.members import read_members
-    from ctclip_server.releases.staging import take_in
+    from ctclip_server.releases.may_serve import check_release
+    from ctclip_server.releases.place import place_release
     from ctclip_server.releases.switch import Switch, choose_target, served_versions
 
     members = read_members(args.repository)
@@ -61,11 +61,10 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
     control = Control(read_connection(args, args.url), flags=connection_flags(args))
     with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)
-        asked, engines = args.to, ""
+        asked = args.to
         if candidate is not None:
             with stages.stage(f"Check and copy {candidate}"):
-                taken = take_in(members, read_members(candidate), _say)
-            asked, engines = taken.version, ", ".join(taken.engines)
+                asked = place_release(members, read_members(candidate))
         version = choose_target(members, served, back=back, asked=asked)
         with stages.stage(f"Check version {version}"):
             release = check_release(members, version)
@@ -74,27 +73,12 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
                 f"{release} takes the place of version {', '.join(map(str, sorted(served)))}. Both "
                 "are loaded for a while: the server needs twice the memory of its models."
             )
-        elif engines:
-            _say(
-                f"The engines taken over are loaded beside those that serve, of {engines}: for a "
-                "while the server needs the memory of both."
-            )
         change = Switch(control, members, release, stages.stage, _say)
-        lying = ""
-        if engines:
-            lying = (
-                f" On disk, though, version {version} has other engines now, of {engines}: they "
-                "are loaded when the server is started, or told to."
-            )
         try:
             left = change.run(served, args.timeout_s)
         except KeyboardInterrupt:
-            _say(_interrupted(change, release, served) + ("" if change.changed_over else lying))
+            _say(_interrupted(change, release, served))
             raise
-        except CTClipError as error:
-            if change.changed_over or not lying:
-                raise
-            raise type(error)(error.cause + lying, error.remedy) from error
     if left:
         _say(
             f"warning: after {args.timeout_s:g} s there are still requests of the old version in "

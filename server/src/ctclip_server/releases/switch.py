@@ -18,12 +18,12 @@ from typing import Any
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError
+from ctclip_client.release.members import Members
+from ctclip_client.release.repository import pins, read_config
 from ctclip_client.release.self_check import SelfCheck
-from ctclip_server.releases.checks import Release
 from ctclip_server.releases.control import Control
-from ctclip_server.releases.members import Members, pins
+from ctclip_server.releases.may_serve import Release
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
-from ctclip_server.repository import read_config
 from ctclip_server.self_check import (
     NONE_THERE,
     STEPS,
@@ -73,7 +73,7 @@ class Switch:
         self._control = control
         self._members = members
         self._target = target.version
-        self._record = target.record
+        self._record = target.record.content
         self._stage = stage
         ready = {name: _ready(control, (name,)) for name in members.all}
         # A server may have been told to load some of the models only.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.release.repository import read_config
 from ctclip_client.system.files import placed
-from ctclip_server.repository import read_config
 
 _POLICY = re.compile(r"^[ \t]*version_policy\s*:?\s*\{", re.MULTILINE)
 _PIN = re.compile(r"^(\s*model_version\s*:\s*)-?\d+", re.MULTILINE)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_server.repository import read_config
+from ctclip_client.release.records import PROVENANCE
+from ctclip_client.release.repository import (
+    CONFIG,
+    VARIANTS,
+    VersionFolder,
+    pins,
+    plan_of,
+    read_config,
+    version_folders,
+)
 
-PROVENANCE = "provenance.json"
-_REMEDY = "A repository is what ctclip export makes."
+_PINNED = re.compile(r"\bmodel_version\s*:\s*(-?\d+)")
+_REMEDY = "Name a repository that ctclip export has written."
 
 
 @dataclass(frozen=True)
 class Members:
     """What a release of this repository consists of; other models in it are left alone.
+
+    Everything is read from the disk when it is asked for: a promotion changes it.
 
     steps: models whose files an export made. ensembles: models wired from steps only.
     """
@@ -30,18 +42,22 @@ class Members:
         """Every member."""
         return self.steps + self.ensembles
 
+    def folder(self, model: str, version: int) -> Path:
+        """`MODEL/VERSION` of a member."""
+        return self.repository / model / str(version)
+
     def config(self, model: str) -> Path:
         """The default config of a member."""
-        return self.repository / model / "config.pbtxt"
+        return self.repository / model / CONFIG
 
     def config_files(self, model: str) -> tuple[Path, ...]:
         """All configs of a member: the default and the variants."""
-        variants = sorted((self.repository / model / "configs").glob("*.pbtxt"))
+        variants = sorted((self.repository / model / VARIANTS).glob("*.pbtxt"))
         return (self.config(model), *variants)
 
     def versions(self, model: str) -> frozenset[int]:
         """Version folders of a member."""
-        return frozenset(version for version, _ in _version_folders(self.repository / model))
+        return frozenset(version_folders(self.repository / model))
 
     def complete_versions(self) -> tuple[int, ...]:
         """Versions that every member has, ascending."""
@@ -52,6 +68,19 @@ class Members:
         return frozenset(
             version for name in self.ensembles for version in pins(read_config(self.config(name)))
         )
+
+    def engines(self, version: int) -> dict[str, str]:
+        """SHA-256 by model of every TensorRT plan of a version that one of the configs would load.
+
+        Raises: Unreadable.
+        """
+        found = {}
+        for name in self.steps:
+            folder = VersionFolder(self.folder(name, version), version)
+            for file in {plan_of(read_config(path)) for path in self.config_files(name)} - {""}:
+                if folder.has(file):
+                    found[name] = folder.sha256(file)
+        return found
 
 
 def read_members(repository: Path) -> Members:
@@ -64,7 +93,7 @@ def read_members(repository: Path) -> Members:
     if not repository.is_dir():
         raise Unreadable(f"repository: {repository} is not a folder.", _REMEDY)
     configs = {
-        folder.name: read_config(folder / "config.pbtxt")
+        folder.name: read_config(folder / CONFIG)
         for folder in sorted(repository.iterdir())
         if folder.is_dir()
     }
@@ -72,7 +101,7 @@ def read_members(repository: Path) -> Members:
         name
         for name, config in configs.items()
         if config.platform != "ensemble"
-        and any((path / PROVENANCE).is_file() for _, path in _version_folders(repository / name))
+        and any(version.has(PROVENANCE) for version in version_folders(repository / name).values())
     ]
     ensembles = [
         name for name, config in configs.items() if _is_member(name, config, frozenset(steps))
@@ -85,9 +114,43 @@ def read_members(repository: Path) -> Members:
     return Members(repository, tuple(steps), tuple(ensembles))
 
 
-def pins(config: Any) -> frozenset[int]:
-    """Versions of the steps that an ensemble's config pins."""
-    return frozenset(int(step.model_version) for step in config.ensemble_scheduling.step)
+def pinned_version(members: Members) -> int:
+    """The one version that all ensembles pin: what a server that starts now would serve.
+
+    Raises:
+        InvalidInput: there are two, in the middle of a promotion.
+    """
+    return _only(members.repository, members.pinned())
+
+
+def pinned_version_by_text(repository: Path) -> int:
+    """The same for all ensembles of a folder, read without Triton's protobuf: the image that builds
+    engines has none.
+
+    Raises:
+        Unreadable: no ensemble pins a version.
+        InvalidInput: they pin several.
+    """
+    return _only(
+        repository,
+        {
+            int(version)
+            for config in repository.glob(f"*/{CONFIG}")
+            for version in _PINNED.findall(config.read_text("utf-8"))
+        },
+    )
+
+
+def _only(repository: Path, pinned: Collection[int]) -> int:
+    if not pinned:
+        raise Unreadable(f"repository: no ensemble of {repository} pins a version.", _REMEDY)
+    if len(pinned) > 1:
+        raise InvalidInput(
+            f"repository: the ensembles of {repository} pin versions {sorted(pinned)}, expected "
+            "one.",
+            "Finish the promotion first: ctclip promote, or ctclip rollback.",
+        )
+    return min(pinned)
 
 
 def _is_member(name: str, config: Any, steps: frozenset[str]) -> bool:
@@ -108,9 +171,3 @@ def _is_member(name: str, config: Any, steps: frozenset[str]) -> bool:
             "Otherwise an answer could mix two releases. Export the repository again.",
         )
     return True
-
-
-def _version_folders(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.iterdir():
-        if path.name.isdecimal() and path.is_dir():
-            yield int(path.name), path

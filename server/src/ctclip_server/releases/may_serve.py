@@ -1,0 +1,96 @@
+"""Whether a version of a repository may serve: one release, as exported, its parity runs passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctclip_client.errors import CTClipError, Unreadable
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.json_records import EXPORT_AGAIN
+from ctclip_client.release.members import Members
+from ctclip_client.release.parity_runs import objection, read_runs
+from ctclip_client.release.records import (
+    PROVENANCE,
+    ModelRecord,
+    ReleaseRecord,
+    read_model_record,
+)
+
+_COMPARE = (
+    "Compare it anew: ctclip parity, with engines on the GPU that they were built for (make "
+    "gpu-check). If that fails, export it in a higher precision."
+)
+
+
+class ReleaseRefusedError(CTClipError):
+    """A version that may not serve. Exit code 1: a check failed."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version that may serve. record: what PROVENANCE tells a client."""
+
+    version: int
+    record: ReleaseRecord
+
+    def __str__(self) -> str:
+        return f"version {self.version} (release {self.record.name})"
+
+
+def check_release(members: Members, version: int) -> Release:
+    """Check all members of one version, and read every file once for its SHA-256.
+
+    Raises:
+        ReleaseRefusedError: with the first reason against it.
+    """
+    missing = sorted(name for name in members.all if version not in members.versions(name))
+    if missing:
+        raise ReleaseRefusedError(
+            f"release: version {version} is incomplete: '{missing[0]}' has no such version.",
+            "Place all models of a release: ctclip promote --from REPOSITORY does.",
+        )
+    try:
+        records = {name: read_model_record(members.folder(name, version)) for name in members.steps}
+        runs = read_runs(members.repository, version)
+        engines = members.engines(version)
+    except Unreadable as error:
+        raise ReleaseRefusedError(f"release: {error.cause}", error.remedy) from error
+    release = _same_release(records, version)
+    for name, record in records.items():
+        if failure := record.parity_failure:
+            raise ReleaseRefusedError(
+                f"release: '{name}' version {version} failed the export's parity check: {failure}.",
+                EXPORT_AGAIN,
+            )
+        _check_file(members.folder(name, version), record)
+    if reason := objection(runs, engines):
+        raise ReleaseRefusedError(f"release: version {version} may not serve: {reason}.", _COMPARE)
+    return Release(version, release)
+
+
+def _same_release(records: dict[str, ModelRecord], version: int) -> ReleaseRecord:
+    first, *others = records
+    release = records[first].release
+    for name in others:
+        if records[name].release != release:
+            raise ReleaseRefusedError(
+                f"release: version {version} mixes two releases: '{first}' is of {release.name}, "
+                f"'{name}' of {records[name].release.name}.",
+                EXPORT_AGAIN,
+            )
+    return release
+
+
+def _check_file(folder: Path, record: ModelRecord) -> None:
+    path = folder / record.file
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise ReleaseRefusedError(f"release: {path}: {error.strerror}.", EXPORT_AGAIN) from error
+    if found != record.file_sha256:
+        raise ReleaseRefusedError(
+            f"release: {path} has SHA-256 {found[:16]}…, {PROVENANCE} says "
+            f"{record.file_sha256[:16]}…: it is not the file that was checked.",
+            EXPORT_AGAIN,
+        )

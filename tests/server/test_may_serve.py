@@ -1,0 +1,119 @@
+"""Which version of a repository may serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.members import read_members
+from ctclip_client.release.parity_runs import ParityRun, ParityStep, append_run
+from ctclip_server.releases.may_serve import ReleaseRefusedError, check_release
+
+from ..tiny_release import GRAPH, result, write_record, write_release
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return write_release(tmp_path / "release", "r", 1.0)
+
+
+def check(repository: Path) -> None:
+    check_release(read_members(repository), 1)
+
+
+def refused(repository: Path) -> str:
+    with pytest.raises(ReleaseRefusedError) as caught:
+        check(repository)
+    assert caught.value.exit_code == 1
+    assert caught.value.remedy
+    return caught.value.cause
+
+
+def run(repository: Path, passed: bool, engines: dict[str, str] | None = None) -> None:
+    step = ParityStep("ONNX", "PASS" if passed else "FAIL", "" if passed else "cosine 0.9")
+    failures = () if passed else ("ONNX: cosine 0.9",)
+    append_run(
+        repository, 1, ParityRun("r", passed, (step,), failures=failures, engines=engines or {})
+    )
+
+
+def graph_record(repository: Path, **changes: Any) -> None:
+    file = repository / GRAPH / "1/model.onnx"
+    write_record(file.parent, **{"file_sha256": sha256(file)} | changes)
+
+
+def test_the_exports_own_comparisons_let_it_in(release: Path) -> None:
+    check(release)
+
+
+@pytest.mark.parametrize(
+    ("parity", "reason"),
+    [
+        ([], "'shift' version 1 failed the export's parity check: it has no parity results"),
+        ([result(measured=0.5)], "failed the export's parity check: Y: 5.0e-01, allowed 1.0e-04"),
+        ([{"model": GRAPH, "quantity": "Y"}], "parity[0].measured: it is missing"),
+        ([result(measured=None)], "parity[0].measured: got null, expected a finite number"),
+        ([result(measured=float("nan"))], "parity[0].measured: got NaN"),
+        ([result(absolute=float("inf"))], "parity[0].absolute: got Infinity"),
+        ([result(), "PASS"], 'parity[1]: got "PASS", expected an object'),
+        ({"verdict": "PASS"}, "parity: got"),
+        (None, "parity: got null, expected a list"),
+    ],
+)
+def test_results_that_are_none_or_out_of_bounds_let_nothing_in(
+    parity: Any, reason: str, release: Path
+) -> None:
+    graph_record(release, parity=parity)
+    assert reason in refused(release)
+
+
+def test_the_newest_run_counts(release: Path) -> None:
+    run(release, passed=False)
+    assert "its newest parity run failed: ONNX: cosine 0.9" in refused(release)
+    run(release, passed=True)
+    check(release)
+
+
+def test_an_engine_serves_only_after_a_run_with_that_very_engine(release: Path) -> None:
+    plan = release / GRAPH / "1/model.plan"
+    plan.write_bytes(b"a plan")
+    assert "the engine of 'shift' was never compared" in refused(release)
+    run(release, passed=True)  # without engines
+    assert "the engine of 'shift' was never compared" in refused(release)
+    engines = read_members(release).engines(1)
+    assert engines == {GRAPH: sha256(plan)}
+    run(release, passed=True, engines=engines)
+    check(release)
+    run(release, passed=True)
+    check(release)
+    plan.write_bytes(b"another plan")
+    assert "the engine of 'shift' was never compared" in refused(release)
+
+
+def test_a_plan_that_no_config_would_load_is_not_asked_for(release: Path) -> None:
+    (release / GRAPH / "1/model.plan").write_bytes(b"a plan")
+    (release / GRAPH / "configs/tensorrt.pbtxt").unlink()
+    check(release)
+
+
+def test_a_damaged_list_is_no_pass(release: Path) -> None:
+    (release / "ctclip_check/1/parity_runs.jsonl").write_text('{"passed": true}\n')
+    assert "parity_runs.jsonl is damaged: line 1" in refused(release)
+
+
+def test_another_file_than_the_one_that_was_checked_is_refused(release: Path) -> None:
+    (release / GRAPH / "1/model.onnx").write_bytes(b"other")
+    assert "it is not the file that was checked" in refused(release)
+
+
+def test_two_releases_in_one_version_are_refused(release: Path) -> None:
+    graph_record(release, release="another")
+    assert "version 1 mixes two releases: 'ctclip_check' is of r, 'shift' of" in refused(release)
+
+
+def test_an_incomplete_version_is_refused(release: Path) -> None:
+    (release / "shifted/1").rmdir()
+    assert "version 1 is incomplete: 'shifted' has no such version" in refused(release)
