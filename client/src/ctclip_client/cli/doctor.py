@@ -19,7 +19,7 @@ from ctclip_client.cli.flag_values import spacing_mm, volume_shape
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 
 if TYPE_CHECKING:
-    from ctclip_client.doctor.inspectors import Options
+    from ctclip_client.doctor.inspectors import DoctorOptions
     from ctclip_client.doctor.subject import Subject
 
 SUMMARY = "Examine a checkpoint, a model repository, a CT file or a server, and say what is wrong."
@@ -117,9 +117,9 @@ def _subject(args: argparse.Namespace) -> Subject:
     return Subject("server", url, f"a server ({named_by})", address=url)
 
 
-def _options(args: argparse.Namespace, subject: Subject) -> Options:
+def _options(args: argparse.Namespace, subject: Subject) -> DoctorOptions:
     from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
-    from ctclip_client.doctor.inspectors import Options
+    from ctclip_client.doctor.inspectors import DoctorOptions
 
     connection = None
     if subject.kind == "server":
@@ -127,7 +127,7 @@ def _options(args: argparse.Namespace, subject: Subject) -> Options:
         args.timeout_s = args.timeout_s or _TIMEOUT_S
         named_by = "url" if args.target else "--url" if args.url else URL_VARIABLE
         connection = read_connection(args, subject.address, named_by)
-    return Options(
+    return DoctorOptions(
         geometry=Geometry(
             args.volume_shape or PUBLISHED_GEOMETRY.volume_shape,
             args.target_spacing or PUBLISHED_GEOMETRY.target_spacing_mm,

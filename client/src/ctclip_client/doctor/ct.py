@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY
-from ctclip_client.doctor.inspectors import Options
+from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.errors import Unreadable
@@ -30,7 +30,7 @@ _MESSAGE_OVERHEAD_BYTES = 1024
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 
 
-def inspect(subject: Subject, options: Options) -> Iterator[Check]:
+def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
     """Read a CT and describe the volume.
 
     Raises:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ctclip_client.doctor.ct import inspect as inspect_ct
-from ctclip_client.doctor.inspectors import Options, inspector
+from ctclip_client.doctor.inspectors import DoctorOptions, inspector
 from ctclip_client.doctor.report import Report
 from ctclip_client.doctor.repository import inspect as inspect_repository
 from ctclip_client.doctor.server import inspect as inspect_server
 from ctclip_client.doctor.subject import Subject
 
 
-def examine(subject: Subject, options: Options) -> Report:
+def examine(subject: Subject, options: DoctorOptions) -> Report:
     """Run every check of the subject's kind.
 
     Raises:

@@ -26,7 +26,7 @@ ENTRY_POINT_GROUP = "ctclip.inspectors"
 
 
 @dataclass(frozen=True)
-class Options:
+class DoctorOptions:
     """What the user said about the subject.
 
     geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
@@ -48,7 +48,7 @@ class Options:
 class Inspector(Protocol):
     """What the module behind an entry point provides."""
 
-    def inspect(self, path: Path, options: Options) -> Iterator[Check]: ...
+    def inspect(self, path: Path, options: DoctorOptions) -> Iterator[Check]: ...
 
 
 def inspector(kind: str) -> Inspector:

@@ -19,7 +19,7 @@ from ctclip_client.doctor.configs import (
     release_sizes,
 )
 from ctclip_client.doctor.engines import engine_checks
-from ctclip_client.doctor.inspectors import Options, inspector
+from ctclip_client.doctor.inspectors import DoctorOptions, inspector
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed, warned
 from ctclip_client.doctor.self_check import file_checks as self_checks
 from ctclip_client.doctor.subject import Subject
@@ -40,7 +40,7 @@ _MODEL_FILES = {"onnxruntime": "model.onnx", "python": "model.py"}
 _VOCABULARY = "vocab.txt"
 
 
-def inspect(subject: Subject, options: Options) -> Iterator[Check]:
+def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
     """Examine a repository.
 
     Raises:
@@ -203,7 +203,7 @@ def _pin_problem(repository: Repository, model: str, version: int) -> str:
     return ""
 
 
-def _files(repository: Repository, options: Options) -> Iterator[Check]:
+def _files(repository: Repository, options: DoctorOptions) -> Iterator[Check]:
     """Each version's model file is there and is the one that was exported."""
     folders = [
         (part, folder)

@@ -23,7 +23,7 @@ from ctclip_client.doctor.health_check import (
     provenance_checks,
     refusal_check,
 )
-from ctclip_client.doctor.inspectors import Options
+from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed
 from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
@@ -38,7 +38,7 @@ _NS_PER_MS = 1e6
 _WAYS = {"grpc": "in the gRPC message", "shared_memory": "through system shared memory"}
 
 
-def inspect(subject: Subject, options: Options) -> Iterator[Check]:
+def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
     """Examine a server.
 
     Raises:

@@ -19,7 +19,7 @@ _IR_VERSION, _OPSET_IMPORT = 1, 8  # field numbers of onnx.proto
 _DOMAIN, _VERSION = 1, 2
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
-Value = int | tuple[int, int]
+_Value = int | tuple[int, int]
 """What a field of a protobuf message holds: a number, or where its bytes begin and end."""
 
 
@@ -55,30 +55,30 @@ def read_versions(path: Path) -> Versions:
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return versions(data)
+        return _versions(data)
 
 
-def versions(data: mmap.mmap) -> Versions:
+def _versions(data: mmap.mmap) -> Versions:
     """The versions that a serialized ModelProto states. Raises: ValueError."""
     ir_version, opsets = 0, {}
-    for field, value in fields(data, 0, len(data)):
+    for field, value in _fields(data, 0, len(data)):
         if field == _IR_VERSION and isinstance(value, int):
             ir_version = value
         elif field == _OPSET_IMPORT and isinstance(value, tuple):
-            entry = dict(fields(data, *value))
+            entry = dict(_fields(data, *value))
             version = entry.get(_VERSION, 0)
-            opsets[string(data, entry.get(_DOMAIN))] = version if isinstance(version, int) else 0
+            opsets[_string(data, entry.get(_DOMAIN))] = version if isinstance(version, int) else 0
     if not ir_version or not opsets:
         raise ValueError("it has no IR version or no operator set: not an ONNX model")
     return Versions(ir_version, opsets)
 
 
-def string(data: mmap.mmap, bounds: Value | None) -> str:
+def _string(data: mmap.mmap, bounds: _Value | None) -> str:
     """The text of a field; "" where it is missing."""
     return data[bounds[0] : bounds[1]].decode("utf-8") if isinstance(bounds, tuple) else ""
 
 
-def fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, Value]]:
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, _Value]]:
     """(field number, value) pairs of one protobuf message. Raises: ValueError."""
     position = start
     while position < end:

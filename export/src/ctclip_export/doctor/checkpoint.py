@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.doctor.inspectors import Options
+from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, Verdict, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.release.digest import sha256
@@ -51,7 +51,7 @@ _REASONS = (
 )
 
 
-def inspect(path: Path, options: Options) -> Iterator[Check]:
+def inspect(path: Path, options: DoctorOptions) -> Iterator[Check]:
     """Examine a checkpoint. Nothing in the file is executed."""
     with options.stages.stage("Hash the file"):
         digest = sha256(path)
@@ -80,7 +80,7 @@ def inspect(path: Path, options: Options) -> Iterator[Check]:
     yield _export(path, options, fine=not failures)
 
 
-def _contents(contents: Contents, options: Options) -> Iterator[Check]:
+def _contents(contents: Contents, options: DoctorOptions) -> Iterator[Check]:
     config = None
     try:
         config = ModelConfig(
@@ -167,7 +167,7 @@ def _dropped(contents: Contents, config: ModelConfig) -> Check:
     )  # fmt: skip
 
 
-def _text_model(config: ModelConfig | None, options: Options) -> Check:
+def _text_model(config: ModelConfig | None, options: DoctorOptions) -> Check:
     if options.text_model is None:
         return not_run(
             "text model", "No --text-model DIR: the vocabulary and BERT's number of heads are not "
@@ -203,7 +203,7 @@ def _text_model(config: ModelConfig | None, options: Options) -> Check:
                   "heads, sizes as in the checkpoint", **values)  # fmt: skip
 
 
-def _export(path: Path, options: Options, *, fine: bool) -> Check:
+def _export(path: Path, options: DoctorOptions, *, fine: bool) -> Check:
     """The loader that export uses has the last word."""
     if not fine:
         return not_run("export", "A check before it failed.")

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
-from ctclip_client.doctor.inspectors import Options
+from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.errors import CTClipError
 from ctclip_client.release.onnx_file import Versions
@@ -32,7 +32,7 @@ _TRITON_NAMES = {
 _EXPORT_AGAIN = "Export the repository again (ctclip export)."
 
 
-def inspect(path: Path, options: Options) -> Iterator[Check]:
+def inspect(path: Path, options: DoctorOptions) -> Iterator[Check]:
     """Examine what the client's examination cannot: see `ctclip_client.doctor.repository`."""
     repository = read_repository(path, KNOWN)
     with options.stages.stage("Read the graphs"):
