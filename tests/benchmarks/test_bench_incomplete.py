@@ -73,10 +73,10 @@ def failing(texts: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
         @contextmanager
         def connect() -> Iterator[Callable[[int], Any]]:
             if count == 2:
-                raise Unavailable(f"{server.address}: its queue is full.")
+                raise Unavailable(f"{server.url}: its queue is full.")
 
             def ask(number: int) -> Any:
-                raise DeadlineExceeded(f"no answer from {server.address} in 1 s.")
+                raise DeadlineExceeded(f"no answer from {server.url} in 1 s.")
 
             yield ask
 
@@ -142,8 +142,8 @@ def test_a_server_that_has_gone_is_not_waited_for_level_after_level(
         return Work(connect, work.inspect)
 
     def silence(server: Server) -> CTClipError | None:
-        asked.append(server.address)
-        return Unavailable(f"{server.address}: no Triton answers there.")
+        asked.append(server.url)
+        return Unavailable(f"{server.url}: no Triton answers there.")
 
     real = measure_module.texts
     monkeypatch.setattr(measure_module, "texts", texts)
