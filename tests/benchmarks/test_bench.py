@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from ctclip_bench.load.agreement import Agreement
+from ctclip_bench.load.agreement import JudgedAnswers
 from ctclip_bench.load.figures import make_level
 from ctclip_bench.load.load import Sample
 from ctclip_bench.load.measure import Measurement
 from ctclip_client.cli.program import main
 from ctclip_client.release.digest import sha256
-from ctclip_export.parity.judge import BOUNDS, Verdict
+from ctclip_export.parity.judge import BOUNDS, StepVerdict
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -167,9 +167,9 @@ def test_a_file_that_nobody_judged_is_not_timed(
 
 
 def test_one_wrong_answer_under_load_takes_the_verdict_back() -> None:
-    good = Verdict("whole path", "PASS")
+    good = StepVerdict("whole path", "PASS")
     level = make_level("level", {}, 1, [Sample(0, 1), Sample(1, 2, complaint="cosine 0.1")], None)
-    found = Measurement(Agreement("PyTorch", BOUNDS["fp32"], (good,)), whole_path=(level,))
+    found = Measurement(JudgedAnswers("PyTorch", BOUNDS["fp32"], (good,)), whole_path=(level,))
     assert found.agreement.passed
     assert not found.passed
     assert found.wrong == ("level: cosine 0.1",)

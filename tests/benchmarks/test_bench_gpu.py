@@ -16,7 +16,7 @@ import pytest
 
 from ctclip_bench.gpu import check as check_module
 from ctclip_bench.gpu.__main__ import main
-from ctclip_bench.gpu.check import engine_complaint, read_ladder, without_names
+from ctclip_bench.gpu.check import engine_complaint, read_parity, without_names
 from ctclip_client.errors import CTClipError
 
 ROOT = Path(__file__).parents[2]
@@ -169,16 +169,16 @@ def test_engines_that_cannot_be_built_are_not_measured(
     assert "--profile tensorrt down" in calls
 
 
-# --- the ladder's result ---
+# --- the parity check's result ---
 
 
-def ladder(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
-    rungs = [
+def checked(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
+    steps = [
         {"rung": "ONNX fp16, ONNX Runtime", "verdict": "PASS", "reason": ""},
         {"rung": "TensorRT engine", "verdict": engine, "reason": "no GPU" if engine else ""},
     ]
     return {
-        "passed": passed, "rungs": rungs,
+        "passed": passed, "rungs": steps,
         "release": {"release": "0123abcd", "checkpoint": {"name": "patient.pt", "sha256": "4567"}},
         "machine": {"processor": "x"}, "scans": ["patient.nii"],
     }  # fmt: skip
@@ -187,28 +187,28 @@ def ladder(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("code", "text", "message"),
     [
-        (0, "", "printed no ladder"),
-        (0, "{}", "printed no ladder"),
-        (-9, json.dumps(ladder()), "exit code -9"),
+        (0, "", "printed no result"),
+        (0, "{}", "printed no result"),
+        (-9, json.dumps(checked()), "exit code -9"),
         (2, "", "exit code 2"),
-        (1, json.dumps(ladder()), "does not fit together"),
-        (0, json.dumps(ladder(passed=False)), "does not fit together"),
-        (0, json.dumps({**ladder(), "rungs": []}), "does not fit together"),
+        (1, json.dumps(checked()), "does not fit together"),
+        (0, json.dumps(checked(passed=False)), "does not fit together"),
+        (0, json.dumps({**checked(), "rungs": []}), "does not fit together"),
     ],
 )
-def test_a_ladder_that_died_is_no_result(code: int, text: str, message: str) -> None:
+def test_a_check_that_died_is_no_result(code: int, text: str, message: str) -> None:
     with pytest.raises(CTClipError, match=message):
-        read_ladder(code, text)
+        read_parity(code, text)
 
 
 def test_results_name_no_server_and_no_patient() -> None:
     served = {"rung": "served by Triton at ct.example:8001", "verdict": "FAIL", "volumes": 1}
-    found = without_names({**ladder(), "rungs": [served]}, "ct.example:8001")
+    found = without_names({**checked(), "rungs": [served]}, "ct.example:8001")
     assert found["rungs"][0]["rung"] == "served by Triton at a running server"
     assert found["scans"] == 1
     assert found["release"]["checkpoint"] == {"sha256": "4567"}
     assert "patient" not in json.dumps(found)
-    assert without_names(ladder(), None)["rungs"] == ladder()["rungs"]
+    assert without_names(checked(), None)["rungs"] == checked()["rungs"]
 
 
 def test_kept_results_name_no_checkpoint() -> None:
@@ -219,13 +219,13 @@ def test_kept_results_name_no_checkpoint() -> None:
 
 
 def test_an_engine_that_did_not_run_has_not_passed() -> None:
-    assert engine_complaint(ladder()) == ""
-    assert "NOT RUN" in engine_complaint(ladder("NOT RUN"))
-    assert "no rung" in engine_complaint({"rungs": ladder()["rungs"][:1]})
+    assert engine_complaint(checked()) == ""
+    assert "NOT RUN" in engine_complaint(checked("NOT RUN"))
+    assert "no step" in engine_complaint({"rungs": checked()["rungs"][:1]})
 
 
 @pytest.mark.parametrize(("engine", "code"), [("PASS", 0), ("NOT RUN", 1)])
-def test_the_ladder_is_kept_with_the_gpus_name(
+def test_the_check_is_kept_with_the_gpus_name(
     engine: str,
     code: int,
     programs: Path,
@@ -247,12 +247,12 @@ def test_the_ladder_is_kept_with_the_gpus_name(
     ) -> subprocess.CompletedProcess[str]:
         assert environment["CUDA_VISIBLE_DEVICES"] == "1"
         steps.append(command[3])
-        return subprocess.CompletedProcess(command, 0, json.dumps(ladder(engine)))
+        return subprocess.CompletedProcess(command, 0, json.dumps(checked(engine)))
 
     monkeypatch.setenv("CTCLIP_GPU", "1")
     monkeypatch.setattr(check_module, "require_tensorrt", lambda: None)
     monkeypatch.setattr(check_module, "run", step)
-    monkeypatch.setattr(check_module, "climb_ladder", parity)
+    monkeypatch.setattr(check_module, "run_parity", parity)
     assert main(["check", "--repository", str(repository), "--out", str(tmp_path / "out")]) == code
     assert steps == ["build-engines", "parity"]
     (path,) = (tmp_path / "out").iterdir()

@@ -11,11 +11,11 @@ import torch
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
-from ctclip_bench.served import reference_answer
 from ctclip_client import Client, InvalidInput, Volume, read_volume
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.checkpoint import Checkpoint, TextModel
+from ctclip_export.parity.reference import reference_answer
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 

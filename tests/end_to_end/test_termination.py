@@ -86,7 +86,7 @@ def test_a_terminated_command_leaves_nothing(
         said = process.stderr.read()
         assert process.wait(60) == 130, said
     assert said.splitlines()[-1] == "interrupted"
-    # A rung of the ladder, a process of its own, tells how it was ended.
+    # A step of the parity check, a process of its own, does not tell how it was ended.
     assert "Traceback" not in said
     assert still_there(started) == []
     assert [path for path in (tmp_path / "out").rglob("*") if not path.is_dir()] == []

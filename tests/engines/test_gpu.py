@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ctclip_bench.parity import steps as rungs
-from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY
+from ctclip_bench.parity import steps
+from ctclip_bench.parity.inputs import read_inputs
 from ctclip_export.engines import process as process_module
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import NoGpu, parse_gpu, read_gpu
@@ -91,17 +91,16 @@ def test_the_compiler_numbers_gpus_as_the_driver_does(
         compile_in_process(job, lambda _: None)
 
 
-def test_so_does_the_ladder_where_it_runs_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA reads the variable once, when it is first used: the rung sets it before anything."""
+def test_so_does_the_parity_check_where_it_runs_a_plan(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA reads the variable once, when it is first used: the step sets it before anything."""
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")  # CUDA's own
 
     def checked_engine(*_: Any) -> None:
         raise EngineError(f"in the order {os.environ['CUDA_DEVICE_ORDER']}")
 
-    monkeypatch.setattr(rungs, "checked_engine", checked_engine)
-    job = rungs.Job(
-        Path("repository"), "1", "release", PUBLISHED_GEOMETRY, "fp32", PUBLISHED_FINDINGS, (),
-        None, None,
-    )  # fmt: skip
+    monkeypatch.setattr(steps, "checked_engine", checked_engine)
+    inputs = read_inputs(repository, (), None, None)
     with pytest.raises(EngineError, match="in the order PCI_BUS_ID"):
-        rungs.engine(job, lambda _: None)
+        steps.engine(inputs, ())

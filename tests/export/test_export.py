@@ -28,13 +28,13 @@ from ctclip_client.contract import (
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
-from ctclip_export.parity.compare import ParityError
-from ctclip_export.parity.fp32_graphs import (
+from ctclip_export.parity.check_fp32 import (
     check_preprocess,
     check_scores,
     check_text,
     check_vision,
 )
+from ctclip_export.parity.compare import ParityError
 from ctclip_export.repository import build
 from ctclip_export.repository.configs import ensemble_config, model_config
 from ctclip_export.repository.placement import staged
@@ -292,7 +292,7 @@ def test_a_terminated_export_leaves_nothing(
 def test_faults_in_any_graph_are_found(
     repository: Path, checkpoint: Checkpoint, golden: Golden, tmp_path: Path
 ) -> None:
-    """A ladder that passes everything would be worse than none: plant a fault in each graph."""
+    """A check that passes everything would be worse than none: plant a fault in each graph."""
     model = checkpoint.model
     image = golden.expected["b1_image_latent"]
     texts = golden.expected["prompt_text_latent"]

@@ -133,14 +133,16 @@ def _outlier(model: CTCLIP) -> None:
     block.to_out.weight[:, 0] /= 1e5
 
 
-def test_the_part_to_blame_is_named_and_nothing_is_placed(
+def test_the_first_part_beyond_is_named_and_nothing_is_placed(
     golden: Golden, checkpoint: Checkpoint, text_model: TextModel, phantoms: Path, tmp_path: Path
 ) -> None:
     model = copy.deepcopy(checkpoint.model)
     with torch.no_grad():
         _outlier(model)
     planted = replace(checkpoint, model=model)
-    with pytest.raises(ParityError, match=r"vision in int8: .*To blame: temporal\.blocks\.0\."):
+    with pytest.raises(
+        ParityError, match=r"vision in int8: .*First part beyond: temporal\.blocks\.0\."
+    ):
         export_repository(
             planted, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "out",
             precision="int8", calibration_folder=phantoms,

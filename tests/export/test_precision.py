@@ -128,12 +128,12 @@ def _deep_in_text(model: CTCLIP) -> None:
 @pytest.mark.parametrize(
     ("plant", "message"),
     [
-        (_overflow, r"ctclip_vision in fp16: .*To blame: temporal\.blocks\.0\."),
+        (_overflow, r"ctclip_vision in fp16: .*First part beyond: temporal\.blocks\.0\."),
         (_too_large, r"ctclip_vision: spatial\.blocks\.1\.attention\.to_q: weights beyond"),
-        (_deep_in_text, r"ctclip_text in fp16: .*To blame: layers\.1\."),
+        (_deep_in_text, r"ctclip_text in fp16: .*First part beyond: layers\.1\."),
     ],
 )
-def test_the_part_to_blame_is_named_and_nothing_is_placed(
+def test_the_first_part_beyond_is_named_and_nothing_is_placed(
     plant: Callable[[CTCLIP], None],
     message: str,
     golden: Golden,

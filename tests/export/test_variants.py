@@ -15,8 +15,8 @@ from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
 from ctclip_export.graphs import classfine_graph, relevance_graph
 from ctclip_export.graphs.run import run_onnx
+from ctclip_export.parity.check_fp32 import check_relevance, check_vision
 from ctclip_export.parity.compare import ParityError
-from ctclip_export.parity.fp32_graphs import check_relevance, check_vision
 
 from ..conftest import Golden
 

@@ -15,7 +15,7 @@ from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_bench.load.measure import Measurement, Plan
-    from ctclip_bench.parity.steps import Job
+    from ctclip_bench.parity.inputs import ParityInputs
     from ctclip_export.samples.scans import Scan
 
 SUMMARY = "Measure latency and throughput of a server with real CTs, parity verdict first."
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.load import record
     from ctclip_bench.load.load import Amount
     from ctclip_bench.load.measure import Plan
-    from ctclip_bench.parity.run import read_job
+    from ctclip_bench.parity.inputs import read_inputs
     from ctclip_client.errors import InvalidInput, Unavailable
 
     if (args.against is None) != (args.text_model is None):
@@ -112,11 +112,11 @@ def run(args: argparse.Namespace) -> int:
     record.check_folder(args.out)
     amount = Amount(args.requests, args.warmup, args.level_s)
     plan = Plan(args.concurrency, args.batch, args.texts, args.rate, amount)
-    job, release = read_job(
+    inputs = read_inputs(
         args.repository, _scans(args), args.against, args.text_model,
         connection=connection, config_name=args.config_name,
     )  # fmt: skip
-    found, content = _measure(args, job, release, plan)
+    found, content = _measure(args, inputs, plan)
     path = record.free_path(args.out / record.file_name(content))
     record.write_json(content, path)
     if args.json:
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(
-    args: argparse.Namespace, job: Job, release: dict[str, Any], plan: Plan
+    args: argparse.Namespace, inputs: ParityInputs, plan: Plan
 ) -> tuple[Measurement, dict[str, Any]]:
     from contextlib import ExitStack
 
@@ -147,25 +147,29 @@ def _measure(
     load_before = os.getloadavg()[0]
     with Stages() as stages, ExitStack() as stack:
         gpu_before_bytes = None
-        if job.connection is None:
+        if inputs.connection is None:
             gpu_before_bytes = gpu_memory()
             with stages.stage("Triton: start and load all models"):
                 server = stack.enter_context(
-                    embedded(args.repository, job.config_name, args.timeout_s)
+                    embedded(args.repository, inputs.config_name, args.timeout_s)
                 )
         else:
-            server = running(job.connection)
-        config_name = args.config_name if args.url else job.config_name
+            server = running(inputs.connection)
+        config_name = args.config_name if args.url else inputs.config_name
         described = describe_server(server, args.repository, config_name)
         volumes = []
-        with stages.stage("Scans: read", len(job.scans)) as advance:
-            for scan in job.scans:
+        with stages.stage("Scans: read", len(inputs.scans)) as advance:
+            for scan in inputs.scans:
                 volumes.append(scan.volume())
                 advance(1)
-        subject = Subject(server, job, release, volumes)
+        subject = Subject(server, inputs, volumes)
         found = measure(subject, plan, stages, gpu_before_bytes)
         gpu = server.gpu()
-    about = {"release": release, "config": config_name or "default", "server": described}
+    about = {
+        "release": inputs.release.content,
+        "config": config_name or "default",
+        "server": described,
+    }
     about["load_before"] = round(load_before, 2)
     return found, as_json(found, plan, volumes, about, gpu)
 

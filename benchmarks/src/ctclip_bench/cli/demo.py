@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ctclip_bench.bounds import COSINE_BOUND, PROBABILITY_BOUND
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -77,17 +76,19 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
 
 
 def _parity_table(result: DemoResult) -> Table:
+    from ctclip_export.parity.judge import BOUNDS
+
     table = _table("Parity with PyTorch, float32", "model", "largest difference of")
     table.add_column("", justify="right")
     table.add_column("allowed", justify="right")
     for found in result.agreements:
         name = found.model.removeprefix("ctclip_")
         table.add_row(name, found.quantity, f"{found.measured:.1e}", found.allowed)
-    served = result.parity
+    served, bounds = result.parity, BOUNDS["fp32"]
     for quantity, measured, allowed in (
-        ("1 − cosine of the embedding", 1 - served.cosine, f"{1 - COSINE_BOUND:.0e}"),
-        ("LOGITS", served.logit_difference, ""),
-        ("PROBABILITIES", served.probability_difference, f"{PROBABILITY_BOUND:.0e}"),
+        ("1 − cosine of the embedding", 1 - (served.cosine or 0), f"{1 - bounds.cosine:.0e}"),
+        ("LOGITS", served.logit_difference or 0, ""),
+        ("PROBABILITIES", served.probability_difference or 0, f"{bounds.probability:.0e}"),
     ):
         table.add_row("served", quantity, f"{measured:.1e}", allowed)
     return table

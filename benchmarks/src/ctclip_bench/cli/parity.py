@@ -9,23 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli.connection import add_connection_options, read_optional_connection
-from ctclip_client.errors import (
-    EXIT_CHECK_FAILED,
-    EXIT_OK,
-    CTClipError,
-    InvalidInput,
-    Unreadable,
-)
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, CTClipError, InvalidInput
 from ctclip_client.system.files import destination, placed
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
-    from ctclip_bench.parity.run import Climb
-    from ctclip_bench.parity.steps import Job
+    from ctclip_client.release.parity_runs import ParityRun
 
 SUMMARY = (
-    "Climb the parity ladder: reference, ONNX, engines, Triton, client; exit code 1 if one fails. "
-    "The verdict is kept beside the release: one that failed is never promoted."
+    "Compare every backend with the reference: PyTorch, ONNX, engines, Triton, client; exit code 1 "
+    "if one differs. The run is kept beside the release: one that failed is never promoted."
 )
 
 
@@ -34,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--against", type=Path, metavar="CHECKPOINT",
-        help="the checkpoint of the export; without it the ladder starts at its ONNX graphs",
+        help="the checkpoint of the export; without it the first ONNX graph is the reference",
     )  # fmt: skip
     parser.add_argument("--text-model", type=Path, metavar="DIR", help="goes with --against")
     parser.add_argument(
@@ -61,18 +54,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
-    """Climb, print, and say by the exit code whether every rung that ran has passed."""
+    """Compare, print, and say by the exit code whether every step that ran has passed."""
+    from ctclip_bench.parity.step_process import import_in_background
+
+    import_in_background()
     from rich.console import Console
 
-    from ctclip_bench.parity.labels import compare_auroc, read_labels
-    from ctclip_bench.parity.report import (
-        as_json,
-        as_page,
-        auroc_lines,
-        ladder_table,
-        reasons,
-    )
-    from ctclip_bench.parity.run import climb, read_job
+    from ctclip_bench.parity.auroc import compare_auroc, read_labels
+    from ctclip_bench.parity.inputs import read_inputs
+    from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table, reasons
+    from ctclip_bench.parity.run import run_parity
+    from ctclip_client.release.parity_runs import read_runs
     from ctclip_client.system.progress import Stages
     from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
     from ctclip_export.samples.scans import sample_and_variations, scans_in
@@ -86,19 +78,21 @@ def run(args: argparse.Namespace) -> int:
         scans = scans_in(args.scans)
     else:
         scans = sample_and_variations(fetch(CHEST_CT, kept_folder()))
-    job, release = read_job(
+    inputs = read_inputs(
         args.repository, scans, args.against, args.text_model,
         connection=connection, config_name=args.config_name,
     )  # fmt: skip
+    read_runs(inputs.repository, inputs.version)  # a damaged list is said now, not in an hour
+    findings = inputs.release.findings
     labels = None
     if args.labels:
-        labels = read_labels(args.labels, [scan.name for scan in scans], release["findings"])
+        labels = read_labels(args.labels, [scan.name for scan in scans], findings)
     with Stages() as stages:
-        result = climb(job, release, stages)
-    _keep(result, job, sample=not args.scans)
+        result = run_parity(inputs, stages)
+    _keep(result.as_run(args.url, sample=not args.scans), inputs.repository, inputs.version)
     areas = []
     if labels is not None and result.probabilities is not None:
-        areas = compare_auroc(release["findings"], labels, *result.probabilities)
+        areas = compare_auroc(findings, labels, *result.probabilities)
     unwritten = None
     if args.report:
         try:
@@ -111,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print()
     else:
         console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(ladder_table(result))
+        console.print(parity_table(result))
         for line in (*auroc_lines(result, areas), *reasons(result)):
             print(line)
     if unwritten is not None:
@@ -139,19 +133,16 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _keep(result: Climb, job: Job, *, sample: bool) -> None:
-    """Append the run to those beside the release, for `ctclip promote`."""
+def _keep(run: ParityRun, repository: Path, version: int) -> None:
+    """Append the run to the list beside the release, for `ctclip promote`."""
     from ctclip_client.release.parity_runs import append_run
 
     try:
-        if not append_run(job.repository, int(job.version), result.record(sample=sample)):
+        if not append_run(repository, version, run):
             _note("nothing could be compared on this machine: this run is not kept.")
-    except (OSError, Unreadable) as error:
-        reason = error.cause if isinstance(error, Unreadable) else f"{error.strerror}."
-        _note(
-            f"this run is not kept beside the release: {reason} A release that failed it could "
-            "still be promoted."
-        )
+    except OSError as error:
+        failed = "" if run.passed else " A release that failed could still be promoted."
+        _note(f"this run is not kept beside the release: {error.strerror}.{failed}")
 
 
 def _unwritable(path: Path, error: OSError) -> CTClipError:

@@ -11,13 +11,14 @@ from tritonclient.grpc import InferenceServerClient
 
 from ctclip_bench.demo.checkpoint import DemoModel, make_checkpoint, write_text_model
 from ctclip_bench.demo.codebook import CodeUsage
-from ctclip_bench.served import Answer, ServedParity, compare_answers, reference_answer
 from ctclip_client import Client, Scores, Volume, read_volume
 from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError
 from ctclip_client.system.progress import Stages
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.parity.compare import Agreement
+from ctclip_export.parity.judge import BOUNDS, StepAnswer, StepVerdict, judge
+from ctclip_export.parity.reference import reference_answer
 from ctclip_export.repository.build import export_repository
 from ctclip_export.samples.sample_data import CHEST_CT, VOCABULARY, fetch
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -36,7 +37,7 @@ class DemoResult:
     usage: CodeUsage
     agreements: Sequence[Agreement]
     scores: Scores
-    parity: ServedParity
+    parity: StepVerdict
     server_ms: dict[str, float]
 
 
@@ -77,12 +78,11 @@ def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
     finally:
         with stages.stage("Triton: stop"):
             triton.stop()
-    served = Answer(scores.image_embedding, scores.logits, scores.probabilities)
-    parity = compare_answers(served, reference)
-    if not parity.passed:
+    served = StepAnswer(None, scores.image_embedding, scores.logits, scores.probabilities)
+    parity = judge("served by Triton", [served], [reference], BOUNDS["fp32"])
+    if parity.verdict != "PASS":
         raise CTClipError(
-            f"parity: served and reference differ: cosine {parity.cosine:.6f}, "
-            f"|Δprobability| {parity.probability_difference:.2e}.",
+            f"parity: served and reference differ: {parity.reason}.",
             "Report it with the processor's name and the versions of onnxruntime and torch.",
         )
     return DemoResult(

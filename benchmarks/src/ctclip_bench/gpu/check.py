@@ -1,4 +1,4 @@
-"""Build the engines on this GPU, then climb the whole ladder with them."""
+"""Build the engines on this GPU, then run the parity check with them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ctclip_bench.gpu.steps import (
     run,
 )
 from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
-from ctclip_bench.parity import ENGINE_RUNG
+from ctclip_bench.parity import ENGINE_STEP
 from ctclip_client.errors import CTClipError
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import Gpu
 
 
 def check(inputs: Inputs) -> int:
-    """Exit code 0 only if every rung that ran passed, the engine's among them.
+    """Exit code 0 only if every step that ran passed, the engine's among them.
 
     Raises: CTClipError if the machine lacks something, or a step dies.
     """
@@ -42,35 +42,35 @@ def check(inputs: Inputs) -> int:
     build = ctclip("build-engines", "--repository", repository, "--target", "tensorrt")
     if code := run(build, environment):
         return code
-    ladder = _parity(inputs, environment)
+    found = _parity(inputs, environment)
     content = {
-        **without_names(ladder, inputs.url),
-        "passed": ladder["passed"] and not engine_complaint(ladder),
+        **without_names(found, inputs.url),
+        "passed": found["passed"] and not engine_complaint(found),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": "tensorrt",
-        "machine": {**ladder["machine"], "gpu": asdict(gpu)},
+        "machine": {**found["machine"], "gpu": asdict(gpu)},
     }
     path = free_path(inputs.out / file_name(content, "parity"))
     write_json(content, path)
-    _print(ladder, gpu)
+    _print(found, gpu)
     print(f"Written: {path}")
-    if complaint := engine_complaint(ladder):
+    if complaint := engine_complaint(found):
         raise CTClipError(complaint, "Nothing is known of these engines: do not serve them.")
-    return 0 if ladder["passed"] else 1
+    return 0 if found["passed"] else 1
 
 
 def _parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The ladder's JSON. Its exit code says nothing here: 1 is a result, and a death is seen."""
+    """What it printed. Its exit code says nothing here: 1 is a result, and a death is seen."""
     url = ["--url", inputs.url] if inputs.url else []
     command = ctclip(
         "parity", "--repository", str(inputs.repository), *inputs.reference(), *url, "--json",
         *inputs.more,
     )  # fmt: skip
-    done = climb_ladder(command, environment)
-    return read_ladder(done.returncode, done.stdout)
+    done = run_parity(command, environment)
+    return read_parity(done.returncode, done.stdout)
 
 
-def climb_ladder(
+def run_parity(
     command: list[str], environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run `ctclip parity`, its progress before everyone's eyes and its JSON caught."""
@@ -79,53 +79,53 @@ def climb_ladder(
     return subprocess.CompletedProcess(command, process.returncode, text)
 
 
-def read_ladder(code: int, text: str) -> dict[str, Any]:
-    """What `ctclip parity --json` printed. Raises: CTClipError if that is no finished ladder."""
+def read_parity(code: int, text: str) -> dict[str, Any]:
+    """What `ctclip parity --json` printed. Raises: CTClipError if that is no finished check."""
     remedy = "See what it said above; nothing was written."
     if code not in (0, 1):
         raise CTClipError(f"ctclip parity ended with exit code {code}.", remedy)
     try:
-        ladder: dict[str, Any] = json.loads(text)
-        passed, rungs = ladder["passed"], ladder["rungs"]
-        _ = ladder["machine"], ladder["scans"], ladder["release"]["release"]
-        _ = ladder["release"]["checkpoint"]["sha256"]
+        found: dict[str, Any] = json.loads(text)
+        passed, steps = found["passed"], found["rungs"]
+        _ = found["machine"], found["scans"], found["release"]["release"]
+        _ = found["release"]["checkpoint"]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CTClipError(f"ctclip parity printed no ladder ({error!r}).", remedy) from error
-    if not rungs or passed != (code == 0):
+        raise CTClipError(f"ctclip parity printed no result ({error!r}).", remedy) from error
+    if not steps or passed != (code == 0):
         raise CTClipError(
-            f"ctclip parity: exit code {code}, passed {passed}, {len(rungs)} rungs: that does not "
+            f"ctclip parity: exit code {code}, passed {passed}, {len(steps)} steps: that does not "
             "fit together.",
             remedy,
         )
-    return ladder
+    return found
 
 
-def without_names(ladder: Mapping[str, Any], url: str | None) -> dict[str, Any]:
+def without_names(found: Mapping[str, Any], url: str | None) -> dict[str, Any]:
     """The same without a server's address and without files' names, which may name patients."""
-    rungs = ladder["rungs"]
+    steps = found["rungs"]
     if url is not None:
-        rungs = [
+        steps = [
             {
                 k: v.replace(url, "a running server") if isinstance(v, str) else v
-                for k, v in r.items()
+                for k, v in step.items()
             }
-            for r in rungs
+            for step in steps
         ]
-    release = without_name(ladder["release"])
-    return {**ladder, "release": release, "rungs": rungs, "scans": len(ladder["scans"])}
+    release = without_name(found["release"])
+    return {**found, "release": release, "rungs": steps, "scans": len(found["scans"])}
 
 
-def engine_complaint(ladder: Mapping[str, Any]) -> str:
+def engine_complaint(found: Mapping[str, Any]) -> str:
     """Why the engine cannot be said to have passed, "" if it has: NOT RUN is no pass."""
-    found = [rung for rung in ladder["rungs"] if rung["rung"].startswith(ENGINE_RUNG)]
-    if not found:
-        return f"the ladder has no rung '{ENGINE_RUNG}'."
-    bad = next((rung for rung in found if rung["verdict"] != "PASS"), None)
+    engines = [step for step in found["rungs"] if step["rung"].startswith(ENGINE_STEP)]
+    if not engines:
+        return f"the check has no step '{ENGINE_STEP}'."
+    bad = next((step for step in engines if step["verdict"] != "PASS"), None)
     return "" if bad is None else f"{bad['rung']}: {bad['verdict']}: {bad['reason'] or 'no reason'}"
 
 
-def _print(ladder: Mapping[str, Any], gpu: Gpu) -> None:
+def _print(found: Mapping[str, Any], gpu: Gpu) -> None:
     print(f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}")
-    for rung in ladder["rungs"]:
-        reason = f" — {rung['reason']}" if rung["reason"] else ""
-        print(f"  {rung['verdict']:8}{rung['rung']}{reason}")
+    for step in found["rungs"]:
+        reason = f" — {step['reason']}" if step["reason"] else ""
+        print(f"  {step['verdict']:8}{step['rung']}{reason}")

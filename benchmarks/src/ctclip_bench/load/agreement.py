@@ -6,20 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_bench.load.server import Server
-from ctclip_bench.parity import REFERENCE_RUNG
-from ctclip_bench.parity import steps as rungs
-from ctclip_bench.parity.files import changed_files
-from ctclip_bench.parity.process import run_rung
-from ctclip_bench.parity.steps import Job
+from ctclip_bench.parity import REFERENCE_STEP, steps
+from ctclip_bench.parity.inputs import ParityInputs, changed_files
+from ctclip_bench.parity.prepared_scans import keep_volume, preprocess_scans
+from ctclip_bench.parity.step_process import run_step
 from ctclip_client import InvalidInput, Scores, Volume
 from ctclip_client.system.progress import Stages
-from ctclip_export.parity.judge import Bounds, Reading, Verdict, bounds_for, judge
+from ctclip_export.parity.figures import least_cosine
+from ctclip_export.parity.judge import Bounds, StepAnswer, StepVerdict, judge
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, require_bfloat16
 
 WHOLE_PATH = "whole path, own bank"
@@ -27,7 +26,7 @@ ZERO_SHOT = "zero-shot, the bank's prompts as text"
 
 
 @dataclass(frozen=True)
-class Agreement:
+class JudgedAnswers:
     """Verdicts, and the answers that were judged: what every timed answer must repeat.
 
     served: one for each scan. text_embeddings: (2F, E) float32, of the bank's prompts.
@@ -35,7 +34,7 @@ class Agreement:
 
     baseline: str
     bounds: Bounds
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[StepVerdict, ...]
     served: tuple[Scores, ...] = ()
     text_embeddings: NDArray[np.float32] | None = None
 
@@ -46,51 +45,55 @@ class Agreement:
 
 
 def compare_with_reference(
-    server: Server,
-    job: Job,
-    release: dict[str, Any],
-    volumes: Sequence[Volume],
-    stages: Stages,
-) -> Agreement:
-    """Ask the server once for every scan, and judge the answers by the ladder's bounds.
+    server: Server, inputs: ParityInputs, volumes: Sequence[Volume], stages: Stages
+) -> JudgedAnswers:
+    """Ask the server once for every scan, and judge the answers by the bounds of `ctclip parity`.
 
     Codes do not leave the server on this way; `ctclip parity` compares them.
+    volumes: of inputs.scans, in their order.
     Raises: InvalidInput if the server has another release, ServiceError if it does not answer.
     """
-    baseline, rung = "ONNX Runtime", rungs.onnx_runtime
-    if job.checkpoint is not None:
-        baseline, rung = REFERENCE_RUNG, rungs.pytorch
-    elif job.precision not in ONNX_RUNTIME_PRECISIONS:
+    baseline, step = "ONNX Runtime", steps.onnx_runtime
+    if inputs.checkpoint is not None:
+        baseline, step = REFERENCE_STEP, steps.pytorch
+    elif inputs.release.precision not in ONNX_RUNTIME_PRECISIONS:
         require_bfloat16()
-        baseline, rung = "OpenVINO", rungs.openvino
-    slabs, rows, columns = release["geometry"]["token_shape"]
-    bounds = bounds_for(job.precision, slabs * rows * columns)
+        baseline, step = "OpenVINO", steps.openvino
+    bounds = inputs.bounds
     with stages.stage("Parity: ask the server", len(volumes)) as advance:
         served = []
         with server.client() as client:
             for volume in volumes:
                 served.append(client.pathologies(volume))
-                _check_release(served[-1], release, server)
+                _check_release(served[-1], inputs.release.name, server)
                 advance(1)
-            zero_shot = client.zero_shot(volumes[0], job.prompts)
-            texts = [text for entry in job.prompts for text in (entry.present, entry.absent)]
-            text_embeddings = client.encode_text(texts)
-    if changed := changed_files(job.repository, job.version):
-        verdict = Verdict("files of the repository", "FAIL", changed)
-        return Agreement(baseline, bounds, (verdict,))
+            zero_shot = client.zero_shot(volumes[0], inputs.release.prompts)
+            text_embeddings = client.encode_text(inputs.sentences)
+    if changed := changed_files(inputs):
+        return JudgedAnswers(
+            baseline, bounds, (StepVerdict("files of the repository", "FAIL", changed),)
+        )
     with (
         stages.stage(f"Parity: {baseline}", len(volumes)) as advance,
-        tempfile.TemporaryDirectory(prefix="ctclip-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="ctclip-bench-") as name,
     ):
-        outcome = run_rung(rung, job, Path(folder) / "baseline", advance)
-    if outcome.failure:
-        return Agreement(baseline, bounds, (Verdict(baseline, "FAIL", outcome.failure),))
-    references = [_reading(answer) for answer in outcome.answers]
+        scans = [
+            keep_volume(scan, volume, Path(name), number)
+            for number, (scan, volume) in enumerate(zip(inputs.scans, volumes, strict=True))
+        ]
+        failure = ""
+        if step is not steps.pytorch:
+            failure = run_step(preprocess_scans, inputs, scans).failure
+        if not failure:
+            ran = run_step(step, inputs, scans, advance)
+            failure = ran.failure
+    if failure:
+        return JudgedAnswers(baseline, bounds, (StepVerdict(baseline, "FAIL", failure),))
     verdicts = (
-        judge(WHOLE_PATH, [_scores(scores) for scores in served], references, bounds, 0.0),
-        judge(ZERO_SHOT, [_scores(zero_shot)], references[:1], bounds, 0.0),
+        judge(WHOLE_PATH, [_answer(scores) for scores in served], ran.answers, bounds),
+        judge(ZERO_SHOT, [_answer(zero_shot)], ran.answers[:1], bounds),
     )
-    return Agreement(baseline, bounds, verdicts, tuple(served), text_embeddings)
+    return JudgedAnswers(baseline, bounds, verdicts, tuple(served), text_embeddings)
 
 
 def difference(bounds: Bounds, scores: Scores, expected: Scores) -> str:
@@ -106,9 +109,7 @@ def embedding_difference(
     """The same for embeddings (…, E): the lowest cosine counts. NaN passes nothing."""
     if got.shape != expected.shape:
         return f"embedding: shape {got.shape}, expected {expected.shape}"
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    cosines = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
-    lowest = float(np.min(cosines))
+    lowest = least_cosine(got, expected)
     return "" if lowest >= bounds.cosine else f"embedding: cosine {lowest:.6f}"
 
 
@@ -117,8 +118,8 @@ def _probability_difference(bounds: Bounds, scores: Scores, expected: Scores) ->
     return "" if largest <= bounds.probability else f"|Δprobability| {largest:.1e}"
 
 
-def _check_release(scores: Scores, release: dict[str, Any], server: Server) -> None:
-    got, expected = scores.provenance.release, release["release"]
+def _check_release(scores: Scores, expected: str, server: Server) -> None:
+    got = scores.provenance.release
     if got != expected:
         raise InvalidInput(
             f"--repository: it holds release {expected}; {server.url} serves {got}.",
@@ -126,9 +127,5 @@ def _check_release(scores: Scores, release: dict[str, Any], server: Server) -> N
         )
 
 
-def _reading(answer: rungs.Answer) -> Reading:
-    return Reading(None, answer["image_embedding"], answer["logits"], answer["probabilities"])
-
-
-def _scores(scores: Scores) -> Reading:
-    return Reading(None, scores.image_embedding, scores.logits, scores.probabilities)
+def _answer(scores: Scores) -> StepAnswer:
+    return StepAnswer(None, scores.image_embedding, scores.logits, scores.probabilities)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from ctclip_bench.load.agreement import Agreement, compare_with_reference
+from ctclip_bench.load.agreement import JudgedAnswers, compare_with_reference
 from ctclip_bench.load.figures import Level, make_level
 from ctclip_bench.load.load import Amount, Sample, Starter, Work, closed_loop, open_loop
 from ctclip_bench.load.memory import Usage, Watch, gpu_memory
 from ctclip_bench.load.server import Server, without_address
 from ctclip_bench.load.statistics import Spent, difference
 from ctclip_bench.load.workloads import prepared, split, texts, vision_batches, whole_path
-from ctclip_bench.parity.steps import Job
+from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_client import Volume
 from ctclip_client.contract import VISION
 from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
@@ -46,7 +46,7 @@ class Measurement:
     gone_at: the level at which the server stopped answering; those after it were not tried.
     """
 
-    agreement: Agreement
+    agreement: JudgedAnswers
     whole_path: tuple[Level, ...] = ()
     arrivals: tuple[Level, ...] = ()
     vision: tuple[Level, ...] = ()
@@ -89,13 +89,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. release: as the repository's provenance.json has it; volumes: of job.scans,
-    in their order.
-    """
+    """What is measured. volumes: of inputs.scans, in their order."""
 
     server: Server
-    job: Job
-    release: dict[str, Any]
+    inputs: ParityInputs
     volumes: Sequence[Volume]
 
 
@@ -110,9 +107,7 @@ def measure(
     Raises: InvalidInput, ServiceError, before the first level.
     """
     server = subject.server
-    agreement = compare_with_reference(
-        server, subject.job, subject.release, subject.volumes, stages
-    )
+    agreement = compare_with_reference(server, subject.inputs, subject.volumes, stages)
     if not agreement.passed:
         return Measurement(agreement)
     with (
@@ -147,8 +142,10 @@ class _What:
 class _Load:
     """Runs the levels, one after the other."""
 
-    def __init__(self, subject: Subject, plan: Plan, stages: Stages, agreement: Agreement) -> None:
-        self.server, self.job, self.volumes = subject.server, subject.job, subject.volumes
+    def __init__(
+        self, subject: Subject, plan: Plan, stages: Stages, agreement: JudgedAnswers
+    ) -> None:
+        self.server, self.inputs, self.volumes = subject.server, subject.inputs, subject.volumes
         self.plan, self.stages, self.agreement = plan, stages, agreement
         self.levels: dict[str, list[Level]] = {
             "whole_path": [], "arrivals": [], "vision": [], "texts": [],
@@ -191,7 +188,7 @@ class _Load:
         limit = VISION.max_batch_size
         order = np.arange(min(max(self.plan.batches), limit)) % len(self.volumes)
         with self.stages.stage("Vision model: prepare its volumes"):
-            voxels = prepared(self.job, self.volumes)[order]
+            voxels = prepared(self.inputs, self.volumes)[order]
         expected = np.stack([scores.image_embedding for scores in self.agreement.served])[order]
         with vision_batches(self.server, voxels) as batches:
             self.notes += [batches.note] if batches.note else []
@@ -210,7 +207,7 @@ class _Load:
 
     def _texts(self) -> None:
         for count in self.plan.texts:
-            work = texts(self.server, self.job, count, self.agreement)
+            work = texts(self.server, self.inputs, count, self.agreement)
             name = f"Text encoder, {_count(count, 'text')}"
             self._closed(name, _What("texts", {"texts": count}, count), work)
 

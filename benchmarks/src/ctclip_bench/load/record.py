@@ -45,7 +45,7 @@ def as_json(
             "verdict": "PASS" if found.right else "FAIL",
             "baseline": agreement.baseline,
             "bounds": asdict(agreement.bounds),
-            "checks": [asdict(verdict) for verdict in agreement.verdicts],
+            "checks": [verdict.as_json() for verdict in agreement.verdicts],
             "wrong_answers_under_load": list(found.wrong),
         },
         "random_weights": about["release"]["checkpoint"]["random_weights"],

@@ -48,7 +48,7 @@ def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
                 f"{verdict.probability_difference or 0:.1e} (≤ {agreement.bounds.probability:g})"
             )
         why = f" — {escape(verdict.reason)}" if verdict.reason else ""
-        lines.append(f"  {verdict.verdict} {verdict.rung}{numbers}{why}")
+        lines.append(f"  {verdict.verdict} {verdict.step}{numbers}{why}")
     if found.wrong:
         lines.append(f"  FAIL {len(found.wrong)} answers under load — {escape(found.wrong[0])}")
     elif any(level.n for level in found.levels):

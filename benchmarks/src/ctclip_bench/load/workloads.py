@@ -11,16 +11,16 @@ import numpy as np
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
-from ctclip_bench.load.agreement import Agreement, difference, embedding_difference
+from ctclip_bench.load.agreement import JudgedAnswers, difference, embedding_difference
 from ctclip_bench.load.load import Work
 from ctclip_bench.load.server import Raw, Server, Shared, shared_region
-from ctclip_bench.parity.steps import Job
+from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_client import Client, Scores, Volume
 from ctclip_client.contract import PREPROCESS, VISION, VOXELS
 from ctclip_export.graphs.run import run_preprocess
 
 
-def whole_path(server: Server, volumes: Sequence[Volume], agreement: Agreement) -> Work[Scores]:
+def whole_path(server: Server, volumes: Sequence[Volume], agreement: JudgedAnswers) -> Work[Scores]:
     """Volume in memory → client → ensemble → findings. Scans take turns."""
 
     @contextmanager
@@ -34,9 +34,11 @@ def whole_path(server: Server, volumes: Sequence[Volume], agreement: Agreement) 
     return Work(connect, inspect, lambda scores: scores.timings_ms)
 
 
-def texts(server: Server, job: Job, count: int, agreement: Agreement) -> Work[NDArray[np.float32]]:
+def texts(
+    server: Server, inputs: ParityInputs, count: int, agreement: JudgedAnswers
+) -> Work[NDArray[np.float32]]:
     """Sentences → tokenizer → text encoder: the bank's prompts, as often as it takes."""
-    bank = [text for entry in job.prompts for text in (entry.present, entry.absent)]
+    bank = inputs.sentences
     sentences = [bank[number % len(bank)] for number in range(count)]
     known = agreement.text_embeddings
     expected = None if known is None else known[np.arange(count) % len(bank)]
@@ -58,9 +60,9 @@ def _encode(client: Client, sentences: Sequence[str]) -> NDArray[np.float32]:
     return client.encode_text(sentences)
 
 
-def prepared(job: Job, volumes: Sequence[Volume]) -> NDArray[np.float32]:
+def prepared(inputs: ParityInputs, volumes: Sequence[Volume]) -> NDArray[np.float32]:
     """VOXELS (S, 1, D, H, W) of scans, by the repository's own preprocessing."""
-    path = job.file(PREPROCESS.name)
+    path = inputs.file(PREPROCESS.name)
     return np.concatenate([run_preprocess(path, volume) for volume in volumes])
 
 
@@ -87,7 +89,7 @@ class VisionBatches:
         self._outputs = [triton.InferRequestedOutput(tensor.name) for tensor in VISION.outputs]
 
     def work(
-        self, sizes: Sequence[int], expected: NDArray[np.float32], agreement: Agreement
+        self, sizes: Sequence[int], expected: NDArray[np.float32], agreement: JudgedAnswers
     ) -> Work[list[NDArray[np.float32]]]:
         """One "request" is all of `sizes` sent at once; it is over with the last answer.
 

@@ -1,6 +1,6 @@
-"""The parity ladder: reference, typed twin, ONNX, engine, Triton and client, compared."""
+"""The parity check: which ways of computing the answer are compared with the reference, on what."""
 
-ENGINE_RUNG = "TensorRT engine"
-"""The rung that only a GPU can run; `make gpu-check` and the kept verdict look for it by name."""
-REFERENCE_RUNG = "PyTorch fp32"
+ENGINE_STEP = "TensorRT engine"
+"""The step that only a GPU can run; `make gpu-check` looks for it by name."""
+REFERENCE_STEP = "PyTorch fp32"
 """The checkpoint itself: the baseline where there is one."""

@@ -1,4 +1,4 @@
-"""The ladder as a table, as JSON and as a page."""
+"""A parity check as a table, as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ctclip_bench.machine import describe_machine
-from ctclip_bench.parity.labels import Auroc
-from ctclip_bench.parity.run import Climb
-from ctclip_export.parity.judge import Verdict
+from ctclip_bench.parity.auroc import Auroc
+from ctclip_bench.parity.run import ParityResult
+from ctclip_export.parity.judge import StepVerdict
 
 COLUMNS = (
-    "rung", "codes", "margin", "allowed", "cosine", "texts", "|Δlogit|", "|Δprob.|", "Spearman",
+    "step", "codes", "margin", "allowed", "cosine", "texts", "|Δlogit|", "|Δprob.|", "Spearman",
     "verdict",
 )  # fmt: skip
 
 
-def row(verdict: Verdict) -> tuple[str, ...]:
+def row(verdict: StepVerdict) -> tuple[str, ...]:
     """One line of the table. margin: the reference's, where codes differ; allowed: twice the error
     of the similarity; texts: least cosine of the bank's sentences.
     """
     error = verdict.similarity_error
     return (
-        verdict.rung,
+        verdict.step,
         _text(verdict.codes_agree, "{:.3%}"),
         _text(None if verdict.codes_agree is None else verdict.flipped_margin, "{:.1e}"),
         _text(None if error is None or verdict.codes_agree is None else 2 * error, "{:.1e}"),
@@ -45,43 +45,43 @@ def _text(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def headline(climb: Climb) -> str:
+def headline(result: ParityResult) -> str:
     """What was compared with what, in one line."""
-    release = climb.release
-    random = ", RANDOM WEIGHTS" if release["checkpoint"]["random_weights"] else ""
+    release = result.release
+    random = ", RANDOM WEIGHTS" if release.checkpoint.random_weights else ""
     return (
-        f"release {release['release']} ({release['precision']}{random}) against {climb.baseline}, "
-        f"worst of {len(climb.scans)} scans"
+        f"release {release.name} ({release.precision}{random}) against {result.baseline}, "
+        f"worst of {len(result.scans)} scans"
     )
 
 
-def ladder_table(climb: Climb) -> Table:
+def parity_table(result: ParityResult) -> Table:
     """For the terminal."""
     table = Table(
-        title=headline(climb), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=headline(result), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    # Where there is too little room the long names of rungs fold first; a verdict never does.
+    # Where there is too little room the long names of steps fold first; a verdict never does.
     for column in COLUMNS[:-1]:
-        table.add_column(column, justify="left" if column == "rung" else "right", overflow="fold")
+        table.add_column(column, justify="left" if column == "step" else "right", overflow="fold")
     table.add_column(COLUMNS[-1], no_wrap=True, min_width=len("NOT RUN"))
     style = {"PASS": "green", "FAIL": "bold red", "NOT RUN": "yellow"}
-    for verdict in climb.verdicts:
+    for verdict in result.verdicts:
         *cells, outcome = row(verdict)
         table.add_row(*cells, f"[{style[outcome]}]{outcome}[/]")
     return table
 
 
-def reasons(climb: Climb) -> list[str]:
-    """Why a rung did not pass, a line each."""
-    return [f"{v.verdict} {v.rung}: {v.reason}" for v in climb.verdicts if v.reason]
+def reasons(result: ParityResult) -> list[str]:
+    """Why a step did not pass, a line each."""
+    return [f"{v.verdict} {v.step}: {v.reason}" for v in result.verdicts if v.reason]
 
 
-def auroc_lines(climb: Climb, areas: Sequence[Auroc]) -> list[str]:
+def auroc_lines(result: ParityResult, areas: Sequence[Auroc]) -> list[str]:
     """Whose scores they are, then a line for each finding."""
     if not areas:
         return []
     return [
-        f"AUROC of {climb.scored} against {climb.baseline}:",
+        f"AUROC of {result.scored} against {result.baseline}:",
         *(
             f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
             f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f})"
@@ -90,17 +90,17 @@ def auroc_lines(climb: Climb, areas: Sequence[Auroc]) -> list[str]:
     ]
 
 
-def as_json(climb: Climb, areas: Sequence[Auroc]) -> dict[str, Any]:
+def as_json(result: ParityResult, areas: Sequence[Auroc]) -> dict[str, Any]:
     """Everything, with numbers as numbers; NaN becomes null."""
     return {
-        "passed": climb.passed,
-        "baseline": climb.baseline,
-        "release": climb.release,
-        "scans": list(climb.scans),
-        "rungs": [asdict(verdict) for verdict in climb.verdicts],
+        "passed": result.passed,
+        "baseline": result.baseline,
+        "release": dict(result.release.content),
+        "scans": list(result.scans),
+        "rungs": [verdict.as_json() for verdict in result.verdicts],
         "auroc": [
             {
-                "rung": climb.scored,
+                "rung": result.scored,
                 **{
                     k: None if isinstance(v, float) and math.isnan(v) else v
                     for k, v in asdict(a).items()
@@ -112,7 +112,7 @@ def as_json(climb: Climb, areas: Sequence[Auroc]) -> dict[str, Any]:
     }
 
 
-def as_page(climb: Climb, areas: Sequence[Auroc]) -> str:
+def as_page(result: ParityResult, areas: Sequence[Auroc]) -> str:
     """One HTML page without anything to load."""
     machine = "".join(f"<li>{_e(k)}: {_e(v)}</li>" for k, v in describe_machine().items())
     scores = "".join(
@@ -122,21 +122,21 @@ def as_page(climb: Climb, areas: Sequence[Auroc]) -> str:
     )
     auroc = (
         "<h2>AUROC</h2><table><tr><th>finding</th><th>positives</th>"
-        f"<th>{_e(climb.baseline)}</th><th>{_e(climb.scored)}</th>"
+        f"<th>{_e(result.baseline)}</th><th>{_e(result.scored)}</th>"
         f"<th>difference, 95 %</th></tr>{scores}</table>"
         if areas
         else ""
     )
-    verdict = "PASSED" if climb.passed else "FAILED"
+    verdict = "PASSED" if result.passed else "FAILED"
     rows = "".join(
         f"<tr class='{_e(v.verdict.split()[0])}'>"
         + "".join(f"<td>{_e(cell)}</td>" for cell in row(v))
         + "</tr>"
-        for v in climb.verdicts
+        for v in result.verdicts
     )
-    why = "".join(f"<li>{_e(reason)}</li>" for reason in reasons(climb))
+    why = "".join(f"<li>{_e(reason)}</li>" for reason in reasons(result))
     heads = "".join(f"<th>{_e(column)}</th>" for column in COLUMNS)
-    scans = "".join(f"<li>{_e(name)}</li>" for name in climb.scans)
+    scans = "".join(f"<li>{_e(name)}</li>" for name in result.scans)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Parity: {verdict}</title>
 <style>
@@ -147,7 +147,7 @@ td:first-child, th:first-child {{ text-align: left }}
 .PASS td:last-child {{ color: #17692b }} .FAIL td {{ color: #b00020; font-weight: 600 }}
 .NOT td {{ color: #806000 }}
 </style>
-<h1>Parity ladder: {verdict}</h1><p>{_e(headline(climb))}</p>
+<h1>Parity check: {verdict}</h1><p>{_e(headline(result))}</p>
 <table><tr>{heads}</tr>{rows}</table><ul>{why}</ul>{auroc}
 <h2>Scans</h2><ul>{scans}</ul><h2>Machine</h2><ul>{machine}</ul></html>
 """

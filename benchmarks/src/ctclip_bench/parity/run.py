@@ -1,309 +1,215 @@
-"""Climb the ladder: run every rung that can run here, and judge each against the reference."""
+"""Run every step that can run here, and judge each against the first."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.parity import ENGINE_RUNG, REFERENCE_RUNG
-from ctclip_bench.parity import steps as rungs
-from ctclip_bench.parity.files import changed_files
-from ctclip_bench.parity.process import Outcome, Rung, run_rung, without_names
-from ctclip_bench.parity.steps import Answer, Job
-from ctclip_client.contract import CHECK, TOKENIZER, VISION
-from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.release.digest import sha256
-from ctclip_client.release.members import pinned_version, read_members
+from ctclip_bench.parity import ENGINE_STEP
+from ctclip_bench.parity.inputs import ParityInputs, changed_files
+from ctclip_bench.parity.plan import PlannedStep, planned_steps
+from ctclip_bench.parity.prepared_scans import preprocess_scans, read_scans
+from ctclip_bench.parity.step_process import StepRun, reason_of, run_step, without_names
+from ctclip_client.contract import VISION
+from ctclip_client.errors import Unreadable
 from ctclip_client.release.parity_runs import ParityRun, ParityStep
-from ctclip_client.release.records import read_model_record
+from ctclip_client.release.records import ReleaseRecord
 from ctclip_client.system.progress import Stages
 from ctclip_client.transport.connection import Connection
-from ctclip_export.engines.run import missing_engine
-from ctclip_export.parity.judge import Reading, Verdict, bounds_for, judge
-from ctclip_export.parity.readings import code_margins, largest_change
-from ctclip_export.parity.runtimes import (
-    ONNX_RUNTIME_PRECISIONS,
-    load_openvino,
-    require_bfloat16,
-    searched_tokens,
-)
-from ctclip_export.precision.types import DTYPES
-from ctclip_export.samples.scans import Scan
+from ctclip_export.parity.judge import StepAnswer, StepVerdict, judge
+from ctclip_export.parity.runtimes import searched_tokens
+from ctclip_server.embedded.server import EmbeddedTriton
 
 FILES = "files"
-"""No rung, but said as one: whether the files are those that the export judged."""
+"""No step, but printed as one: whether the files are those that the export judged."""
 FLOAT32_ERROR = 1e-6
 """Of a cosine over 512 channels, by the order of the sum."""
+_TIMEOUT_S = 600.0
+"""For one scan in a server of our own: a CPU may need minutes."""
 
 
 @dataclass(frozen=True)
-class Climb:
-    """The finished ladder. probabilities: (scans, F) of the baseline and of the rung `scored`.
+class ParityResult:
+    """A finished parity check.
 
-    scored: the highest rung that answered for every scan, whether it passed or not; "" if none did.
-    plans: SHA-256 of the engines that lay in the repository when it began, by model.
+    scored: the last step that answered for every scan, whether it passed or not; "" if none did.
+    probabilities: (scans, F) of the baseline and of that step.
+    engines: SHA-256 of the plans that lay in the repository when it began, by model.
     """
 
-    release: dict[str, Any]
+    release: ReleaseRecord
     baseline: str
     scans: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
-    probabilities: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    plans: Mapping[str, str] = field(default_factory=dict)
+    verdicts: tuple[StepVerdict, ...]
+    probabilities: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     scored: str = ""
-
-    def record(self, *, sample: bool = False) -> ParityRun:
-        """What is kept beside the release; no name of a scan, which may name a patient.
-
-        sample: whether the scans are the public chest CT and its variations.
-        """
-        steps = tuple(_kept(v) for v in self.verdicts if v.rung != FILES)
-        engine = any(step.name == ENGINE_RUNG and step.verdict != "NOT RUN" for step in steps)
-        return ParityRun(
-            release=str(self.release["release"]),
-            passed=self.passed,
-            steps=steps,
-            reference=self.baseline,
-            scans=len(self.scans),
-            sample=sample,
-            failures=tuple(f"{v.rung}: {v.reason}" for v in self.verdicts if v.verdict == "FAIL"),
-            engines=self.plans if engine else {},
-        )
+    engines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """No rung failed, and at least one ran; that the files are whole is no rung that ran."""
-        kinds = {verdict.verdict for verdict in self.verdicts if verdict.volumes}
-        kinds |= {"FAIL"} & {verdict.verdict for verdict in self.verdicts}
-        return "FAIL" not in kinds and "PASS" in kinds
+        """No step failed, and one has passed; the file check alone does not count."""
+        found = {verdict.verdict for verdict in self.verdicts if verdict.step != FILES}
+        return "PASS" in found and not self.failures
 
+    @property
+    def failures(self) -> tuple[StepVerdict, ...]:
+        return tuple(verdict for verdict in self.verdicts if verdict.verdict == "FAIL")
 
-def read_job(
-    repository: Path,
-    scans: Sequence[Scan],
-    checkpoint: Path | None,
-    text_model: Path | None,
-    *,
-    connection: Connection | None = None,
-    config_name: str | None = None,
-) -> tuple[Job, dict[str, Any]]:
-    """What the repository says of the release that it serves. Raises: Unreadable, InvalidInput."""
-    version = str(pinned_version(read_members(repository)))
-    folder = repository / CHECK.name / version
-    release = read_model_record(folder).release
-    known = release.checkpoint.sha256
-    if checkpoint is not None and checkpoint.is_file() and sha256(checkpoint) != known:
-        raise InvalidInput(
-            f"--against: {checkpoint} is not the checkpoint this repository was exported from "
-            f"(SHA-256 {sha256(checkpoint)[:12]}…, expected {known[:12]}…).",
-            "Name the checkpoint of the export, or export this one.",
-        )
-    if text_model is not None:
-        _check_vocabulary(text_model, repository / TOKENIZER.name / version)
-    precision = release.precision
-    if config_name is None and precision not in ONNX_RUNTIME_PRECISIONS:
-        config_name = "openvino"  # of the CPU backends the one that computes in it
-    job = Job(
-        repository, version, release.name, release.geometry, precision, release.prompts,
-        tuple(scans), checkpoint, text_model, connection, config_name,
-    )  # fmt: skip
-    return job, dict(release.content)
+    def as_run(self, url: str | None = None, *, sample: bool = False) -> ParityRun:
+        """What is kept beside the release: no name of a scan, which may name a patient, and no
+        address of a server.
 
+        url: the server that was asked. sample: whether the scans are the public chest CT and its
+        variations.
+        """
 
-def _check_vocabulary(text_model: Path, folder: Path) -> None:
-    """Another vocabulary of the same size raises no shape error: only its words are others."""
-    mine = sha256(text_model / "vocab.txt") if (text_model / "vocab.txt").is_file() else ""
-    try:
-        known = read_model_record(folder).vocabulary_sha256
-    except Unreadable:
-        return  # the check of the files says so
-    if mine and mine != known:
-        raise InvalidInput(
-            f"--text-model: {text_model / 'vocab.txt'} is not the vocabulary this repository was "
-            f"exported with (SHA-256 {mine[:12]}…, expected {known[:12]}…).",
-            "Name the text model of the export.",
+        def told(text: str) -> str:
+            return text if url is None else text.replace(url, "--url")
+
+        steps = [_as_step(verdict, told) for verdict in self.verdicts if verdict.step != FILES]
+        ran = {step.name for step in steps if step.verdict != "NOT RUN"}
+        return ParityRun(
+            release=self.release.name,
+            passed=self.passed,
+            steps=tuple(steps),
+            reference=self.baseline,
+            scans=len(self.scans),
+            sample=sample,
+            failures=tuple(told(f"{each.step}: {each.reason}") for each in self.failures),
+            engines=self.engines if ENGINE_STEP in ran else {},
         )
 
 
-def climb(job: Job, release: dict[str, Any], stages: Stages) -> Climb:
-    """Run all rungs. A baseline that fails leaves nothing to compare with: that is a failure."""
-    with tempfile.TemporaryDirectory(prefix="ctclip-ladder-") as folder:
-        return _Climber(job, release, stages, Path(folder)).run()
+def run_parity(
+    inputs: ParityInputs, stages: Stages, steps: Sequence[PlannedStep] | None = None
+) -> ParityResult:
+    """Run all steps, in their order. The first that can run is the baseline; where it fails nothing
+    is left to compare with, and the check has failed.
 
-
-class _Step(NamedTuple):
-    """One rung of this machine's ladder. missing: why it cannot run here, "" if it can.
-
-    graph: the rung that runs the same graph in the same runtime and shows its tokens; its error of
-    the similarity holds for this one, which hides them.
+    steps: others than those planned for this machine.
+    Raises: Unreadable for scans or a vision graph that cannot be read; then nothing was judged.
     """
-
-    name: str
-    rung: Rung
-    missing: str = ""
-    graph: str = ""
+    with tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder, ExitStack() as stack:
+        check = _ParityCheck(inputs, stages, Path(folder), stack)
+        return check.run(planned_steps(inputs) if steps is None else steps)
 
 
-class _Climber:
-    def __init__(self, job: Job, release: dict[str, Any], stages: Stages, folder: Path) -> None:
-        self.job, self.release, self.stages, self.folder = job, release, stages, folder
-        slabs, rows, columns = release["geometry"]["token_shape"]
-        self.bounds = bounds_for(job.precision, slabs * rows * columns)
-        self.verdicts: list[Verdict] = []
-        self.plans = read_members(job.repository).engines(int(job.version))
-        self.unit_codebook = _unit_codebook(job.file(VISION.name))
-        self.highest: tuple[str, NDArray[np.float32]] | None = None
-        self.errors: dict[str, float] = {}
+class _ParityCheck:
+    def __init__(
+        self, inputs: ParityInputs, stages: Stages, folder: Path, stack: ExitStack
+    ) -> None:
+        self.inputs, self.stages, self.stack = inputs, stages, stack
+        self.verdicts: list[StepVerdict] = []
+        self.engines = inputs.members.engines(inputs.version)
+        with stages.stage("Scans: read", len(inputs.scans)) as advance:
+            self.scans = read_scans(inputs.scans, folder, advance)
+        self.codebook = _unit_codebook(inputs.file(VISION.name))
+        self._prepared: StepRun[bool] | None = None
+        self._address = self._no_server = ""
 
-    def run(self) -> Climb:
-        changed = changed_files(self.job.repository, self.job.version)
-        self.verdicts.append(Verdict(FILES, "FAIL" if changed else "PASS", changed))
-        ladder = self._ladder()
-        first = next((step for step in ladder if not step.missing), None)
-        if first is None:
-            self.verdicts += [Verdict(step.name, "NOT RUN", step.missing) for step in ladder]
-            return self._finish("nothing", None)
-        baseline_name = first.name
-        outcome = self._run(first.name, first.rung)
-        if outcome.failure:
-            return self._finish(baseline_name, None)
-        baseline = [self._reading(answer, margins=True) for answer in outcome.answers]
-        tokens = [answer["tokens"] for answer in outcome.answers]
-        for step in ladder:
+    def run(self, steps: Sequence[PlannedStep]) -> ParityResult:
+        changed = changed_files(self.inputs)
+        self.verdicts.append(StepVerdict(FILES, "FAIL" if changed else "PASS", changed))
+        baseline = next((step for step in steps if not step.missing), None)
+        references: tuple[StepAnswer, ...] = ()
+        scored, probabilities = "", None
+        if baseline is not None:
+            references = self._answers(baseline)
+        for step in steps:
             if step.missing:
-                self.verdicts.append(Verdict(step.name, "NOT RUN", step.missing))
-            elif step.name != baseline_name:
-                self._judge(step, baseline, tokens)
-        return self._finish(baseline_name, np.stack([r.probabilities for r in baseline]))
-
-    def _ladder(self) -> list[_Step]:
-        """From the reference upwards, with the reason for every rung that cannot run here."""
-        job, precision = self.job, self.job.precision
-        steps = []
-        if job.checkpoint is not None:
-            steps.append(_Step(REFERENCE_RUNG, rungs.pytorch))
-            if precision in DTYPES and precision != "fp32":
-                steps.append(_Step(f"PyTorch {precision}", rungs.pytorch_typed))
-        low = precision not in ONNX_RUNTIME_PRECISIONS
-        no_kernels = f"its CPU provider has no {precision} kernels" if low else ""
-        no_openvino = _missing_openvino(precision)
-        in_onnx, in_openvino = (
-            f"ONNX {precision}, {name}" for name in ("ONNX Runtime", "OpenVINO")
+                self.verdicts.append(StepVerdict(step.name, "NOT RUN", step.missing))
+            elif references and step is not baseline and (answers := self._answers(step)):
+                self.verdicts.append(self._judge(step, answers, references))
+                scored = step.name
+                probabilities = _probabilities(references), _probabilities(answers)
+        return ParityResult(
+            self.inputs.release,
+            "nothing" if baseline is None else baseline.name,
+            tuple(scan.name for scan in self.inputs.scans),
+            tuple(self.verdicts),
+            probabilities,
+            scored,
+            self.engines,
         )
-        steps += [
-            _Step(in_onnx, rungs.onnx_runtime, no_kernels),
-            _Step(in_openvino, rungs.openvino, no_openvino),
-            _Step(ENGINE_RUNG, rungs.engine, missing_engine(job.file(VISION.name))),
-        ]
-        where = ""
-        if job.config_name:
-            where = f" ({job.config_name})"
-        if job.connection is not None:
-            where = f" at {job.connection.url}"
-        # The embedded server runs bf16 in OpenVINO; another one, wherever it likes.
-        absent = no_openvino if low and job.connection is None else ""
-        runtime = in_openvino if (job.config_name or "").startswith("openvino") else in_onnx
-        if job.connection is not None:
-            runtime = ""  # whatever it runs
-        steps += [
-            _Step(f"served by Triton{where}", rungs.served, absent, runtime),
-            _Step(f"client, from a CT file{where}", rungs.from_file, absent, runtime),
-        ]
-        return steps
+
+    def _answers(self, step: PlannedStep) -> tuple[StepAnswer, ...]:
+        """Run a step; where it fails, keep that as its verdict and return nothing."""
+        failure = "" if step.own_preprocessing else self._preprocess()
+        inputs = self.inputs
+        if step.asks_server and inputs.connection is None and not failure:
+            failure = self._start_server()
+            inputs = replace(inputs, connection=Connection(self._address, _TIMEOUT_S))
+        answers: tuple[StepAnswer, ...] = ()
+        if not failure:
+            with self.stages.stage(step.name, len(self.scans)) as advance:
+                ran = run_step(step.answers, inputs, self.scans, advance)
+            answers, failure = ran.answers, ran.failure
+        if failure:
+            reason = without_names(failure, [scan.path for scan in inputs.scans])
+            self.verdicts.append(StepVerdict(step.name, "FAIL", reason))
+        return answers
+
+    def _preprocess(self) -> str:
+        """Prepare the volumes for the first step that needs them; why that failed, "" if not."""
+        if self._prepared is None:
+            title = "Scans: preprocess by the repository's graph"
+            with self.stages.stage(title, len(self.scans)) as advance:
+                self._prepared = run_step(preprocess_scans, self.inputs, self.scans, advance)
+        failure = self._prepared.failure
+        return f"preprocessing: {failure}" if failure else ""
+
+    def _start_server(self) -> str:
+        """Start Triton for the first step that asks it; why that failed, "" if not."""
+        if not self._address and not self._no_server:
+            server = EmbeddedTriton(self.inputs.repository, config_name=self.inputs.config_name)
+            try:
+                with self.stages.stage("Triton: start and load all models"):
+                    self._address = self.stack.enter_context(server).grpc_url
+            except Exception as error:  # noqa: BLE001 (whatever it is, nobody can be asked)
+                self._no_server = reason_of(error)
+        return self._no_server
 
     def _judge(
-        self, step: _Step, baseline: list[Reading], tokens: list[NDArray[np.float32]]
-    ) -> None:
-        outcome = self._run(step.name, step.rung)
-        if outcome.failure:
-            return
-        if "tokens" in outcome.answers[0]:
-            pairs = zip(outcome.answers, tokens, strict=True)
-            error = max(
-                largest_change(
-                    torch.from_numpy(a["tokens"]), torch.from_numpy(ref), self.unit_codebook
-                )
-                for a, ref in pairs
-            )
-            self.errors[step.name] = error
-        else:
-            # Where that rung was the baseline, the order of float32 sums is all that differs.
-            known = max(self.errors.values(), default=0.0)
-            known = self.errors.get(step.graph, 0.0) if step.graph else known
-            error = max(known, FLOAT32_ERROR)
-        readings = [self._reading(answer) for answer in outcome.answers]
-        self.verdicts.append(judge(step.name, readings, baseline, self.bounds, error))
-        self.highest = step.name, np.stack([reading.probabilities for reading in readings])
-
-    def _run(self, name: str, rung: Rung) -> Outcome:
-        folder = self.folder / str(len(list(self.folder.iterdir())))
-        with self.stages.stage(name, len(self.job.scans)) as advance:
-            outcome = run_rung(rung, self.job, folder, advance)
-        if outcome.failure:
-            reason = without_names(outcome.failure, [scan.path for scan in self.job.scans])
-            self.verdicts.append(Verdict(name, "FAIL", reason))
-        return outcome
-
-    def _reading(self, answer: Answer, *, margins: bool = False) -> Reading:
-        codes = answer.get("codes")
-        found: Any = None
-        if margins and codes is not None:
-            found = code_margins(torch.from_numpy(answer["tokens"]), self.unit_codebook)
-            found = found.reshape(codes.shape).numpy()
-        return Reading(
-            codes, answer["image_embedding"], answer["logits"], answer["probabilities"], found,
-            answer["text_embedding"],
+        self, step: PlannedStep, answers: Sequence[StepAnswer], references: Sequence[StepAnswer]
+    ) -> StepVerdict:
+        measured = {verdict.step: verdict.similarity_error or 0.0 for verdict in self.verdicts}
+        # Where the step of the same graph was the baseline, the order of float32 sums is all that
+        # differs.
+        known = measured.get(step.same_graph, 0.0) if step.same_graph else max(measured.values())
+        return judge(
+            step.name, answers, references, self.inputs.bounds,
+            codebook=self.codebook, similarity_error=max(known, FLOAT32_ERROR),
         )  # fmt: skip
 
-    def _finish(self, baseline: str, probabilities: NDArray[np.float32] | None) -> Climb:
-        both, scored = None, ""
-        if probabilities is not None and self.highest is not None:
-            scored, highest = self.highest
-            both = probabilities, highest
-        names = tuple(scan.name for scan in self.job.scans)
-        return Climb(self.release, baseline, names, tuple(self.verdicts), both, self.plans, scored)
+
+def _as_step(verdict: StepVerdict, told: Callable[[str], str]) -> ParityStep:
+    figures = asdict(verdict)
+    name, said, reason = (figures.pop(key) for key in ("step", "verdict", "reason"))
+    return ParityStep(told(name), said, told(reason), figures)
 
 
-def _kept(verdict: Verdict) -> ParityStep:
-    figures = {
-        field: value
-        for field, value in asdict(verdict).items()
-        if isinstance(value, float) or value is None
-    }
-    name = _without_address(verdict.rung)
-    return ParityStep(name, verdict.verdict, verdict.reason, figures)
-
-
-def _without_address(rung: str) -> str:
-    """A server of one's own is another rung than the embedded one: it may run anything."""
-    name, at, _ = rung.partition(" at ")
-    return f"{name} at --url" if at else name
+def _probabilities(answers: Sequence[StepAnswer]) -> NDArray[np.float32]:
+    return np.stack([answer.probabilities for answer in answers])
 
 
 def _unit_codebook(path: Path) -> torch.Tensor:
     """The code search's constant (W, Z), out of the graph that will serve."""
-    graph = onnx.load(path).graph
-    tokens = searched_tokens(graph)
-    (search,) = (n for n in graph.node if n.op_type == "MatMul" and n.input[0] == tokens)
-    constant = next(i for i in graph.initializer if i.name == search.input[1])
-    return torch.from_numpy(onnx.numpy_helper.to_array(constant).astype(np.float32))
-
-
-def _missing_openvino(precision: str) -> str:
-    """Why OpenVINO cannot judge a graph of this precision here; "" if it can."""
     try:
-        if precision in ONNX_RUNTIME_PRECISIONS:
-            load_openvino()
-        else:
-            require_bfloat16()
-    except InvalidInput as error:
-        return error.cause
-    return ""
+        graph = onnx.load(path).graph
+        tokens = searched_tokens(graph)
+        (search,) = (n for n in graph.node if n.op_type == "MatMul" and n.input[0] == tokens)
+        constant = next(i for i in graph.initializer if i.name == search.input[1])
+    except Exception as error:
+        raise Unreadable(
+            f"--repository: {path} cannot be read as a vision graph ({reason_of(error)}).",
+            "Export the repository again.",
+        ) from error
+    return torch.from_numpy(onnx.numpy_helper.to_array(constant).astype(np.float32))

@@ -1,19 +1,24 @@
-"""The verdict on one rung of the ladder: which differences from the reference are allowed.
+"""The verdict on one step of the parity check: which differences from the reference are allowed.
 
-A rung is any way of computing what the reference model computes. Codes are discrete, so a small
+A step is any way of computing what the reference model computes. Codes are discrete, so a small
 error becomes either nothing or another code. A code that differs is forgiven only where the
 reference itself hesitated: where its best two similarities are closer than twice the error of the
-similarity that was measured on that rung. Any other flip fails the rung, in every precision.
+similarity that was measured in that step. Any other flip fails the step, in every precision.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from ctclip_export.parity.figures import code_margins, largest_change, least_cosine, spearman
 
 
 @dataclass(frozen=True)
@@ -67,28 +72,41 @@ def bounds_for(precision: str, tokens: int) -> Bounds:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one rung, or the reference, says of one volume.
+class StepAnswer:
+    """What one step, or the reference, says of one volume.
 
-    codes (T, R, C) int32, None where a rung does not show them; image_embedding (E,),
+    codes (T, R, C) int32, None where a step does not show them; image_embedding (E,),
     logits (F, 2), probabilities (F,) float32.
-    margins: (T, R, C) best similarity minus second best; of the reference only.
-    text_embedding: (2F, E) of the bank's sentences, None where a rung has no text encoder.
+    text_embedding: (2F, E) of the bank's sentences, None where a step has no text encoder.
+    tokens: (T·R·C, W) float32 of unit length, what the code search saw, None where it is hidden.
     """
 
     codes: NDArray[np.int32] | None
     image_embedding: NDArray[np.float32]
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
-    margins: NDArray[np.float32] | None = None
     text_embedding: NDArray[np.float32] | None = None
+    tokens: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Mapping[str, NDArray[Any]],
+        text_embedding: NDArray[np.float32] | None = None,
+        tokens: NDArray[np.float32] | None = None,
+    ) -> StepAnswer:
+        """From the outputs of the vision and the findings model, by name, for one volume."""
+        codes, embedding, logits, probabilities = (
+            outputs[name][0] for name in ("CODES", "IMAGE_EMBEDDING", "LOGITS", "PROBABILITIES")
+        )
+        return cls(codes, embedding, logits, probabilities, text_embedding, tokens)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line of the ladder's table. `verdict`: PASS, FAIL or NOT RUN; `reason`: why not PASS."""
+class StepVerdict:
+    """One line of the parity check. `verdict`: PASS, FAIL or NOT RUN; `reason`: why not PASS."""
 
-    rung: str
+    step: str
     verdict: str
     reason: str = ""
     volumes: int = 0
@@ -101,99 +119,102 @@ class Verdict:
     probability_difference: float | None = None
     spearman: float | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """As `ctclip parity --json` prints it; there the step's name is called `rung`."""
+        fields = asdict(self)
+        return {"rung": fields.pop("step"), **fields}
+
+
+# The worst of all volumes counts. NumPy's minimum and maximum keep NaN; Python's would drop it, and
+# with it the failure.
+_WORST: dict[str, Callable[[list[float]], Any]] = {
+    "codes_agree": np.min,
+    "flipped_margin": np.max,
+    "similarity_error": np.max,
+    "cosine": np.min,
+    "text_cosine": np.min,
+    "logit_difference": np.max,
+    "probability_difference": np.max,
+    "spearman": np.min,
+}
+
 
 def judge(
-    rung: str,
-    readings: Sequence[Reading],
-    references: Sequence[Reading],
+    step: str,
+    answers: Sequence[StepAnswer],
+    references: Sequence[StepAnswer],
     bounds: Bounds,
-    similarity_error: float,
-) -> Verdict:
-    """Compare a rung's readings with the reference's, volume by volume; the worst counts.
+    *,
+    codebook: Tensor | None = None,
+    similarity_error: float = 0.0,
+) -> StepVerdict:
+    """Compare a step's answers with the reference's, volume by volume; the worst counts.
 
-    similarity_error: largest measured |Δcosine| between a token and a code on this rung.
+    codebook: unit codes (W, Z); without it codes are not compared.
+    similarity_error: largest |Δcosine| between a token and a code, of a step that hides its tokens;
+    where it shows them, it is measured.
     """
-    if not readings or len(readings) != len(references):
-        return Verdict(
-            rung, "FAIL", f"{len(readings)} answers for {len(references)} volumes", len(readings)
-        )
-    for got, reference in zip(readings, references, strict=True):
-        if broken := _broken(got, reference):
-            return Verdict(rung, "FAIL", broken, len(readings))
-    each = [_measure(got, ref) for got, ref in zip(readings, references, strict=True)]
-    # NumPy's minimum and maximum keep NaN; Python's would drop it, and with it the failure.
-    shares = [m.codes_agree for m in each if m.codes_agree is not None]
-    texts = [m.text_cosine for m in each if m.text_cosine is not None]
-    worst = _Measured(
-        codes_agree=float(np.min(shares)) if shares else None,
-        flipped_margin=float(np.max([m.flipped_margin for m in each])),
-        cosine=float(np.min([m.cosine for m in each])),
-        text_cosine=float(np.min(texts)) if texts else None,
-        logit=float(np.max([m.logit for m in each])),
-        probability=float(np.max([m.probability for m in each])),
-        spearman=float(np.min([m.spearman for m in each])),
-    )
-    reason = _out_of_bounds(worst, similarity_error, bounds)
-    return Verdict(
-        rung=rung,
-        verdict="FAIL" if reason else "PASS",
-        reason=reason,
-        volumes=len(readings),
-        codes_agree=worst.codes_agree,
-        flipped_margin=worst.flipped_margin,
-        similarity_error=similarity_error,
-        cosine=worst.cosine,
-        text_cosine=worst.text_cosine,
-        logit_difference=worst.logit,
-        probability_difference=worst.probability,
-        spearman=worst.spearman,
-    )
+    if not answers or len(answers) != len(references):
+        reason = f"{len(answers)} answers for {len(references)} volumes"
+        return StepVerdict(step, "FAIL", reason, len(answers))
+    pairs = list(zip(answers, references, strict=True))
+    broken = next((text for text in (_broken(*pair) for pair in pairs) if text), "")
+    if broken:
+        return StepVerdict(step, "FAIL", broken, len(answers))
+    each = [_measure(got, reference, codebook) for got, reference in pairs]
+    worst: dict[str, float | None] = {}
+    for name, of in _WORST.items():
+        known = [value for value in (measured[name] for measured in each) if value is not None]
+        worst[name] = float(of(known)) if known else None
+    if worst["similarity_error"] is None:
+        worst["similarity_error"] = similarity_error
+    found = StepVerdict(step, "PASS", "", len(answers), **worst)
+    reason = _out_of_bounds(found, bounds)
+    return replace(found, verdict="FAIL", reason=reason) if reason else found
 
 
-@dataclass(frozen=True)
-class _Measured:
-    codes_agree: float | None
-    flipped_margin: float
-    cosine: float
-    text_cosine: float | None
-    logit: float
-    probability: float
-    spearman: float
-
-
-def _measure(got: Reading, reference: Reading) -> _Measured:
-    codes_agree, flipped_margin = _compare_codes(got, reference)
+def _measure(
+    got: StepAnswer, reference: StepAnswer, codebook: Tensor | None
+) -> dict[str, float | None]:
     ours, theirs = got.text_embedding, reference.text_embedding
-    return _Measured(
-        codes_agree=codes_agree,
-        flipped_margin=flipped_margin,
-        cosine=_least_cosine(got.image_embedding[None], reference.image_embedding[None]),
-        text_cosine=None if ours is None or theirs is None else _least_cosine(ours, theirs),
-        logit=float(np.abs(got.logits - reference.logits).max()),
-        probability=float(np.abs(got.probabilities - reference.probabilities).max()),
-        spearman=spearman(got.probabilities, reference.probabilities),
-    )
+    return {
+        **_compare_codes(got, reference, codebook),
+        "cosine": least_cosine(got.image_embedding, reference.image_embedding),
+        "text_cosine": None if ours is None or theirs is None else least_cosine(ours, theirs),
+        "logit_difference": float(np.abs(got.logits - reference.logits).max()),
+        "probability_difference": float(np.abs(got.probabilities - reference.probabilities).max()),
+        "spearman": spearman(got.probabilities, reference.probabilities),
+    }
 
 
-def _least_cosine(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The least cosine of row with row, of (N, E) and (N, E)."""
-    a, b = got.astype(np.float64), expected.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / lengths).min())
+def _compare_codes(
+    got: StepAnswer, reference: StepAnswer, codebook: Tensor | None
+) -> dict[str, float | None]:
+    """Share of codes that agree, the reference's largest margin where they do not, and the error of
+    the similarity; None for what a step does not show.
+    """
+    found: dict[str, float | None] = {
+        "codes_agree": None, "flipped_margin": 0.0, "similarity_error": None,
+    }  # fmt: skip
+    if codebook is None or reference.tokens is None:
+        return found
+    tokens = torch.from_numpy(reference.tokens)
+    if got.tokens is not None:
+        error = largest_change(torch.from_numpy(got.tokens), tokens, codebook)
+        found["similarity_error"] = error
+    if got.codes is not None and reference.codes is not None:
+        flipped = got.codes != reference.codes
+        found["codes_agree"] = 1.0 - float(flipped.mean())
+        if flipped.any():
+            margins = code_margins(tokens[torch.from_numpy(flipped.reshape(-1))], codebook)
+            found["flipped_margin"] = float(margins.max())
+    return found
 
 
-def _compare_codes(got: Reading, reference: Reading) -> tuple[float | None, float]:
-    """Share of codes that agree (None if not shown), largest reference margin where they do not."""
-    if got.codes is None or reference.codes is None or reference.margins is None:
-        return None, 0.0
-    flipped = got.codes != reference.codes
-    return 1.0 - float(flipped.mean()), float(reference.margins[flipped].max(initial=0.0))
-
-
-def _broken(got: Reading, reference: Reading) -> str:
-    for name in ("codes", "image_embedding", "text_embedding", "logits", "probabilities"):
+def _broken(got: StepAnswer, reference: StepAnswer) -> str:
+    for name in ("codes", "image_embedding", "text_embedding", "logits", "probabilities", "tokens"):
         ours, theirs = getattr(got, name), getattr(reference, name)
-        if name in ("codes", "text_embedding") and (ours is None or theirs is None):
+        if name in ("codes", "text_embedding", "tokens") and (ours is None or theirs is None):
             continue
         if ours.shape != theirs.shape:
             return f"{name}: shape {ours.shape}, expected {theirs.shape}"
@@ -204,48 +225,31 @@ def _broken(got: Reading, reference: Reading) -> str:
     return ""
 
 
-def _out_of_bounds(measured: _Measured, error: float, bounds: Bounds) -> str:
+def _out_of_bounds(found: StepVerdict, bounds: Bounds) -> str:
     """What is out of bounds, in words. Every comparison is written so that NaN fails it."""
-    share = 1.0 if measured.codes_agree is None else measured.codes_agree
-    text_cosine = 1.0 if measured.text_cosine is None else measured.text_cosine
+    share = 1.0 if found.codes_agree is None else found.codes_agree
+    text_cosine = 1.0 if found.text_cosine is None else found.text_cosine
+    margin, error = _number(found.flipped_margin), _number(found.similarity_error)
+    cosine, probability = _number(found.cosine), _number(found.probability_difference)
     checks = (
         (
-            measured.flipped_margin <= 2 * error,
-            f"a code differs where the reference's margin is {measured.flipped_margin:.1e}, more "
-            f"than twice the similarity's error of {error:.1e}",
+            margin <= 2 * error,
+            f"a code differs where the reference's margin is {margin:.1e}, more than twice the "
+            f"similarity's error of {error:.1e}",
         ),
-        (
-            share >= bounds.codes,
-            f"codes agree {share:.3%}, expected {bounds.codes:.3%}",
-        ),
-        (
-            measured.cosine >= bounds.cosine,
-            f"cosine {measured.cosine:.6f}, expected {bounds.cosine}",
-        ),
+        (share >= bounds.codes, f"codes agree {share:.3%}, expected {bounds.codes:.3%}"),
+        (cosine >= bounds.cosine, f"cosine {cosine:.6f}, expected {bounds.cosine}"),
         (
             text_cosine >= bounds.cosine,
             f"cosine of a text {text_cosine:.6f}, expected {bounds.cosine}",
         ),
         (
-            measured.probability <= bounds.probability,
-            f"|Δprobability| {measured.probability:.1e}, allowed {bounds.probability:g}",
+            probability <= bounds.probability,
+            f"|Δprobability| {probability:.1e}, allowed {bounds.probability:g}",
         ),
     )
     return "; ".join(text for good, text in checks if not good)
 
 
-def spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Rank correlation of two score lists (F,), ties by average rank; 1.0 for a single score."""
-    if len(a) < 2:
-        return 1.0
-    ranks_a, ranks_b = _ranks(a), _ranks(b)
-    ranks_a, ranks_b = ranks_a - ranks_a.mean(), ranks_b - ranks_b.mean()
-    scale = float(np.sqrt((ranks_a**2).sum() * (ranks_b**2).sum()))
-    return float((ranks_a * ranks_b).sum() / scale) if scale else 1.0
-
-
-def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    upper = counts.cumsum()
-    ranks: NDArray[np.float64] = ((upper - counts + 1 + upper) / 2)[inverse]
-    return ranks
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -17,8 +17,6 @@ from torch import Tensor
 from ctclip_client.contract import VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_export.graphs.run import run_onnx
-from ctclip_export.parity.judge import Reading
-from ctclip_export.parity.readings import Score, make_reading
 
 ONNX_RUNTIME_PRECISIONS = frozenset({"fp32", "fp16", "int8"})
 """ONNX Runtime's CPU provider has almost no bfloat16 kernels; OpenVINO runs such a graph."""
@@ -38,12 +36,6 @@ class VisionRuntime(Protocol):
     def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
         """Outputs by name for VOXELS (1, 1, D, H, W), and the unit tokens (N, W) float32."""
         ...
-
-
-def reading_of(outputs: Mapping[str, NDArray[Any]], score: Score) -> Reading:
-    """What a vision graph's outputs for one volume say."""
-    codes, embedding = (torch.from_numpy(outputs[name]) for name in ("CODES", "IMAGE_EMBEDDING"))
-    return make_reading(codes, embedding, score)
 
 
 class OnnxRuntimeVision:

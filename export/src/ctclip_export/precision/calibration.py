@@ -17,7 +17,7 @@ from ctclip_export.samples.scans import Scan, scans_in
 
 FITTING_SEEDS = range(2001, 2005)
 JUDGING_SEED = 2005
-"""Variations of the sample CT; the ladder's and the demo codebook's have other seeds."""
+"""Variations of the sample CT; the parity check's and the demo codebook's have other seeds."""
 MOST_SCANS = 16
 """Of a user's folder: more scans hardly widen a range any more, and each takes a run in float32."""
 

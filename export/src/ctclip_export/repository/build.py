@@ -51,8 +51,7 @@ from ctclip_export.graphs import (
     trace_vision,
 )
 from ctclip_export.graphs.guards import guard_text, guard_vision
-from ctclip_export.parity.compare import Agreement, largest
-from ctclip_export.parity.fp32_graphs import (
+from ctclip_export.parity.check_fp32 import (
     check_classfine,
     check_preprocess,
     check_relevance,
@@ -60,10 +59,15 @@ from ctclip_export.parity.fp32_graphs import (
     check_text,
     check_vision,
 )
-from ctclip_export.parity.int8_graph import check_quantised_vision
-from ctclip_export.parity.readings import Reference
+from ctclip_export.parity.check_low_precision import (
+    check_int8_vision,
+    check_typed_text,
+    check_typed_vision,
+    typed_twin,
+)
+from ctclip_export.parity.compare import Agreement, largest
+from ctclip_export.parity.reference import Reference
 from ctclip_export.parity.self_check import check_graphs, make_self_check
-from ctclip_export.parity.typed_graphs import check_typed_text, check_typed_vision, typed_twin
 from ctclip_export.precision.calibration import Calibration, Voxels, calibration
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.precision.int8 import Quantiser
@@ -227,7 +231,7 @@ class _Builder:
                 del proto
             title = "Vision encoder: compare with the reference"
             with stages.stage(title, len(judging)) as advance:
-                found, outputs = check_quantised_vision(
+                found, outputs = check_int8_vision(
                     trial, self._reference(), judging, quantiser.write, quantiser.parts,
                     advance=advance,
                 )  # fmt: skip

@@ -31,11 +31,13 @@ class Scan:
         volume = read_volume(self.path)
         return volume if self.seed is None else vary(volume, self.seed)
 
-    def as_file(self, folder: Path) -> Path:
-        """A CT file of this scan: the file itself, or the variation written as NIfTI."""
+    def as_file(self, folder: Path, volume: Volume) -> Path:
+        """A CT file of this scan: the file itself, or the variation written as NIfTI.
+
+        volume: what `volume()` has given.
+        """
         if self.seed is None:
             return self.path
-        volume = self.volume()
         z, x, y = volume.spacing_mm
         stored = volume.voxels.transpose(1, 2, 0)  # (z, x, y) -> (x, y, z), L-P-S
         image = nibabel.Nifti1Image(stored, np.diag([-x, -y, z, 1.0]))

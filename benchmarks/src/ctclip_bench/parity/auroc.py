@@ -1,4 +1,4 @@
-"""Area under the ROC curve of each finding, on both sides of the ladder, and their difference."""
+"""Area under the ROC curve of each finding, of the baseline and of a step, and their difference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_export.parity.figures import ranks
 
 BOOTSTRAP_ROUNDS = 1000
 _SEED = 0
@@ -18,7 +19,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Auroc:
-    """One finding: AUROC of the baseline, of the rung that is compared (`served`: the highest that
+    """One finding: AUROC of the baseline, of the step that is compared (`served`: the last that
     answered), and the 95 % interval of their difference by bootstrap over scans. NaN where only one
     class is present.
     """
@@ -99,9 +100,7 @@ def auroc(truth: NDArray[np.int8], scores: NDArray[np.float32]) -> float:
     negatives = len(truth) - positives
     if not positives or not negatives:
         return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    upper = counts.cumsum()
-    ranks = ((upper - counts + 1 + upper) / 2)[inverse]
+    order = ranks(scores)
     return float(
-        (ranks[truth == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+        (order[truth == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)
     )

@@ -1,4 +1,4 @@
-"""The ladder's lower rungs in float32: reference model -> ONNX graph, model by model."""
+"""Every float32 graph against the reference model, model by model, before an export is placed."""
 
 from __future__ import annotations
 

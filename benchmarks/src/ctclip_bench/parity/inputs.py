@@ -1,0 +1,113 @@
+"""What a parity check is about: a release in a repository, scans, perhaps checkpoint and server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctclip_client.contract import CHECK
+from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.release.digest import sha256
+from ctclip_client.release.members import Members, pinned_version, read_members
+from ctclip_client.release.records import ReleaseRecord, read_model_record
+from ctclip_client.transport.connection import Connection
+from ctclip_export.parity.judge import Bounds, bounds_for
+from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS
+from ctclip_export.samples.scans import Scan
+
+
+@dataclass(frozen=True)
+class ParityInputs:
+    """What every step needs to know; plain values, so that it can cross into another process.
+
+    version: the one that the ensembles pin.
+    connection: to a server that runs already; None = the embedded one, with `config_name`'s
+    configs.
+    """
+
+    members: Members
+    version: int
+    release: ReleaseRecord
+    scans: tuple[Scan, ...]
+    checkpoint: Path | None = None
+    text_model: Path | None = None
+    connection: Connection | None = None
+    config_name: str | None = None
+
+    @property
+    def repository(self) -> Path:
+        return self.members.repository
+
+    @property
+    def bounds(self) -> Bounds:
+        """What may differ in the release's precision, on its grid of codes."""
+        slabs, rows, columns = self.release.token_shape
+        return bounds_for(self.release.precision, slabs * rows * columns)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The bank: present, absent, present, absent, …"""
+        return [text for pair in self.release.prompts for text in (pair.present, pair.absent)]
+
+    def file(self, model: str, name: str = "model.onnx") -> Path:
+        """A file of the release's version of a model."""
+        return self.members.folder(model, self.version) / name
+
+
+def read_inputs(
+    repository: Path,
+    scans: Sequence[Scan],
+    checkpoint: Path | None,
+    text_model: Path | None,
+    *,
+    connection: Connection | None = None,
+    config_name: str | None = None,
+) -> ParityInputs:
+    """What the repository says of the release that it serves.
+
+    Raises: Unreadable; InvalidInput for another checkpoint or vocabulary than the export's.
+    """
+    members = read_members(repository)
+    version = pinned_version(members)
+    record = read_model_record(members.folder(CHECK.name, version))
+    release = record.release
+    if checkpoint is not None and checkpoint.is_file():
+        _check_same("--against", checkpoint, "checkpoint", release.checkpoint.sha256)
+    if text_model is not None and (text_model / "vocab.txt").is_file():
+        # Another vocabulary of the same size raises no shape error: only its words are others.
+        words = text_model / "vocab.txt"
+        _check_same("--text-model", words, "vocabulary", record.vocabulary_sha256)
+    if config_name is None and release.precision not in ONNX_RUNTIME_PRECISIONS:
+        config_name = "openvino"  # of the CPU backends the one that computes in it
+    return ParityInputs(
+        members, version, release, tuple(scans), checkpoint, text_model, connection, config_name
+    )
+
+
+def _check_same(option: str, path: Path, what: str, known: str) -> None:
+    if (found := sha256(path)) != known:
+        raise InvalidInput(
+            f"{option}: {path} is not the {what} this repository was exported from (SHA-256 "
+            f"{found[:12]}…, expected {known[:12]}…).",
+            f"Name the {what} of the export, or export this one.",
+        )
+
+
+def changed_files(inputs: ParityInputs) -> str:
+    """Names the files of the release that its records do not describe; "" if all are as exported.
+
+    Both sides of a comparison would use them.
+    """
+    changed = []
+    for model in inputs.members.steps:
+        folder = inputs.members.folder(model, inputs.version)
+        try:
+            record = read_model_record(folder)
+            if sha256(folder / record.file) != record.file_sha256:
+                changed.append(f"{model}: {record.file}")
+        except CTClipError:
+            changed.append(f"{model}: provenance.json")
+        except OSError:
+            changed.append(f"{model}: {record.file}")
+    return f"{', '.join(changed)} is not the file that provenance.json describes" * bool(changed)

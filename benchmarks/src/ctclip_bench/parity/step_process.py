@@ -1,0 +1,120 @@
+"""Run one step in a process of its own, so that its death is a failure and nothing else.
+
+The processes are forked from one that has imported what steps need (torch alone takes seconds).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ctclip_bench.parity.inputs import ParityInputs
+from ctclip_bench.parity.prepared_scans import PreparedScan
+from ctclip_client.errors import CTClipError
+from ctclip_client.system.progress import Advance
+
+T = TypeVar("T")
+Step = Callable[[ParityInputs, Sequence[PreparedScan]], Iterator[T]]
+"""Yields something for every scan, in their order."""
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["ctclip_bench.parity.steps"])
+
+
+@dataclass(frozen=True)
+class StepRun(Generic[T]):
+    """What came out of a step: one answer for each scan, or the reason why not."""
+
+    answers: tuple[T, ...]
+    failure: str = ""
+
+
+def import_in_background() -> None:
+    """Start the process that steps are forked from, while this one does something else."""
+    forkserver.ensure_running()
+
+
+def run_step(
+    step: Step[T],
+    inputs: ParityInputs,
+    scans: Sequence[PreparedScan],
+    advance: Advance = lambda _: None,
+) -> StepRun[T]:
+    """Run a step; advance is called with 1 for each answer.
+
+    One that is killed, crashes, raises, or leaves fewer answers than there are scans has failed.
+    """
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_work, args=(step, inputs, scans, sender))
+    process.start()
+    sender.close()
+    answers: list[T] = []
+    failure = ""
+    try:
+        with receiver:
+            while True:
+                try:
+                    answer, failure = receiver.recv()
+                except (EOFError, OSError):  # it has ended, perhaps in the middle of an answer
+                    break
+                if failure:
+                    break
+                answers.append(answer)
+                advance(1)
+    except BaseException:
+        process.terminate()
+        process.join()
+        raise
+    process.join()
+    if process.exitcode is not None and process.exitcode < 0:
+        failure = f"its process was killed by {signal.Signals(-process.exitcode).name}"
+    elif not failure and process.exitcode != 0:
+        failure = f"its process ended with exit code {process.exitcode}"
+    elif not failure and len(answers) != len(scans):
+        failure = f"it left {len(answers)} answers for {len(scans)} scans"
+    return StepRun((), failure) if failure else StepRun(tuple(answers))
+
+
+def reason_of(error: Exception) -> str:
+    """An exception as the reason of a failed step, in one line."""
+    if isinstance(error, CTClipError):
+        return error.cause
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line} ({last.name})"
+
+
+def without_names(reason: str, scans: Sequence[Path]) -> str:
+    """A step's reason, with scans by number: it is kept, and file names may be patients' names.
+
+    Numbers count from 1, in the order in which the check lists its scans.
+    """
+    names: dict[str, str] = {}
+    for number, path in enumerate(scans, 1):
+        for spelling in (path, path.absolute(), path.resolve(), path.name):
+            names.setdefault(str(spelling), f"scan {number}")
+        for folder in (path.absolute().parent, path.resolve().parent):
+            if folder != folder.parent:
+                names.setdefault(str(folder), "the scans' folder")
+    for name in sorted(names, key=len, reverse=True):
+        reason = reason.replace(name, names[name])
+    return reason
+
+
+def _work(
+    step: Step[T], inputs: ParityInputs, scans: Sequence[PreparedScan], sender: Connection
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
+    try:
+        for answer in step(inputs, scans):
+            sender.send((answer, ""))
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is this step's failure)
+        sender.send((None, reason_of(error)))
+        raise SystemExit(1) from None

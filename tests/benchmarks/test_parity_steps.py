@@ -1,0 +1,186 @@
+"""Steps answer for the release under test, scan by scan, or fail by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ctclip_bench.parity import steps
+from ctclip_bench.parity.inputs import ParityInputs, read_inputs
+from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
+from ctclip_bench.parity.step_process import Step, run_step, without_names
+from ctclip_client.errors import InvalidInput, Unavailable
+from ctclip_client.transport.connection import Connection
+from ctclip_export.samples.scans import Scan
+from ctclip_server.embedded.server import EmbeddedTriton
+
+PATIENT = "SMITH_JOHN_19500101"
+
+
+@pytest.fixture(scope="module")
+def inputs(repository: Path, phantoms: Path) -> ParityInputs:
+    scans = [Scan(phantoms / "ct0.nii.gz"), Scan(phantoms / "ct0.nii.gz", 1)]
+    return read_inputs(repository, scans, None, None)
+
+
+@pytest.fixture(scope="module")
+def scans(inputs: ParityInputs, tmp_path_factory: pytest.TempPathFactory) -> Sequence[PreparedScan]:
+    found = read_scans(inputs.scans, tmp_path_factory.mktemp("prepared"), lambda _: None)
+    assert all(preprocess_scans(inputs, found))
+    return found
+
+
+# --- processes: what must never look like a pass ---
+
+
+def _kill_itself(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+    yield 1
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _too_little(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+    yield 1
+
+
+def _raises(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+    yield 1
+    raise ZeroDivisionError("by design")
+
+
+def _exits(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+    yield 1
+    os._exit(7)
+
+
+def _seeds(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int | None]:
+    for scan in scans:
+        yield scan.scan.seed
+
+
+@pytest.mark.parametrize(
+    ("step", "failure"),
+    [
+        (_kill_itself, "killed by SIGKILL"),
+        (_too_little, "1 answers for 2 scans"),
+        (_raises, "ZeroDivisionError: by design"),
+        (_exits, "exit code 7"),
+    ],
+)
+def test_steps_that_die_have_failed(
+    step: Step[int], failure: str, inputs: ParityInputs, scans: Sequence[PreparedScan]
+) -> None:
+    ran = run_step(step, inputs, scans)
+    assert failure in ran.failure
+    assert ran.answers == ()
+
+
+def test_answers_come_in_order(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> None:
+    ran = run_step(_seeds, inputs, scans)
+    assert (ran.answers, ran.failure) == ((None, 1), "")
+
+
+def test_scans_go_by_number(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{PATIENT}.nii.gz", tmp_path / f"{PATIENT}.nii.gz.nii.gz"]
+    text = f"{paths[1]}: cut short; {paths[0].name}: odd; no such folder {tmp_path}"
+    assert (
+        without_names(text, paths)
+        == "scan 2: cut short; scan 1: odd; no such folder the scans' folder"
+    )
+
+
+# --- served: which release answers ---
+
+
+@pytest.fixture(scope="module")
+def two_releases(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedTriton]:
+    """In the middle of a promotion: version 2, of other weights, is loaded, nobody serves it."""
+    own = Path(shutil.copytree(repository, tmp_path_factory.mktemp("two") / "repository"))
+    for config in own.rglob("*.pbtxt"):
+        if config.parent.joinpath("1", "provenance.json").is_file():
+            config.write_text(re.sub(r"versions: \[1\]", "versions: [1, 2]", config.read_text()))
+            shutil.copytree(config.parent / "1", config.parent / "2")
+    for path in own.glob("*/2/provenance.json"):
+        record = json.loads(path.read_text())
+        record["release"]["release"] = "the coming one"
+        path.write_text(json.dumps(record))
+    for model in ("ctclip_findings", "ctclip_text"):
+        graph = own / model / "2" / "model.onnx"
+        proto = onnx.load(graph)
+        for tensor in proto.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim == 2:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), tensor.name))
+        onnx.save(proto, graph)
+    with EmbeddedTriton(own) as server:
+        yield server
+
+
+def named(inputs: ParityInputs, release: str, url: str) -> ParityInputs:
+    return replace(
+        inputs, release=replace(inputs.release, name=release), connection=Connection(url)
+    )
+
+
+def test_a_server_of_another_release_is_refused(
+    inputs: ParityInputs, scans: Sequence[PreparedScan], server: EmbeddedTriton
+) -> None:
+    other = named(inputs, "0123456789abcdef", server.grpc_url)
+    expected = f"answers for release {inputs.release.name}, expected 0123456789abcdef"
+    for step in (steps.served, steps.from_file):
+        with pytest.raises(InvalidInput, match=expected):
+            next(step(other, scans))
+
+
+def test_every_model_of_the_release_under_test_is_asked(
+    inputs: ParityInputs,
+    scans: Sequence[PreparedScan],
+    server: EmbeddedTriton,
+    two_releases: EmbeddedTriton,
+) -> None:
+    alone = next(steps.served(replace(inputs, connection=Connection(server.grpc_url)), scans))
+    beside = replace(inputs, connection=Connection(two_releases.grpc_url))
+    answer = next(steps.served(beside, scans))
+    other = next(steps.served(named(inputs, "the coming one", two_releases.grpc_url), scans))
+    for name in ("logits", "text_embedding"):
+        np.testing.assert_allclose(getattr(answer, name), getattr(alone, name), rtol=0, atol=1e-5)
+        assert np.abs(getattr(other, name) - getattr(alone, name)).max() > 1e-3, name
+
+
+def test_a_server_of_neither_release_names_all_that_it_has(
+    inputs: ParityInputs, scans: Sequence[PreparedScan], two_releases: EmbeddedTriton
+) -> None:
+    neither = named(inputs, "0123456789abcdef", two_releases.grpc_url)
+    expected = f"{inputs.release.name}, the coming one, expected 0123456789abcdef"
+    with pytest.raises(InvalidInput, match=expected):
+        next(steps.served(neither, scans))
+
+
+def test_without_a_server_the_step_fails_in_words(
+    inputs: ParityInputs, scans: Sequence[PreparedScan]
+) -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        next(steps.served(replace(inputs, connection=Connection("127.0.0.1:9")), scans))
+
+
+def test_a_variation_goes_the_whole_way(
+    inputs: ParityInputs, scans: Sequence[PreparedScan], server: EmbeddedTriton
+) -> None:
+    """File, reader, client, ensemble: what the graphs answer for the same variation."""
+    asked = replace(inputs, connection=Connection(server.grpc_url))
+    (by_file, by_graphs) = (
+        list(step(asked, scans))[1] for step in (steps.from_file, steps.onnx_runtime)
+    )
+    np.testing.assert_allclose(by_file.logits, by_graphs.logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(by_file.text_embedding, by_graphs.text_embedding, atol=1e-5)
