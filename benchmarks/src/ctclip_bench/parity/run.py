@@ -32,7 +32,7 @@ from ctclip_export.parity.runtimes import (
     require_bfloat16,
     searched_tokens,
 )
-from ctclip_export.precision.types import DTYPES
+from ctclip_export.precision.typed_twin import DTYPES
 from ctclip_export.samples.scans import Scan
 from ctclip_server.releases.ladder import LadderRecord, plans_of
 from ctclip_server.releases.members import read_members

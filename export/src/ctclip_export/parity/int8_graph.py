@@ -17,7 +17,7 @@ from ctclip_export.parity.judge import Verdict, bounds_for
 from ctclip_export.parity.judge_graph import agreements, judge_graph, out_of_bounds
 from ctclip_export.parity.readings import Reference
 from ctclip_export.parity.runtimes import OnnxRuntimeVision
-from ctclip_export.precision.blame import first_to_fail
+from ctclip_export.precision.first_failing_part import first_to_fail
 
 PRECISION = "int8"
 

@@ -11,18 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctclip_client.contract import TEXT_ENCODER, VISION, Geometry
+from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_export.model import CTViT, TextEncoder
-from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, ParityError
 from ctclip_export.parity.judge import BOUNDS, Verdict, bounds_for, judge
 from ctclip_export.parity.judge_graph import agreements, judge_graph, out_of_bounds
 from ctclip_export.parity.readings import Reference, read_twin
 from ctclip_export.parity.runtimes import text_runtime, vision_runtime
-from ctclip_export.precision.blame import first_part_to_fail
-from ctclip_export.precision.types import typed
-from ctclip_export.samples.phantom import chest_phantom
+from ctclip_export.precision.first_failing_part import first_part_to_fail
+from ctclip_export.precision.typed_twin import typed
 
 
 def typed_twin(model: nn.Module, precision: str, name: str) -> Any:
@@ -37,15 +35,13 @@ def typed_twin(model: nn.Module, precision: str, name: str) -> Any:
 
 @torch.no_grad()
 def check_typed_vision(
-    path: Path, reference: Reference, twin: CTViT, geometry: Geometry, precision: str
+    path: Path, reference: Reference, twin: CTViT, voxels: Tensor, precision: str
 ) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
-    """A phantom through reference, twin and graph.
+    """One volume (1, 1, D, H, W) through reference, twin and graph.
 
     Returns the agreements and the outputs of the graph (of the twin where the graph cannot run).
     Raises: ParityError with what is out of bounds and the part of the network to blame.
     """
-    scan = chest_phantom(geometry)
-    voxels = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry)
     reference.read(voxels)
     slabs, rows, columns = twin.config.token_shape
     bounds = bounds_for(precision, slabs * rows * columns)
