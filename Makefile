@@ -66,7 +66,7 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
 	@touch $@
 
-demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (about 5 minutes)
+demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (two minutes once installed)
 	@$(BIN)/ctclip demo
 
 demo-small: $(INSTALLED) ## The same at a small geometry (under a minute)

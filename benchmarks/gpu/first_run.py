@@ -220,7 +220,7 @@ def model():
 def parity():
     from ctclip_export.parity.judge import bounds_for, judge
     from ctclip_export.parity.reference import answer_in_pytorch
-    from ctclip_export.precision.types import typed
+    from ctclip_export.precision.typed_twin import typed
 
     tf32(False)
     reference, on_device, shape = STATE["reference"], STATE["device_model"], STATE["shape"]
@@ -312,7 +312,7 @@ def onnx():
     from ctclip_export.graphs.encoders import trace_text, trace_vision
     from ctclip_export.graphs.guards import guard_vision
     from ctclip_export.graphs.preprocess import preprocess_graph
-    from ctclip_export.precision.types import typed
+    from ctclip_export.precision.typed_twin import typed
 
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctclip_bench.demo.checkpoint import PUBLISHED, SMALL
+from ctclip_bench.demo.checkpoint import MANY_TOKENS, PUBLISHED, SMALL
 from ctclip_bench.demo.codebook import code_usage, fit_codebook
 from ctclip_client import Volume
 from ctclip_client.cli.program import main
@@ -55,8 +55,9 @@ def test_the_whole_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_published_demo_fits_to_enough_tokens() -> None:
-    slabs, rows, columns = PUBLISHED.config.vision.token_shape
-    assert PUBLISHED.fitting_variations * slabs * rows * columns >= 100_000
+    """Quickly by default, to many where a lower precision is judged."""
+    assert MANY_TOKENS.fitting_tokens >= 100_000
+    assert 100_000 > PUBLISHED.fitting_tokens > 3 * PUBLISHED.config.vision.codebook_size
     fields = [
         [count * edge for count, edge in zip(g.volume_shape, g.target_spacing_mm, strict=True)]
         for g in (PUBLISHED.geometry, SMALL.geometry)
@@ -75,7 +76,7 @@ def test_a_codebook_spreads_over_its_tokens() -> None:
     codes = fit_codebook(tokens, 64, seed, rounds=20)
     torch.testing.assert_close(codes.norm(dim=-1), torch.ones(64))
     assert ((centres @ codes.T).max(dim=-1).values > 0.99).all()
-    usage = code_usage(tokens, codes)
+    usage = code_usage(tokens, codes, len(tokens))
     assert usage.used >= 60
     assert usage.perplexity > 30
 

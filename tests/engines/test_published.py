@@ -18,7 +18,7 @@ from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import RTX
 from ctclip_export.graphs import trace_text, trace_vision
 from ctclip_export.model import CTViT, ModelConfig, TextEncoder
-from ctclip_export.precision.types import typed
+from ctclip_export.precision.typed_twin import typed
 
 CONFIG = ModelConfig()
 # One in every run, the others with `make test-slow`.

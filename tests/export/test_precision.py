@@ -17,7 +17,7 @@ from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.graphs.versions import IR_VERSION
 from ctclip_export.model import CTCLIP
 from ctclip_export.parity.compare import ParityError
-from ctclip_export.precision.types import DTYPES, trunk_parts, typed
+from ctclip_export.precision.typed_twin import DTYPES, trunk_parts, typed
 from ctclip_export.repository.build import Export, export_repository
 
 from ..conftest import Golden

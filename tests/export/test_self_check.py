@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import ParityError
 from ctclip_export.parity.judge import bounds_for
-from ctclip_export.parity.self_check import check_graphs, make_self_check
+from ctclip_export.parity.self_check import check_answer
 from ctclip_export.precision.choices import PRECISIONS
 from ctclip_export.repository.build import Export
 from ctclip_export.text.tokens import Ids, tokenised
@@ -90,12 +89,13 @@ def test_the_export_says_how_its_graphs_did(exported_in: Callable[[str], Export]
         assert found.measured <= found.absolute
 
 
+@torch.no_grad()
 def test_graphs_that_would_fail_it_are_refused(
-    repository: Path, checkpoint: Checkpoint, golden: Golden, tokens: tuple[Ids, Ids]
+    written: SelfCheck, repository: Path, checkpoint: Checkpoint, tokens: tuple[Ids, Ids]
 ) -> None:
-    graphs = {path.parents[1].name: path for path in repository.glob("*/1/model.onnx")}
-    check = make_self_check(checkpoint.model, golden.geometry, "fp32", SENTENCES, tokens)
-    assert check_graphs(check, graphs, tokens)
-    other = dataclasses.replace(check, image_embedding=np.roll(check.image_embedding, 1, axis=1))
+    texts = checkpoint.model.text(*map(torch.from_numpy, tokens)).numpy()
+    image = written.image_embedding
+    score = repository / "ctclip_score" / "1" / "model.onnx"
+    assert check_answer(written, score, image, texts)
     with pytest.raises(ParityError, match=r"self-check on a phantom in fp32: cosine of the embed"):
-        check_graphs(other, graphs, tokens)
+        check_answer(written, score, np.roll(image, 1, axis=1), texts)

@@ -46,15 +46,19 @@ def _assign(unit: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class CodeUsage:
-    """How a codebook serves a set of tokens. Margins: best cosine minus second best."""
+    """How a codebook serves a set of tokens. Margins: best cosine minus second best.
 
+    fitted_tokens: how many other tokens it was fitted to.
+    """
+
+    fitted_tokens: int
     tokens: int
     used: int
     perplexity: float
     margin_percentiles: dict[int, float]
 
 
-def code_usage(tokens: Tensor, codes: Tensor) -> CodeUsage:
+def code_usage(tokens: Tensor, codes: Tensor, fitted_tokens: int) -> CodeUsage:
     """Usage of code rows (Z, W) by tokens (N, W)."""
     unit_codes = F.normalize(codes, dim=-1)
     margins, chosen = [], []
@@ -66,6 +70,7 @@ def code_usage(tokens: Tensor, codes: Tensor) -> CodeUsage:
     share = counts[counts > 0] / counts.sum()
     margin = torch.cat(margins)
     return CodeUsage(
+        fitted_tokens=fitted_tokens,
         tokens=len(tokens),
         used=int((counts > 0).sum()),
         perplexity=float(torch.exp(-(share * share.log()).sum())),

@@ -16,7 +16,7 @@ from ctclip_export.parity.runtimes import (
     load_openvino,
     require_bfloat16,
 )
-from ctclip_export.precision.types import DTYPES
+from ctclip_export.precision.typed_twin import DTYPES
 
 
 @dataclass(frozen=True)

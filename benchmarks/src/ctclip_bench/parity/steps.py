@@ -34,7 +34,7 @@ from ctclip_export.parity.runtimes import (
     run_text_openvino,
 )
 from ctclip_export.precision.choices import precision_of
-from ctclip_export.precision.types import typed
+from ctclip_export.precision.typed_twin import typed
 from ctclip_export.text.tokens import Ids, tokenised
 from ctclip_server.releases.control import Control
 

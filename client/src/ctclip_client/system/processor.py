@@ -25,11 +25,20 @@ def processor_name() -> str:
 
 def processor() -> str:
     """Name and instruction sets: "AMD EPYC (AVX2, AVX-512, no VNNI, no bf16)"."""
-    flags = set(_entry("flags").split())
+    flags = _flags()
     if not flags:
         return processor_name()
     told = (name if flags & any_of else f"no {name}" for name, any_of in _INSTRUCTIONS)
     return f"{processor_name()} ({', '.join(told)})"
+
+
+def has_bfloat16() -> bool:
+    """Whether products of bfloat16 are computed as such, and so in half the time of float32."""
+    return bool(_flags() & dict(_INSTRUCTIONS)["bf16"])
+
+
+def _flags() -> set[str]:
+    return set(_entry("flags").split())
 
 
 def _entry(key: str) -> str:

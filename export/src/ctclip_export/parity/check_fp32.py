@@ -21,7 +21,7 @@ from ctclip_client.contract import (
     Geometry,
 )
 from ctclip_export.graphs.run import run_onnx
-from ctclip_export.model import CTCLIP, Classifier, CTViT
+from ctclip_export.model import CTCLIP, Classifier, CTViT, VisionStages
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, Bound, ParityError, compare
 from ctclip_export.samples.phantom import chest_phantom
@@ -59,16 +59,13 @@ def check_preprocess(
 
 @torch.no_grad()
 def check_vision(
-    path: Path, model: CTViT, geometry: Geometry
+    path: Path, model: CTViT, volume: torch.Tensor, stages: VisionStages
 ) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
-    """A phantom through both; returns the agreements and the graph's outputs.
+    """One volume (1, 1, D, H, W), of which the reference has said `stages`, through the graph.
 
-    Raises: ParityError.
+    Returns the agreements and the graph's outputs. Raises: ParityError.
     """
-    scan = chest_phantom(geometry)
-    volume = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry)
     got = run_onnx(path, {"VOXELS": volume.numpy()})
-    stages = model.stages(volume)
     tokens = model.to_grid(stages.temporal_tokens)
     flips = _forgiven_flips(model, got, stages.codes, tokens)
     # What follows from the codes is compared for the codes that the graph chose.

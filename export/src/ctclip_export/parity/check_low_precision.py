@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctclip_client.contract import TEXT_ENCODER, VISION, Geometry
+from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Advance
 from ctclip_export.model import CTViT, TextEncoder
-from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, ParityError
 from ctclip_export.parity.judge import BOUNDS, Bounds, StepAnswer, StepVerdict, bounds_for
 from ctclip_export.parity.reference import Reference
@@ -25,9 +24,8 @@ from ctclip_export.parity.runtimes import (
     text_runtime,
     vision_runtime,
 )
-from ctclip_export.precision.blame import first_part_to_fail, first_to_fail
-from ctclip_export.precision.types import typed
-from ctclip_export.samples.phantom import chest_phantom
+from ctclip_export.precision.first_failing_part import first_part_to_fail, first_to_fail
+from ctclip_export.precision.typed_twin import typed
 
 Quantise = Callable[[Path, Collection[str]], None]
 """Write a graph with the products of the named parts of the trunk in int8."""
@@ -46,15 +44,13 @@ def typed_twin(model: nn.Module, precision: str, name: str) -> Any:
 
 @torch.no_grad()
 def check_typed_vision(
-    path: Path, reference: Reference, twin: CTViT, geometry: Geometry, precision: str
+    path: Path, reference: Reference, twin: CTViT, voxels: Tensor, precision: str
 ) -> tuple[list[Agreement], dict[str, NDArray[Any]]]:
-    """A phantom through reference, twin and graph.
+    """One volume (1, 1, D, H, W) through reference, twin and graph.
 
     Returns the agreements and the outputs of the graph (of the twin where the graph cannot run).
     Raises: ParityError with what is out of bounds and the first part of the network that is.
     """
-    scan = chest_phantom(geometry)
-    voxels = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry)
     reference.read(voxels)
     bounds = _bounds(reference, precision)
 

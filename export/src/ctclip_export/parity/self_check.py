@@ -8,39 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ctclip_client.contract import PREPROCESS, SCORE, TEXT_ENCODER, VISION, ZERO_SHOT, Geometry
+from ctclip_client.contract import ZERO_SHOT
 from ctclip_client.doctor.phantom import small_phantom
-from ctclip_client.errors import InvalidInput
 from ctclip_client.release.self_check import SelfCheck, Tolerance
-from ctclip_export.graphs.run import run_onnx, run_preprocess
+from ctclip_export.graphs.run import run_onnx
 from ctclip_export.model import CTCLIP
-from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.compare import Agreement, ParityError
 from ctclip_export.parity.judge import bounds_for
-from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, text_runtime, vision_runtime
-from ctclip_export.precision.choices import PRECISIONS, precision_of
-from ctclip_export.text.tokens import Ids
+from ctclip_export.precision.choices import PRECISIONS
 
 
 @torch.no_grad()
 def make_self_check(
     model: CTCLIP,
-    geometry: Geometry,
     precision: str,
     prompts: Sequence[str],
-    tokens: tuple[Ids, Ids],
+    image: torch.Tensor,
+    texts: torch.Tensor,
 ) -> SelfCheck:
-    """Ask the reference. The release's name is not known yet: `release` is empty.
+    """Write down what the reference answers. The release's name is not known yet: it is empty.
 
-    prompts: 2P sentences, P ≤ `contract.PAIRS_AT_ONCE`; tokens: their ids and mask (2P, L).
+    prompts: 2P sentences, P ≤ `contract.PAIRS_AT_ONCE`. image: the reference's embedding (1, E) of
+    `small_phantom()`; texts: its embeddings (2P, E) of the prompts.
     """
-    phantom = small_phantom()
-    voxels = preprocess(phantom.voxels, phantom.spacing_mm, phantom.rescale, geometry)
-    embedding, _, codes = model.vision(voxels)
-    ids, mask = (torch.from_numpy(array) for array in tokens)
-    logits, _ = model.score(embedding, model.text(ids, mask))
-    inputs = phantom.tensors()
+    logits, _ = model.score(image, texts)
+    inputs = small_phantom().tensors()
+    tokens = math.prod(model.config.vision.token_shape)
     return SelfCheck(
         release="",
         precision=precision,
@@ -48,11 +43,10 @@ def make_self_check(
         spacing=inputs["SPACING"],
         rescale=inputs["RESCALE"],
         prompts=tuple(prompts),
-        image_embedding=embedding.numpy(),
+        image_embedding=image.numpy(),
         logits=logits.numpy(),
         tolerances={
-            each: _tolerance(each, codes.numel(), float(model.temperature.exp()))
-            for each in PRECISIONS
+            each: _tolerance(each, tokens, float(model.temperature.exp())) for each in PRECISIONS
         },
     )
 
@@ -72,27 +66,16 @@ def _tolerance(precision: str, tokens: int, scale: float) -> Tolerance:
     )
 
 
-def check_graphs(
-    check: SelfCheck, graphs: dict[str, Path], tokens: tuple[Ids, Ids]
+def check_answer(
+    check: SelfCheck, score: Path, image: NDArray[np.float32], texts: NDArray[np.float32]
 ) -> list[Agreement]:
-    """What the exported graphs answer, on this machine; nothing where it has no runtime for them.
+    """Score what the encoders' graphs answered on this machine, and compare.
 
-    graphs: model name -> file. Raises: ParityError where the self-check would be failed.
+    score: the graph. image (1, E), texts (2P, E): embeddings of the self-check's volume and
+    prompts. Raises: ParityError where the self-check would be failed.
     """
-    path, precision = graphs[VISION.name], precision_of(VISION, check.precision)
-    voxels = run_preprocess(graphs[PREPROCESS.name], small_phantom())
-    try:
-        _, encode = text_runtime(precision_of(TEXT_ENCODER, check.precision))
-        if precision in ONNX_RUNTIME_PRECISIONS:  # as it is: no tokens have to be made visible
-            outputs = run_onnx(path, {"VOXELS": voxels})
-        else:
-            outputs, _ = vision_runtime(path, precision)[1].run(voxels)
-    except InvalidInput:  # bf16 without OpenVINO, or on a CPU without bf16: whoever serves it asks
-        return []
-    image = outputs["IMAGE_EMBEDDING"]
-    texts = encode(graphs[TEXT_ENCODER.name], *tokens)
     inputs = {"IMAGE_EMBEDDING": image, "TEXT_EMBEDDING": np.ascontiguousarray(texts)}
-    scores = run_onnx(graphs[SCORE.name], inputs)
+    scores = run_onnx(score, inputs)
     found = check.compare({"IMAGE_EMBEDDING": image, **scores}, check.precision)
     if found.problems:
         raise ParityError(

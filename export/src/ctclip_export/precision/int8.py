@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ctclip_client.system.progress import Advance
 from ctclip_export.model import CTViT
 from ctclip_export.precision.products import dense_products
-from ctclip_export.precision.types import trunk_parts
+from ctclip_export.precision.typed_twin import trunk_parts
 
 SENSITIVE = ("patch_projection", "attention.to_kv")
 """Measured on the demo checkpoint, the worst of three CT volumes, share of equal codes: 0.935 with

@@ -6,70 +6,52 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION, Finding, Geometry
-from ctclip_client.release.digest import sha256
+from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION
 from ctclip_client.release.records import PROVENANCE
+from ctclip_export.repository.source import Source
 
 _TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What an export was made from. Only the checkpoint's file name is kept, never its folder.
-
-    `classfine_sha256`: of a ClassFine file beside the checkpoint. `classes`: whether there is a
-    ClassFine head. `ranges`: what int8's were taken from; no other precision has any.
-    """
-
-    checkpoint_name: str
-    checkpoint_sha256: str
-    variant: str
-    classfine_sha256: str | None
-    classes: bool
-    random_weights: bool
-    vocabulary_sha256: str
-    geometry: Geometry
-    token_shape: tuple[int, int, int]
-    precision: str
-    prompts: tuple[Finding, ...]
-    ranges: Mapping[str, object] | None = None
-
-
-def release_record(origin: Origin, file_sha256: Mapping[str, str]) -> dict[str, Any]:
+def release_record(
+    source: Source, file_sha256: Mapping[str, str], ranges: Mapping[str, object] | None
+) -> dict[str, Any]:
     """What PROVENANCE tells a client. `file_sha256`: model name -> SHA-256 of its file.
 
-    The release's name is a digest of everything that can change an answer, so that two exports have
-    the same name exactly if they hold the same files made from the same things.
+    Of the checkpoint only the file's name is told, never its folder. The release's name is a digest
+    of everything that can change an answer, so that two exports have the same name exactly if they
+    hold the same files made from the same things.
     """
+    checkpoint, geometry, dimensions = source.checkpoint, source.geometry, source.dimensions
     record: dict[str, Any] = {
         "contract_version": VERSION,
         "checkpoint": {
-            "name": origin.checkpoint_name,
-            "sha256": origin.checkpoint_sha256,
-            "variant": origin.variant,
-            "random_weights": origin.random_weights,
+            "name": checkpoint.path.name,
+            "sha256": checkpoint.sha256,
+            "variant": checkpoint.variant,
+            "random_weights": checkpoint.random_weights,
         },
         "geometry": {
-            "volume_shape": list(origin.geometry.volume_shape),
-            "target_spacing_mm": list(origin.geometry.target_spacing_mm),
-            "token_shape": list(origin.token_shape),
+            "volume_shape": list(geometry.volume_shape),
+            "target_spacing_mm": list(geometry.target_spacing_mm),
+            "token_shape": list(dimensions.token_shape),
         },
-        "precision": origin.precision,
-        "findings": [prompt.finding for prompt in origin.prompts],
-        "prompts": [asdict(prompt) for prompt in origin.prompts],
+        "precision": source.precision,
+        "findings": [prompt.finding for prompt in source.prompts],
+        "prompts": [asdict(prompt) for prompt in source.prompts],
     }
-    if origin.classes:
+    if checkpoint.classifier is not None:
         record["classes"] = [entry.finding for entry in PUBLISHED_FINDINGS]
-    if origin.classfine_sha256 is not None:
-        record["checkpoint"]["classfine_sha256"] = origin.classfine_sha256
-    if origin.ranges is not None:
-        record["calibration"] = dict(origin.ranges)
-    name = release_name(record, origin.vocabulary_sha256, file_sha256)
+    if checkpoint.classfine_sha256 is not None:
+        record["checkpoint"]["classfine_sha256"] = checkpoint.classfine_sha256
+    if ranges is not None:
+        record["calibration"] = dict(ranges)
+    name = release_name(record, source.text_model.vocabulary_sha256, file_sha256)
     return {"release": name, **record}
 
 
@@ -84,16 +66,20 @@ def release_name(
 
 
 def write_provenance(
-    folder: Path, release: Mapping[str, Any], origin: Origin, file: Path, parity: Sequence[Any]
+    file: Path,
+    file_sha256: str,
+    release: Mapping[str, Any],
+    vocabulary_sha256: str,
+    parity: Sequence[Any],
 ) -> None:
-    """Write `provenance.json` into a model's version folder, for the file that lies there."""
+    """Write `provenance.json` beside a model's file."""
     content = {
         "release": release,
         "file": file.name,
-        "file_sha256": sha256(file),
-        "vocabulary_sha256": origin.vocabulary_sha256,
+        "file_sha256": file_sha256,
+        "vocabulary_sha256": vocabulary_sha256,
         "parity": list(parity),
         "tools": {name: version(name) for name in _TOOLS} | {"python": platform.python_version()},
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+    file.with_name(PROVENANCE).write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ctclip_export.precision.types import trunk_parts, typed
+from ctclip_export.precision.typed_twin import trunk_parts, typed
 
 Holds = Callable[[nn.Module], bool]
 
