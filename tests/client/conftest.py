@@ -22,9 +22,9 @@ _DTYPES = {"INT16": "INT16", "FP32": "FP32", "FP64": "FP64", "BYTES": "STRING"}
 
 
 @pytest.fixture(scope="session")
-def whimsical(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
-    """`ctclip_pathologies` as `whimsical_model.py`; `ctclip_zero_shot` is there but not loaded."""
-    folder = tmp_path_factory.mktemp("whimsical") / "repository"
+def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    """`ctclip_pathologies` as `misbehaving_model.py`; `ctclip_zero_shot` is not loaded."""
+    folder = tmp_path_factory.mktemp("misbehaving") / "repository"
     for ensemble in (PATHOLOGIES, ZERO_SHOT):
         _write_model(folder, ensemble)
     with EmbeddedTriton(folder, model_control="explicit", load_models=[PATHOLOGIES.name]) as triton:
@@ -33,7 +33,7 @@ def whimsical(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTrit
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
-    """The whimsical server behind TLS, whose shared memory is for who knows the word.
+    """The misbehaving server behind TLS, whose shared memory is for who knows the word.
 
     The key in tls/ protects nothing but this test; it was made for it and is valid for a century.
     """
@@ -52,8 +52,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton
 
 
 @pytest.fixture
-def whim() -> Callable[[str], Volume]:
-    """Make a volume that asks the whimsical server for one behaviour."""
+def ask_for() -> Callable[[str], Volume]:
+    """Make a volume that asks the misbehaving server for one behaviour."""
 
     def make(name: str) -> Volume:
         voxels = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
@@ -65,7 +65,7 @@ def whim() -> Callable[[str], Volume]:
 def _write_model(folder: Path, ensemble: Ensemble) -> None:
     version = folder / ensemble.name / "1"
     version.mkdir(parents=True)
-    model = (Path(__file__).parent / "whimsical_model.py").read_text()
+    model = (Path(__file__).parent / "misbehaving_model.py").read_text()
     (version / "model.py").write_text(model)
     (version.parent / "config.pbtxt").write_text(_config(ensemble))
 

@@ -37,7 +37,7 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 from .conftest import TLS_FOLDER
 
-Whim = Callable[[str], Volume]
+AskFor = Callable[[str], Volume]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
@@ -56,10 +56,10 @@ def registered(server: EmbeddedTriton) -> list[str]:
 
 
 @contextmanager
-def occupied(server: EmbeddedTriton, whim: Whim) -> Iterator[None]:
+def occupied(server: EmbeddedTriton, ask_for: AskFor) -> Iterator[None]:
     """Keep the server's one instance busy, so that the next request waits in its queue."""
     with Client(server.grpc_url) as client:
-        thread = threading.Thread(target=client.pathologies, args=(whim("slow"),))
+        thread = threading.Thread(target=client.pathologies, args=(ask_for("slow"),))
         thread.start()
         time.sleep(0.3)
         try:
@@ -69,15 +69,15 @@ def occupied(server: EmbeddedTriton, whim: Whim) -> Iterator[None]:
 
 
 @pytest.fixture(params=[True, False], ids=["shared memory", "grpc"])
-def client(request: pytest.FixtureRequest, whimsical: EmbeddedTriton) -> Iterator[Client]:
-    with Client(whimsical.grpc_url, shared_memory=request.param) as client:
+def client(request: pytest.FixtureRequest, misbehaving: EmbeddedTriton) -> Iterator[Client]:
+    with Client(misbehaving.grpc_url, shared_memory=request.param) as client:
         yield client
     assert not regions()
-    assert not registered(whimsical)
+    assert not registered(misbehaving)
 
 
-def test_voxels_and_metadata_arrive_where_they_belong(client: Client, whim: Whim) -> None:
-    scores = client.pathologies(whim("good"))
+def test_voxels_and_metadata_arrive_where_they_belong(client: Client, ask_for: AskFor) -> None:
+    scores = client.pathologies(ask_for("good"))
     # volume[0, 0, -1], volume[-1, 0, 0]; slope, intercept
     np.testing.assert_array_equal(scores.logits, [[3, 12], [2, -5]])
     np.testing.assert_array_equal(scores.image_embedding, [sum(range(24)), 2, 3, 4])
@@ -103,24 +103,26 @@ def test_voxels_and_metadata_arrive_where_they_belong(client: Client, whim: Whim
     ],
 )
 def test_each_failure_has_its_class(
-    name: str, kind: type[CTClipError], message: str, client: Client, whim: Whim
+    name: str, kind: type[CTClipError], message: str, client: Client, ask_for: AskFor
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
-        client.pathologies(whim(name))
+        client.pathologies(ask_for(name))
     assert type(caught.value) is kind
     assert caught.value.remedy
     assert not regions()
-    assert client.pathologies(whim("good")).findings == ("One", "Two")
+    assert client.pathologies(ask_for("good")).findings == ("One", "Two")
 
 
-def test_a_model_that_is_not_there(client: Client, whimsical: EmbeddedTriton, whim: Whim) -> None:
-    with pytest.raises(NotReady, match=f"{whimsical.grpc_url}: .*ctclip_zero_shot is unknown"):
-        client.zero_shot(whim("good"), [("a", "b")])  # in the repository, not loaded
+def test_a_model_that_is_not_there(
+    client: Client, misbehaving: EmbeddedTriton, ask_for: AskFor
+) -> None:
+    with pytest.raises(NotReady, match=f"{misbehaving.grpc_url}: .*ctclip_zero_shot is unknown"):
+        client.zero_shot(ask_for("good"), [("a", "b")])  # in the repository, not loaded
     with pytest.raises(NotReady, match="ctclip_text_embedding is unknown"):
         client.encode_text(["a"])  # not in the repository
 
 
-def test_nobody_there(whim: Whim) -> None:
+def test_nobody_there(ask_for: AskFor) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -129,104 +131,106 @@ def test_nobody_there(whim: Whim) -> None:
             Client(address, shared_memory=shared) as client,  # type: ignore[arg-type]
             pytest.raises(Unavailable, match=f"{address}: no Triton answers") as caught,
         ):
-            client.pathologies(whim("good"))
+            client.pathologies(ask_for("good"))
         assert "ctclip serve" in caught.value.remedy
     with Client(address, shared_memory=True) as client, pytest.raises(Unavailable):
-        client.pathologies(whim("good"))
+        client.pathologies(ask_for("good"))
     assert not regions()
 
 
-def test_another_service_than_grpc(whimsical: EmbeddedTriton, whim: Whim) -> None:
-    with Client(whimsical.http_url) as client, pytest.raises(Unavailable, match="no Triton"):
-        client.pathologies(whim("good"))
+def test_another_service_than_grpc(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
+    with Client(misbehaving.http_url) as client, pytest.raises(Unavailable, match="no Triton"):
+        client.pathologies(ask_for("good"))
     assert not regions()
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "grpc"])
-def test_a_deadline_in_the_queue(shared: bool, whimsical: EmbeddedTriton, whim: Whim) -> None:
+def test_a_deadline_in_the_queue(
+    shared: bool, misbehaving: EmbeddedTriton, ask_for: AskFor
+) -> None:
     """The server may read the voxels after this side has given up; they are kept for it."""
     with (
-        occupied(whimsical, whim),
-        Client(whimsical.grpc_url, 0.2, shared_memory=shared) as client,
+        occupied(misbehaving, ask_for),
+        Client(misbehaving.grpc_url, 0.2, shared_memory=shared) as client,
     ):
         with pytest.raises(DeadlineExceeded, match=r"no answer .* within 0.2 s"):
-            client.pathologies(whim("slow"))
+            client.pathologies(ask_for("slow"))
         assert not regions()
-    assert not registered(whimsical)  # close waited until the server let go
-    with Client(whimsical.grpc_url) as client:
-        assert client.pathologies(whim("good")).findings == ("One", "Two")
+    assert not registered(misbehaving)  # close waited until the server let go
+    with Client(misbehaving.grpc_url) as client:
+        assert client.pathologies(ask_for("good")).findings == ("One", "Two")
 
 
 def test_regions_given_up_are_released_by_the_next_call(
-    whimsical: EmbeddedTriton, whim: Whim
+    misbehaving: EmbeddedTriton, ask_for: AskFor
 ) -> None:
-    with Client(whimsical.grpc_url, 1.0) as client:
+    with Client(misbehaving.grpc_url, 1.0) as client:
         with pytest.raises(DeadlineExceeded):
-            client.pathologies(whim("slow"))
-        with Client(whimsical.grpc_url) as other:
-            other.pathologies(whim("good"))  # answered once the slow one is over
-        client.pathologies(whim("good"))
-        assert not registered(whimsical)
+            client.pathologies(ask_for("slow"))
+        with Client(misbehaving.grpc_url) as other:
+            other.pathologies(ask_for("good"))  # answered once the slow one is over
+        client.pathologies(ask_for("good"))
+        assert not registered(misbehaving)
 
 
-def test_a_cancelled_task_leaves_nothing(whimsical: EmbeddedTriton, whim: Whim) -> None:
+def test_a_cancelled_task_leaves_nothing(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
     async def go() -> None:
-        async with AsyncClient(whimsical.grpc_url, shared_memory=True) as client:
-            task = asyncio.create_task(client.pathologies(whim("slow")))
+        async with AsyncClient(misbehaving.grpc_url, shared_memory=True) as client:
+            task = asyncio.create_task(client.pathologies(ask_for("slow")))
             await asyncio.sleep(0.3)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not regions()
-            assert (await client.pathologies(whim("good"))).findings == ("One", "Two")
+            assert (await client.pathologies(ask_for("good"))).findings == ("One", "Two")
 
     asyncio.run(go())
-    assert not registered(whimsical)
+    assert not registered(misbehaving)
 
 
 def test_an_interrupt_leaves_nothing(
-    whimsical: EmbeddedTriton, whim: Whim, monkeypatch: pytest.MonkeyPatch
+    misbehaving: EmbeddedTriton, ask_for: AskFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with Client(whimsical.grpc_url, shared_memory=True) as client:
+    with Client(misbehaving.grpc_url, shared_memory=True) as client:
         with monkeypatch.context() as patch:
             patch.setattr(Region, "write", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                client.pathologies(whim("good"))
+                client.pathologies(ask_for("good"))
         assert not regions()
-        assert not registered(whimsical)
-        assert client.pathologies(whim("good")).transport.kind == "shared_memory"
+        assert not registered(misbehaving)
+        assert client.pathologies(ask_for("good")).transport.kind == "shared_memory"
 
 
 def test_no_room_in_shared_memory(
-    whimsical: EmbeddedTriton, whim: Whim, monkeypatch: pytest.MonkeyPatch
+    misbehaving: EmbeddedTriton, ask_for: AskFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with Client(whimsical.grpc_url) as client:
-        assert client.pathologies(whim("good")).transport.kind == "grpc"
+    with Client(misbehaving.grpc_url) as client:
+        assert client.pathologies(ask_for("good")).transport.kind == "grpc"
     with (
-        Client(whimsical.grpc_url, shared_memory=True) as client,
+        Client(misbehaving.grpc_url, shared_memory=True) as client,
         pytest.raises(ServiceError, match="No space left"),
     ):
-        client.pathologies(whim("good"))
+        client.pathologies(ask_for("good"))
     assert not regions()
 
 
-def test_a_closed_client_says_so(whimsical: EmbeddedTriton, whim: Whim) -> None:
-    client = Client(whimsical.grpc_url)
-    client.pathologies(whim("good"))
+def test_a_closed_client_says_so(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
+    client = Client(misbehaving.grpc_url)
+    client.pathologies(ask_for("good"))
     client.close()
     client.close()
     with pytest.raises(InvalidInput, match="closed"):
-        client.pathologies(whim("good"))
+        client.pathologies(ask_for("good"))
 
     async def go() -> None:
-        client = AsyncClient(whimsical.grpc_url)
+        client = AsyncClient(misbehaving.grpc_url)
         await client.close()
         await client.close()
         with pytest.raises(InvalidInput, match="closed"):
@@ -235,29 +239,29 @@ def test_a_closed_client_says_so(whimsical: EmbeddedTriton, whim: Whim) -> None:
     asyncio.run(go())
 
 
-def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, whim: Whim) -> None:
+def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, ask_for: AskFor) -> None:
     tls = Tls(root_certificates=TLS_FOLDER / "server.pem")
     with Client(guarded.grpc_url, tls=tls) as client:
         for _ in range(2):
-            assert client.pathologies(whim("good")).transport.kind == "grpc"
+            assert client.pathologies(ask_for("good")).transport.kind == "grpc"
     with (
         Client(guarded.grpc_url, tls=tls, shared_memory=True) as client,
         pytest.raises(ServiceError, match="shared memory was not accepted"),
     ):
-        client.pathologies(whim("good"))
+        client.pathologies(ask_for("good"))
     word = {"triton-grpc-protocol-word": "sesame"}
     with Client(guarded.grpc_url, tls=tls, headers=word) as client:
-        assert client.pathologies(whim("good")).transport.kind == "shared_memory"
+        assert client.pathologies(ask_for("good")).transport.kind == "shared_memory"
         assert "sesame" not in repr(client) + repr(client._setup)
 
     async def go() -> str:
         async with AsyncClient(guarded.grpc_url, tls=tls, headers=word) as client:
-            return (await client.pathologies(whim("good"))).transport.kind
+            return (await client.pathologies(ask_for("good"))).transport.kind
 
     assert asyncio.run(go()) == "shared_memory"
     for other in (None, Tls()):  # no TLS; a certificate that nobody vouches for
         with Client(guarded.grpc_url, tls=other) as client, pytest.raises(Unavailable):
-            client.pathologies(whim("good"))
+            client.pathologies(ask_for("good"))
     assert not regions()
 
 

@@ -91,13 +91,13 @@ class TestPredict:
         assert "symbolic links" in capsys.readouterr().err
         assert (tmp_path / "out").is_symlink()
 
-    def test_a_link_stays(self, option: str, whimsical: EmbeddedTriton, tmp_path: Path) -> None:
+    def test_a_link_stays(self, option: str, misbehaving: EmbeddedTriton, tmp_path: Path) -> None:
         scan = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
         (tmp_path / "there").mkdir()
         target, link = tmp_path / "there" / "out", tmp_path / "link"
         target.write_text("old")
         link.symlink_to(target)
-        assert main(["predict", str(scan), option, str(link), "--url", whimsical.grpc_url]) == 0
+        assert main(["predict", str(scan), option, str(link), "--url", misbehaving.grpc_url]) == 0
         assert link.is_symlink()
         assert str(scan) in target.read_text()
         assert [path.name for path in target.parent.iterdir()] == ["out"]

@@ -188,30 +188,30 @@ def test_nobody_there(ctclip: Callable[..., Ran], tmp_path: Path) -> None:
 
 
 def test_random_weights_are_shown_everywhere(
-    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+    ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
-    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))  # z spacing 1: the good whim
-    table = ctclip("predict", path, "--url", whimsical.grpc_url)
+    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))  # z spacing 1: the good ask_for
+    table = ctclip("predict", path, "--url", misbehaving.grpc_url)
     assert table.code == 0
     assert table.out.count("RANDOM WEIGHTS") == 2
     for option in ("--json", "--csv"):
         files = [tmp_path / "out.csv"] if option == "--csv" else []
-        ran = ctclip("predict", path, option, *files, "--url", whimsical.grpc_url)
+        ran = ctclip("predict", path, option, *files, "--url", misbehaving.grpc_url)
         assert "RANDOM WEIGHTS" in ran.err
-    ran = ctclip("predict", path, "--json", "--url", whimsical.grpc_url)
+    ran = ctclip("predict", path, "--json", "--url", misbehaving.grpc_url)
     assert json.loads(ran.out)["provenance"]["checkpoint"]["random_weights"] is True
     assert (tmp_path / "out.csv").read_text().count(",true\n") == 2
 
 
 def test_the_servers_refusal_and_the_deadline(
-    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+    ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
-    ran = ctclip("predict", slow, "--timeout-s", 0.2, "--url", whimsical.grpc_url)
+    ran = ctclip("predict", slow, "--timeout-s", 0.2, "--url", misbehaving.grpc_url)
     assert ran.code == 4
     assert "no answer from ctclip_pathologies within 0.2 s" in ran.err
     refused = save(tmp_path / "refused.nii", chest(), (11.0, 0.7, 0.8))
-    ran = ctclip("predict", refused, "--url", whimsical.grpc_url)
+    ran = ctclip("predict", refused, "--url", misbehaving.grpc_url)
     assert ran.code == 2
     assert "SPACING: said so" in ran.err
 
@@ -273,13 +273,13 @@ def test_prompt_files_that_make_no_sense(
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_was_scored_survives_an_interrupt(
-    ending: signal.Signals, whimsical: EmbeddedTriton, tmp_path: Path
+    ending: signal.Signals, misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     good = save(tmp_path / "good.nii", chest(), (1.0, 0.7, 0.8))
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
     table = tmp_path / "out.csv"
     arguments = ["predict", good, *[slow] * 20, "--csv", table, "--json"]
-    with running(*arguments, "--url", whimsical.grpc_url) as process:
+    with running(*arguments, "--url", misbehaving.grpc_url) as process:
         json.loads(process.stdout.readline())
         time.sleep(0.2)
         process.send_signal(ending)
@@ -296,11 +296,11 @@ def test_what_was_scored_survives_an_interrupt(
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_terminal_shows_that_something_happens(
-    count: int, whimsical: EmbeddedTriton, tmp_path: Path
+    count: int, misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
     master, terminal = pty.openpty()
-    arguments = ["predict", *[slow] * count, "--url", whimsical.grpc_url]
+    arguments = ["predict", *[slow] * count, "--url", misbehaving.grpc_url]
     command = [*CTCLIP, *map(str, arguments)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
@@ -319,11 +319,11 @@ def test_a_terminal_shows_that_something_happens(
     assert up_and_erase in text[text.rindex("Scoring") :]
 
 
-def test_a_reader_that_goes_away(predict: Callable[..., Ran], whimsical: EmbeddedTriton,
+def test_a_reader_that_goes_away(predict: Callable[..., Ran], misbehaving: EmbeddedTriton,
                                  tmp_path: Path) -> None:  # fmt: skip
     path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
     arguments = ["predict", *[path] * 3, "--json", "--csv", tmp_path / "out.csv"]
-    with running(*arguments, "--url", whimsical.grpc_url) as process:
+    with running(*arguments, "--url", misbehaving.grpc_url) as process:
         process.stdout.close()
         err = process.stderr.read()
     assert process.returncode == 0
@@ -333,18 +333,18 @@ def test_a_reader_that_goes_away(predict: Callable[..., Ran], whimsical: Embedde
 
 
 def test_names_that_are_no_text(
-    ctclip: Callable[..., Ran], whimsical: EmbeddedTriton, tmp_path: Path
+    ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.nii"))
     path.rename(odd)
     table = tmp_path / "out.csv"
-    ran = ctclip("predict", odd, "--json", "--csv", table, "--url", whimsical.grpc_url)
+    ran = ctclip("predict", odd, "--json", "--csv", table, "--url", misbehaving.grpc_url)
     assert ran.code == 0
     assert json.loads(ran.out)["path"] == str(odd)
     assert os.fsencode(odd) in table.read_bytes()
-    assert ctclip("predict", odd, "--url", whimsical.grpc_url).code == 0
-    assert ctclip("predict", f"{odd}.gz", "--url", whimsical.grpc_url).code == 2
+    assert ctclip("predict", odd, "--url", misbehaving.grpc_url).code == 0
+    assert ctclip("predict", f"{odd}.gz", "--url", misbehaving.grpc_url).code == 2
 
 
 def test_help_and_mistakes(ctclip: Callable[..., Ran]) -> None:

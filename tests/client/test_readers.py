@@ -69,7 +69,7 @@ class Npy:
 
     def read(self, path: Path, series: Series, _options: Options, /) -> Stored:
         affine = np.diag([-0.7, -0.8, 2.5, 1])
-        notes = ("1.2.4 lies there, too.",)
+        notes = ("The folder also holds 1.2.4.",)
         return Stored(lambda: np.load(path), (0.7, 0.8, 2.5), affine, (1, -1024), notes, series)
 
 
@@ -84,5 +84,5 @@ def test_a_further_format_is_one_file_and_one_line(
     assert volume.recipe() == {
         "orientation": "LPS", "spacing_mm": [2.5, 0.7, 0.8], "rescale": [1.0, -1024.0],
         "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3",
-        "notes": ["1.2.4 lies there, too."],
+        "notes": ["The folder also holds 1.2.4."],
     }  # fmt: skip

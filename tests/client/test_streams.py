@@ -64,13 +64,13 @@ class TestFull:
         self,
         options: list[str],
         scan: Path,
-        whimsical: EmbeddedTriton,
+        misbehaving: EmbeddedTriton,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """It ends at once, and no file that is open is blamed."""
+        """It ends at once, and the error names no open file."""
         monkeypatch.chdir(tmp_path)
-        arguments = ["predict", scan, scan, *options, "--url", whimsical.grpc_url]
+        arguments = ["predict", scan, scan, *options, "--url", misbehaving.grpc_url]
         done = shell(arguments, ">/dev/full")
         assert done.returncode == 2
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -105,13 +105,13 @@ class TestClosed:
             absent = shell(["doctor", tmp_path / "absent"], closed)
             assert (absent.returncode, absent.stdout) == (2, ""), closed
 
-    def test_predict(self, scan: Path, whimsical: EmbeddedTriton, tmp_path: Path) -> None:
+    def test_predict(self, scan: Path, misbehaving: EmbeddedTriton, tmp_path: Path) -> None:
         table = tmp_path / "out.csv"
-        arguments = ["predict", scan, scan, "--csv", table, "--url", whimsical.grpc_url]
+        arguments = ["predict", scan, scan, "--csv", table, "--url", misbehaving.grpc_url]
         assert shell(arguments, ">&- 2>&-").returncode == 0
         assert table.read_text().count(str(scan)) == 4
         for closed in (">&-", "2>&-"):
-            assert shell(["predict", scan, "--url", whimsical.grpc_url], closed).returncode == 0
+            assert shell(["predict", scan, "--url", misbehaving.grpc_url], closed).returncode == 0
 
     def test_other_errors_of_the_system_are_not_taken_for_it(
         self, monkeypatch: pytest.MonkeyPatch

@@ -98,7 +98,7 @@ def test_nothing_of_a_file_or_a_server_steers_the_terminal(
 @pytest.mark.parametrize("options", [[], ["--json"], ["--csv", "out.csv"]])
 def test_nor_does_a_name_on_the_command_line(
     options: list[str],
-    whimsical: EmbeddedTriton,
+    misbehaving: EmbeddedTriton,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -107,7 +107,7 @@ def test_nor_does_a_name_on_the_command_line(
     monkeypatch.setenv("COLUMNS", "200")
     odd = "a\x1b[2J\nerror: b.nii"
     save(Path(odd), chest(), (1.0, 0.7, 0.8))
-    url = ["--url", whimsical.grpc_url]
+    url = ["--url", misbehaving.grpc_url]
     assert main(["predict", odd, f"{odd}.gz", *options, *url]) == 3
     said = capsys.readouterr()
     for line in (*said.err.splitlines(), *said.out.splitlines()):
@@ -134,12 +134,12 @@ def test_several_causes_come_one_a_line(
 
     def refuse(*_: object) -> int:
         cause = "'a' does not load: x\n       'b' does not load: y\nerror: z"
-        raise InvalidInput(cause, "Mend it.")
+        raise InvalidInput(cause, "Fix it.")
 
     monkeypatch.setattr("ctclip_client.cli.program._run", refuse)
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: 'a' does not load: x",
         "       'b' does not load: y\\x0aerror: z",
-        "       Mend it.",
+        "       Fix it.",
     ]

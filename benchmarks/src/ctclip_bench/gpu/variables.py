@@ -37,7 +37,7 @@ def compose_variables(
     except FileNotFoundError:
         return found
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path}: {error}.", "Mend it, or move it away.") from error
+        raise InvalidInput(f"{path}: {error}.", "Fix it, or move it away.") from error
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         if match is None or match[1] not in wanted:

@@ -33,7 +33,7 @@ FILES = "files"
 FLOAT32_ERROR = 1e-6
 """Of a cosine over 512 channels, by the order of the sum."""
 _TIMEOUT_S = 600.0
-"""For one scan in a server of our own: a CPU may need minutes."""
+"""For one scan in the embedded server: a CPU may need minutes."""
 
 
 @dataclass(frozen=True)

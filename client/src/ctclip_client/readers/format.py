@@ -70,7 +70,7 @@ class Format(Protocol):
         """
 
     def series(self, path: Path, /) -> Sequence[Series]:
-        """Say which scans lie there, the one to take by default first; at least one.
+        """Say which scans the path holds, the one to take by default first; at least one.
 
         Raises: Unreadable, OSError.
         """

@@ -1,7 +1,7 @@
 """JSON out of a file of a repository, as the dataclass that it should be.
 
-A dataclass says by its type hints what an object holds. What is wrong is told by the field, what
-stands there and what should; fields that the dataclass does not have are not looked at.
+A dataclass says by its type hints what an object holds. What is wrong names the field, what is
+there and what should be; fields that the dataclass does not have are not looked at.
 """
 
 from __future__ import annotations

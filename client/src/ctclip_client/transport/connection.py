@@ -34,7 +34,7 @@ class Connection:
         Its methods take `headers` and `client_timeout` themselves.
 
         proxy: whether http_proxy of the environment counts, as it does for the client; not for a
-        server of one's own.
+        server on this machine.
 
         Raises: InvalidInput, Unreadable.
         """

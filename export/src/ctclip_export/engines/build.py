@@ -227,7 +227,7 @@ def _warm_up(repository: Path, version: str, release: ReleaseRecord) -> None:
         raise InvalidInput(
             f"warm-up: {error.filename or repository}: {error.strerror or error}. The engines are "
             "in their places.",
-            "Mend that, and run it again: it keeps the engines and writes what is missing.",
+            "Fix that, and run it again: it keeps the engines and writes what is missing.",
         ) from error
 
 

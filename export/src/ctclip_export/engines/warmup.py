@@ -35,7 +35,7 @@ def write_warmup(repository: Path, version: str, release: ReleaseRecord) -> None
     """Write both models' files, through the repository's own preprocessing and vocabulary.
 
     Raises:
-        OSError: they cannot be written; each lies there whole, or not at all.
+        OSError: they cannot be written; each is written whole, or not at all.
     """
     scan = chest_phantom(release.geometry)
     voxels = run_preprocess(repository / PREPROCESS.name / version / "model.onnx", scan)

@@ -116,7 +116,7 @@ def _remove_environment_folders(before: set[Path], began: float) -> None:
     """Remove the empty folders that Triton makes in /tmp and leaves there when it is killed.
 
     It makes one for each backend that runs in Python, soon after its start. Where another server
-    that still runs was starting in the same moment, nobody knows whose they are, and they stay.
+    that still runs was starting in the same moment, it is unknown whose they are, and they stay.
     """
     others = _server_starts()
     for path in set(_TEMPORARY.glob("python_env_*")) - before:

@@ -39,7 +39,7 @@ class Control:
         Args:
             connection: `timeout_s` is for the loading of one model, or one inference.
             flags: how a command line reaches the same server, quoted for a shell.
-            proxy: whether http_proxy of the environment counts; not for a server of one's own.
+            proxy: whether http_proxy of the environment counts; not for a server on this machine.
 
         Raises:
             InvalidInput: the address is none.

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PROVENANCE = {
-    "release": "whim",
+    "release": "ask_for",
     "checkpoint": {"name": "none", "sha256": "0", "variant": "test", "random_weights": True},
     "geometry": {},
     "precision": "fp32",
@@ -43,37 +43,37 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("VOLUME", "SPACING", "RESCALE")
         )
-        whim = self.whims[round(float(spacing[0])) - 1]
-        if whim in ERRORS:
-            code = getattr(pb_utils.TritonError, ERRORS[whim])
+        ask_for = self.whims[round(float(spacing[0])) - 1]
+        if ask_for in ERRORS:
+            code = getattr(pb_utils.TritonError, ERRORS[ask_for])
             error = pb_utils.TritonError("SPACING: said so", code)
             return pb_utils.InferenceResponse(error=error)
-        if whim == "slow":
+        if ask_for == "slow":
             time.sleep(1.5)
         # Where a voxel came to lie, and the metadata: the test compares them with what it sent.
         logits = np.array([[volume[0, 0, -1], volume[-1, 0, 0]], [rescale[0], rescale[1]]], "f4")
         probabilities = np.array([0.25, 0.75], np.float32)
         embedding = np.array([volume.sum(dtype=np.int64), *volume.shape], np.float32)
         record = dict(PROVENANCE)
-        if whim == "nan":
+        if ask_for == "nan":
             logits[0, 0] = np.nan
-        if whim == "range":
+        if ask_for == "range":
             probabilities[0] = 1.5
-        if whim == "shape":
+        if ask_for == "shape":
             probabilities = probabilities[:1]
-        if whim == "version":
+        if ask_for == "version":
             record["contract_version"] = 2
-        if whim == "count":
+        if ask_for == "count":
             record["findings"] = ["One"]
-        if whim == "incomplete":
+        if ask_for == "incomplete":
             del record["checkpoint"]
-        text = json.dumps(record).encode() if whim != "garbage" else b"\xff{"
+        text = json.dumps(record).encode() if ask_for != "garbage" else b"\xff{"
         outputs = {
             "LOGITS": logits[None],
             "PROBABILITIES": probabilities[None],
             "IMAGE_EMBEDDING": embedding[None],
             "PROVENANCE": np.array([text], np.object_),
         }
-        if whim == "dtype":
+        if ask_for == "dtype":
             outputs["LOGITS"] = outputs["LOGITS"].astype(np.float64)
         return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])
