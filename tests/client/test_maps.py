@@ -27,7 +27,7 @@ from ctclip_client import Client, Explanation, InvalidInput, Volume, read_volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs import trace_vision
+from ctclip_export.graphs.encoders import trace_vision
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import save_placed as save

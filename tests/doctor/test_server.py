@@ -14,7 +14,7 @@ import pytest
 from ctclip_client.contract import ENSEMBLES, MODELS
 from ctclip_client.doctor.health_check import Answers, agreement_checks
 from ctclip_client.release.self_check import FILE, read_self_check
-from ctclip_export.graphs import findings_graph
+from ctclip_export.graphs.score import findings_graph
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import edit_self_check

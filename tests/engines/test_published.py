@@ -16,7 +16,7 @@ from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import RTX
-from ctclip_export.graphs import trace_text, trace_vision
+from ctclip_export.graphs.encoders import trace_text, trace_vision
 from ctclip_export.model import CTViT, ModelConfig, TextEncoder
 from ctclip_export.precision.typed_twin import typed
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ctclip_client.contract import Geometry
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs import preprocess_graph, score_graph
+from ctclip_export.graphs.preprocess import preprocess_graph
+from ctclip_export.graphs.score import score_graph
 from ctclip_export.model.preprocess import preprocess
 
 from ..conftest import DATA, Golden

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs import trace_text, trace_vision
+from ctclip_export.graphs.encoders import trace_text, trace_vision
 from ctclip_export.graphs.guards import guard_text, guard_vision, remove_guard
 from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, searched_tokens
 from ctclip_export.precision.typed_twin import typed

@@ -92,7 +92,7 @@ def test_it_says_what_its_ranges_were_taken_from(exported: Path) -> None:
 
 
 def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
-    from ctclip_export.graphs import trace_vision
+    from ctclip_export.graphs.encoders import trace_vision
 
     model = checkpoint.model.vision
     graph = trace_vision(model).graph
@@ -114,7 +114,7 @@ def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
 
 def test_layers_of_equal_weights_are_told_apart(checkpoint: Checkpoint) -> None:
     """A range of their own for each, though the exporter may keep their weights once."""
-    from ctclip_export.graphs import trace_vision
+    from ctclip_export.graphs.encoders import trace_vision
 
     model = copy.deepcopy(checkpoint.model.vision)
     blocks = model.spatial.blocks

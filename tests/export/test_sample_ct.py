@@ -12,7 +12,7 @@ import pytest
 
 from ctclip_client import read_volume
 from ctclip_client.contract import PUBLISHED_GEOMETRY
-from ctclip_export.graphs import preprocess_graph
+from ctclip_export.graphs.preprocess import preprocess_graph
 
 from ..conftest import DATA
 from .test_graphs import scan, session

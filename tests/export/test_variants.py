@@ -13,8 +13,9 @@ import torch
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint import Checkpoint, TextModel, load_checkpoint
-from ctclip_export.graphs import classfine_graph, relevance_graph
+from ctclip_export.graphs.relevance import relevance_graph
 from ctclip_export.graphs.run import run_onnx
+from ctclip_export.graphs.score import classfine_graph
 from ctclip_export.parity.check_fp32 import check_relevance
 from ctclip_export.parity.compare import ParityError
 

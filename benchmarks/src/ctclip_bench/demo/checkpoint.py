@@ -19,7 +19,7 @@ from ctclip_client.system.files import placed
 from ctclip_client.system.processor import has_bfloat16
 from ctclip_client.system.progress import Advance, Stages
 from ctclip_export.checkpoint.file import declared_random
-from ctclip_export.graphs import preprocess_graph
+from ctclip_export.graphs.preprocess import preprocess_graph
 from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
 from ctclip_export.precision.typed_twin import typed
 from ctclip_export.samples.variations import thinned, vary

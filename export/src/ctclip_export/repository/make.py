@@ -24,16 +24,11 @@ from ctclip_client.contract import (
     Model,
 )
 from ctclip_client.system.progress import Stages
-from ctclip_export.graphs import (
-    classfine_graph,
-    findings_graph,
-    preprocess_graph,
-    relevance_graph,
-    score_graph,
-    trace_text,
-    trace_vision,
-)
+from ctclip_export.graphs.encoders import trace_text, trace_vision
 from ctclip_export.graphs.guards import guard_text, guard_vision
+from ctclip_export.graphs.preprocess import preprocess_graph
+from ctclip_export.graphs.relevance import relevance_graph
+from ctclip_export.graphs.score import classfine_graph, findings_graph, score_graph
 from ctclip_export.model import CTViT, TextEncoder
 from ctclip_export.parity.check_low_precision import typed_twin
 from ctclip_export.precision.calibration import Calibration, Voxels
