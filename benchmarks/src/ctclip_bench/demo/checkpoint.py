@@ -48,7 +48,10 @@ class DemoModel:
 
 
 PUBLISHED = DemoModel(Geometry(), ModelConfig(), fitting_variations=2, rounds=2)
-"""27,648 tokens for 8,192 codes, which is quick. MEASURED"""
+"""27,648 tokens, which is quick. Measured on a variation that neither was fitted to, these beside
+`MANY_TOKENS`: codes used 4,711 and 4,235, perplexity 3,118 and 2,666, median margin 0.033 and
+0.031; share of codes that agree with float32 in bf16 0.9973 and 0.9979, in int8 0.9907 and 0.9933.
+"""
 MANY_TOKENS = replace(PUBLISHED, fitting_variations=8, rounds=3)
 """110,592 tokens: for checkpoints on which lower precisions are judged."""
 _SMALL_SHAPE = (60, 100, 120)
