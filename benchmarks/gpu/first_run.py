@@ -205,9 +205,8 @@ def model():
     )
     STATE["ids"] = ids
     STATE["bank"] = on_device.text(ids.to(DEVICE), torch.ones_like(ids).to(DEVICE))
-    usage = code_usage(
-        tokens_of(on_device.vision, chest(1, shape)).cpu(), reference.vision.codebook
-    )
+    tokens = tokens_of(on_device.vision, chest(1, shape)).cpu()
+    usage = code_usage(tokens, reference.vision.codebook, variations * len(tokens))
     return {
         "seconds": time.time() - started,
         "used_codes": usage.used,

@@ -16,7 +16,7 @@ from ctclip_bench.parity import plan
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
-from ctclip_client.release.parity_runs import FILE, ParityRun, read_runs
+from ctclip_client.release.parity_runs import EXPORT, FILE, ParityRun, read_runs
 from ctclip_export.repository.build import Export
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -63,9 +63,9 @@ def verdicts(steps: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def kept(repository: Path) -> list[ParityRun]:
-    """The runs of the list; without one, only the export's own check would count."""
-    is_there = (repository / "ctclip_check" / "1" / FILE).exists()
-    return list(read_runs(repository, 1)) if is_there else []
+    """The runs after the export's own check."""
+    runs = read_runs(repository, 1)
+    return [run for run in runs if [step.name for step in run.steps] != [EXPORT]]
 
 
 # --- sound releases ---

@@ -15,7 +15,7 @@ from ctclip_bench.parity.auroc import compare_auroc
 from ctclip_bench.parity.inputs import read_inputs
 from ctclip_bench.parity.plan import planned_steps
 from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table
-from ctclip_bench.parity.run import FILES, ParityResult, run_parity
+from ctclip_bench.parity.run import FILES, FinishedCheck, run_parity
 from ctclip_client.release.records import ReleaseRecord, read_model_record
 from ctclip_client.system.progress import Stages
 from ctclip_export.parity.judge import StepVerdict
@@ -30,7 +30,7 @@ def release(repository: Path) -> ReleaseRecord:
 
 
 @pytest.fixture(scope="module")
-def result(release: ReleaseRecord) -> ParityResult:
+def result(release: ReleaseRecord) -> FinishedCheck:
     verdicts = (
         StepVerdict(FILES, "PASS"),
         StepVerdict("ONNX fp16, ONNX Runtime", "PASS", "", 1, 0.99999, 1.2e-5, 3.4e-4, 0.999999,
@@ -39,17 +39,17 @@ def result(release: ReleaseRecord) -> ParityResult:
         StepVerdict(f"served by Triton{WHERE}", "FAIL", f"codes{WHERE}", 1),
         StepVerdict(f"client, from a CT file{WHERE}", "NOT RUN", "no answer"),
     )  # fmt: skip
-    return ParityResult(release, "PyTorch fp32", ("scan",), verdicts, engines={"m": "x"})
+    return FinishedCheck(release, "PyTorch fp32", ("scan",), verdicts, engines={"m": "x"})
 
 
-def printed(result: ParityResult, width: int) -> str:
+def printed(result: FinishedCheck, width: int) -> str:
     out = io.StringIO()
     Console(file=out, width=width).print(parity_table(result))
     return out.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
-def test_verdicts_are_whole_and_nothing_is_cut(result: ParityResult, width: int) -> None:
+def test_verdicts_are_whole_and_nothing_is_cut(result: FinishedCheck, width: int) -> None:
     text = printed(result, width)
     ends = [line.rstrip().rpartition("  ")[2].strip() for line in text.splitlines()]
     assert [end for end in ends if end in ("PASS", "FAIL", "NOT RUN")] == [
@@ -58,12 +58,12 @@ def test_verdicts_are_whole_and_nothing_is_cut(result: ParityResult, width: int)
     assert "…" not in text
 
 
-def test_in_a_file_numbers_stand_on_one_line(result: ParityResult) -> None:
+def test_in_a_file_numbers_stand_on_one_line(result: FinishedCheck) -> None:
     for number in ("99.999%", "1.2e-05", "6.8e-04", "0.999999", "0.999998", "1.5e-02", "Spearman"):
         assert number in printed(result, 120)
 
 
-def test_the_json_keeps_its_fields(result: ParityResult) -> None:
+def test_the_json_keeps_its_fields(result: FinishedCheck) -> None:
     content = as_json(result, [])
     assert list(content) == [
         "passed", "baseline", "release", "scans", "rungs", "auroc", "machine",
@@ -76,7 +76,7 @@ def test_the_json_keeps_its_fields(result: ParityResult) -> None:
     assert content["release"]["checkpoint"]["variant"] == "v2"
 
 
-def test_a_run_is_kept_without_addresses_and_without_the_file_check(result: ParityResult) -> None:
+def test_a_run_is_kept_without_addresses_and_without_the_file_check(result: FinishedCheck) -> None:
     run = result.as_run(WHERE.removeprefix(" at "), sample=True)
     assert [(step.name, step.verdict) for step in run.steps] == [
         ("ONNX fp16, ONNX Runtime", "PASS"),
@@ -91,13 +91,13 @@ def test_a_run_is_kept_without_addresses_and_without_the_file_check(result: Pari
 
 
 @pytest.mark.parametrize("verdict", ["PASS", "FAIL", "NOT RUN"])
-def test_engines_are_named_where_they_ran(result: ParityResult, verdict: str) -> None:
+def test_engines_are_named_where_they_ran(result: FinishedCheck, verdict: str) -> None:
     ran = replace(result, verdicts=(StepVerdict(ENGINE_STEP, verdict, "", 1),))
     assert ran.as_run().engines == ({} if verdict == "NOT RUN" else {"m": "x"})
 
 
 @pytest.mark.parametrize("kinds", [(), ("PASS",)])
-def test_the_file_check_alone_is_no_pass(result: ParityResult, kinds: tuple[str, ...]) -> None:
+def test_the_file_check_alone_is_no_pass(result: FinishedCheck, kinds: tuple[str, ...]) -> None:
     verdicts = tuple(StepVerdict(FILES, kind) for kind in kinds)
     assert not replace(result, verdicts=verdicts).passed
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.parity.auroc import Auroc
-from ctclip_bench.parity.run import ParityResult
+from ctclip_bench.parity.run import FinishedCheck
 from ctclip_export.parity.judge import StepVerdict
 
 COLUMNS = (
@@ -45,7 +45,7 @@ def _text(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def headline(result: ParityResult) -> str:
+def headline(result: FinishedCheck) -> str:
     """What was compared with what, in one line."""
     release = result.release
     random = ", RANDOM WEIGHTS" if release.checkpoint.random_weights else ""
@@ -55,7 +55,7 @@ def headline(result: ParityResult) -> str:
     )
 
 
-def parity_table(result: ParityResult) -> Table:
+def parity_table(result: FinishedCheck) -> Table:
     """For the terminal."""
     table = Table(
         title=headline(result), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -71,12 +71,12 @@ def parity_table(result: ParityResult) -> Table:
     return table
 
 
-def reasons(result: ParityResult) -> list[str]:
+def reasons(result: FinishedCheck) -> list[str]:
     """Why a step did not pass, a line each."""
     return [f"{v.verdict} {v.step}: {v.reason}" for v in result.verdicts if v.reason]
 
 
-def auroc_lines(result: ParityResult, areas: Sequence[Auroc]) -> list[str]:
+def auroc_lines(result: FinishedCheck, areas: Sequence[Auroc]) -> list[str]:
     """Whose scores they are, then a line for each finding."""
     if not areas:
         return []
@@ -90,7 +90,7 @@ def auroc_lines(result: ParityResult, areas: Sequence[Auroc]) -> list[str]:
     ]
 
 
-def as_json(result: ParityResult, areas: Sequence[Auroc]) -> dict[str, Any]:
+def as_json(result: FinishedCheck, areas: Sequence[Auroc]) -> dict[str, Any]:
     """Everything, with numbers as numbers; NaN becomes null."""
     return {
         "passed": result.passed,
@@ -112,7 +112,7 @@ def as_json(result: ParityResult, areas: Sequence[Auroc]) -> dict[str, Any]:
     }
 
 
-def as_page(result: ParityResult, areas: Sequence[Auroc]) -> str:
+def as_page(result: FinishedCheck, areas: Sequence[Auroc]) -> str:
     """One HTML page without anything to load."""
     machine = "".join(f"<li>{_e(k)}: {_e(v)}</li>" for k, v in describe_machine().items())
     scores = "".join(

@@ -37,7 +37,7 @@ _TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
-class ParityResult:
+class FinishedCheck:
     """A finished parity check.
 
     scored: the last step that answered for every scan, whether it passed or not; "" if none did.
@@ -90,7 +90,7 @@ class ParityResult:
 
 def run_parity(
     inputs: ParityInputs, stages: Stages, steps: Sequence[PlannedStep] | None = None
-) -> ParityResult:
+) -> FinishedCheck:
     """Run all steps, in their order. The first that can run is the baseline; where it fails nothing
     is left to compare with, and the check has failed.
 
@@ -115,7 +115,7 @@ class _ParityCheck:
         self._prepared: StepRun[bool] | None = None
         self._address = self._no_server = ""
 
-    def run(self, steps: Sequence[PlannedStep]) -> ParityResult:
+    def run(self, steps: Sequence[PlannedStep]) -> FinishedCheck:
         changed = changed_files(self.inputs)
         self.verdicts.append(StepVerdict(FILES, "FAIL" if changed else "PASS", changed))
         baseline = next((step for step in steps if not step.missing), None)
@@ -130,7 +130,7 @@ class _ParityCheck:
                 self.verdicts.append(self._judge(step, answers, references))
                 scored = step.name
                 probabilities = _probabilities(references), _probabilities(answers)
-        return ParityResult(
+        return FinishedCheck(
             self.inputs.release,
             "nothing" if baseline is None else baseline.name,
             tuple(scan.name for scan in self.inputs.scans),
