@@ -17,6 +17,7 @@
 #   URL              HOST:PORT (gRPC) of a Triton that runs: measure that one, start none
 #   RESULTS          where JSON files go (benchmarks/results)
 #   BENCH_FLAGS      further flags of ctclip bench (make bench, gpu-bench)
+#   TEST_WORKERS     processes of make test and test-slow (3)
 #   PARITY_FLAGS     further flags of ctclip parity (make gpu-check)
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
@@ -29,7 +30,10 @@ BIN := $(VENV)/bin
 DISTRIBUTIONS := client export server benchmarks
 INSTALLED := $(VENV)/installed
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# A test often waits for a process to start: one worker more than CI's two cores.
+TEST_WORKERS ?= 3
 TEST_FLAGS ?=
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 DEMO := build/demo/published
 ifndef REPOSITORY
@@ -82,10 +86,10 @@ gpu-bench: $(INSTALLED) ## Serve the engines in the official container, measure
 	@$(BIN)/python -m ctclip_bench.gpu bench $(INPUTS) $(BENCH_FLAGS)
 
 test: $(INSTALLED) ## Run the tests
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not weights" $(TEST_FLAGS)
+	@$(PYTEST) -m "not slow and not gpu and not weights" $(TEST_FLAGS)
 
 test-slow: $(INSTALLED) ## Run the tests at the published geometry, too
-	@$(BIN)/python -m pytest -m "not gpu and not weights" $(TEST_FLAGS)
+	@$(PYTEST) -m "not gpu and not weights" $(TEST_FLAGS)
 
 test-no-vnni: $(INSTALLED) ## The int8 tests on an emulated CPU with AVX2 only (qemu-user; minutes)
 	@qemu-x86_64 -cpu Haswell $(BIN)/python -m pytest tests/export/test_int8.py $(TEST_FLAGS)
