@@ -7,6 +7,9 @@ import os
 import re
 import shutil
 import signal
+import socket
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from ctclip_bench.parity import steps
 from ctclip_bench.parity.inputs import ParityInputs, read_inputs
@@ -82,6 +86,28 @@ def test_steps_that_die_have_failed(
     ran = run_step(step, inputs, scans)
     assert failure in ran.failure
     assert ran.answers == ()
+
+
+def _keeps_a_file(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+    with tempfile.NamedTemporaryFile(dir=scans[0].stored.parent, suffix=".patient"):
+        yield 1
+        threading.Event().wait()
+
+
+def test_an_interrupted_step_puts_its_work_away(
+    inputs: ParityInputs, scans: Sequence[PreparedScan]
+) -> None:
+    folder = scans[0].stored.parent
+    seen: list[Path] = []
+
+    def interrupt(_: int) -> None:
+        seen.extend(folder.glob("*.patient"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_step(_keeps_a_file, inputs, scans, interrupt)
+    assert len(seen) == 1
+    assert not list(folder.glob("*.patient"))
 
 
 def test_answers_come_in_order(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> None:
@@ -172,6 +198,17 @@ def test_without_a_server_the_step_fails_in_words(
 ) -> None:
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
         next(steps.served(replace(inputs, connection=Connection("127.0.0.1:9")), scans))
+
+
+def test_a_server_that_never_answers_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = Connection(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.5)
+        client = connection.raw()
+        try:
+            with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+                steps._infer(client, "ctclip_vision", "1", {}, connection)
+        finally:
+            client.close()
 
 
 def test_a_variation_goes_the_whole_way(

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_bench.parity.prepared_scans import PreparedScan
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import EXIT_INTERRUPTED, CTClipError
 from ctclip_client.system.progress import Advance
 
 T = TypeVar("T")
@@ -112,9 +112,13 @@ def _work(
     step: Step[T], inputs: ParityInputs, scans: Sequence[PreparedScan], sender: Connection
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this process
+    # Otherwise a scan would stay behind, in a file or in shared memory.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for answer in step(inputs, scans):
             sender.send((answer, ""))
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as error:  # noqa: BLE001 (whatever it is, it is this step's failure)
         sender.send((None, reason_of(error)))
         raise SystemExit(1) from None

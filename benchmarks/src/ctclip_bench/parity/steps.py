@@ -130,7 +130,7 @@ def served(inputs: ParityInputs, scans: Scans) -> Answers:
     client = connection.raw()
 
     def ask(model: str, **tensors: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return _infer(client, model, version, tensors, connection.headers)
+        return _infer(client, model, version, tensors, connection)
 
     try:
         bank = _served_bank(inputs, ask)
@@ -203,13 +203,16 @@ def _infer(
     model: str,
     version: str,
     inputs: Mapping[str, NDArray[Any]],
-    headers: Mapping[str, str],
+    connection: Connection,
 ) -> dict[str, NDArray[Any]]:
     tensors = []
     for name, array in inputs.items():
         tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
-    result = client.infer(model, tensors, version, headers=dict(headers))
+    result = client.infer(
+        model, tensors, version,
+        headers=dict(connection.headers), client_timeout=connection.timeout_s,
+    )  # fmt: skip
     names = [output.name for output in result.get_response().outputs]
     return {output: result.as_numpy(output) for output in names}
