@@ -93,6 +93,18 @@ def test_an_engine_serves_only_after_a_run_with_that_very_engine(release: Path) 
     assert "the engine of 'shift' was never compared" in refused(release)
 
 
+def test_a_plan_of_another_name_is_one_more(release: Path) -> None:
+    """Both configs may be chosen at the next start, and no parity step runs the second plan."""
+    folder = release / GRAPH
+    for name in ("model", "other"):
+        (folder / f"1/{name}.plan").write_bytes(name.encode())
+    other = (folder / "configs/tensorrt.pbtxt").read_text()
+    other += 'default_model_filename: "other.plan"\n'
+    (folder / "configs/other.pbtxt").write_text(other)
+    run(release, passed=True, engines={GRAPH: sha256(folder / "1/model.plan")})
+    assert "the engine of 'shift/other.plan' was never compared" in refused(release)
+
+
 def test_a_plan_that_no_config_would_load_is_not_asked_for(release: Path) -> None:
     (release / GRAPH / "1/model.plan").write_bytes(b"a plan")
     (release / GRAPH / "configs/tensorrt.pbtxt").unlink()

@@ -18,7 +18,7 @@ from ctclip_bench.parity.inputs import ParityInputs, changed_files
 from ctclip_bench.parity.plan import PlannedStep, planned_steps
 from ctclip_bench.parity.prepared_scans import preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import StepRun, reason_of, run_step, without_names
-from ctclip_client.contract import VISION
+from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import Unreadable
 from ctclip_client.release.parity_runs import ParityRun, ParityStep
 from ctclip_client.release.records import ReleaseRecord
@@ -30,6 +30,8 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 FILES = "files"
 """No step, but printed as one: whether the files are those that the export judged."""
+ENGINES = (VISION.name, TEXT_ENCODER.name)
+"""Models whose plans the engine's step runs; a run says nothing of any other plan."""
 FLOAT32_ERROR = 1e-6
 """Of a cosine over 512 channels, by the order of the sum."""
 _TIMEOUT_S = 600.0
@@ -42,7 +44,7 @@ class ParityResult:
 
     scored: the last step that answered for every scan, whether it passed or not; "" if none did.
     probabilities: (scans, F) of the baseline and of that step.
-    engines: SHA-256 of the plans that lay in the repository when it began, by model.
+    engines: SHA-256 of the plans of `ENGINES` that lay there when it began, by model.
     """
 
     release: ReleaseRecord
@@ -108,7 +110,8 @@ class _ParityCheck:
     ) -> None:
         self.inputs, self.stages, self.stack = inputs, stages, stack
         self.verdicts: list[StepVerdict] = []
-        self.engines = inputs.members.engines(inputs.version)
+        lying = inputs.members.engines(inputs.version)
+        self.engines = {model: lying[model] for model in ENGINES if model in lying}
         with stages.stage("Scans: read", len(inputs.scans)) as advance:
             self.scans = read_scans(inputs.scans, folder, advance)
         self.codebook = _unit_codebook(inputs.file(VISION.name))

@@ -12,6 +12,7 @@ from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.records import PROVENANCE
 from ctclip_client.release.repository import (
     CONFIG,
+    PLAN,
     VARIANTS,
     VersionFolder,
     pins,
@@ -72,6 +73,8 @@ class Members:
     def engines(self, version: int) -> dict[str, str]:
         """SHA-256 by model of every TensorRT plan of a version that one of the configs would load.
 
+        A plan that is not called `model.plan` goes by `MODEL/FILE`: no parity step runs it.
+
         Raises: Unreadable.
         """
         found = {}
@@ -79,7 +82,7 @@ class Members:
             folder = VersionFolder(self.folder(name, version), version)
             for file in {plan_of(read_config(path)) for path in self.config_files(name)} - {""}:
                 if folder.has(file):
-                    found[name] = folder.sha256(file)
+                    found[name if file == PLAN else f"{name}/{file}"] = folder.sha256(file)
         return found
 
 
