@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ctclip_client.cli.outputs import _whole_file
 from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
 from ctclip_client.maps.images import whole_file
@@ -101,6 +102,23 @@ class TestPredict:
         assert link.is_symlink()
         assert str(scan) in target.read_text()
         assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> None:
+    """Beside the link it may be another disk, to which nothing can be renamed."""
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "out")
+
+    def interrupted() -> None:
+        with _whole_file("--csv", link, []) as write:
+            write("a row")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir() if path != link] == ["there"]
+    assert (tmp_path / "there" / "out.partial").read_text() == "a row"
 
 
 class TestMaps:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ctclip_client.cli.predictions import COLUMNS, Prediction
 from ctclip_client.cli.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
-from ctclip_client.system.files import NoRegularFile, placed
+from ctclip_client.system.files import NoRegularFile, destination, placed
 from ctclip_client.system.terminal import printable
 
 Emit = Callable[[Prediction], None]
@@ -88,10 +88,11 @@ def _whole_file(option: str, path: Path, scans: list[Path]) -> Iterator[Callable
         raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
     if any(_same_file(path, scan) for scan in scans):
         raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
-    partial = path.with_name(f"{path.name}.partial")
     written = False
     with ExitStack() as stack:
         try:
+            path = destination(path)  # a link may lead to another disk
+            partial = path.with_name(f"{path.name}.partial")
             file = stack.enter_context(placed(path, partial))
         except NoRegularFile as error:
             raise InvalidInput(
