@@ -12,6 +12,7 @@ import pytest
 from ctclip_client.contract import Finding
 from ctclip_client.errors import Unreadable
 from ctclip_client.release.engines import EngineRecord, read_engine_record
+from ctclip_client.release.members import pinned_version_by_text
 from ctclip_client.release.records import read_model_record
 
 from ..tiny_release import result, write_record
@@ -133,3 +134,10 @@ def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="irectory"):
         ENGINE.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["engine.json"]
+
+
+def test_an_ensemble_of_somebody_elses_that_pins_nothing_is_left_alone(tmp_path: Path) -> None:
+    for name, version in (("ctclip_pathologies", 2), ("another", -1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.pbtxt").write_text(f"model_version: {version}\n")
+    assert pinned_version_by_text(tmp_path) == 2

@@ -21,7 +21,7 @@ from ctclip_client.release.repository import (
     version_folders,
 )
 
-_PINNED = re.compile(r"\bmodel_version\s*:\s*(-?\d+)")
+_PINNED = re.compile(r"\bmodel_version\s*:\s*(\d+)")  # -1, "the newest", pins none
 _REMEDY = "Name a repository that ctclip export has written."
 
 
