@@ -17,7 +17,7 @@ from ctclip_client.cli.connection import (
     read_connection,
     url_of_environment,
 )
-from ctclip_client.cli.flag_values import millimetres
+from ctclip_client.cli.flag_values import add_reading_options, rescale
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput
 from ctclip_client.system.terminal import printable
@@ -72,19 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--embedding", action="store_true", help="add image_embedding to --json and --jsonl"
     )
-    reading = parser.add_argument_group("reading")
-    reading.add_argument(
-        "--as-stored",
-        action="store_true",
-        help="do not reorient: the stored array runs [x, y, z] towards Left, Posterior, Superior",
-    )
-    reading.add_argument(
-        "--spacing", type=millimetres, metavar="Z,X,Y", help="in millimetres, with --as-stored"
-    )
-    reading.add_argument(
-        "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
-    )
-    reading.add_argument("--intercept", type=float, help="goes with --slope")
+    add_reading_options(parser, "reading")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.system.signals import termination_interrupts
 
     _check_options(args)
-    prompts = None if args.prompts is None else read_prompts(args.prompts)
+    prompts = args.prompts and read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
     failures: list[CTClipError] = []
     with ExitStack() as stack:
@@ -157,8 +145,9 @@ def _read(path: Path, args: argparse.Namespace) -> _Scan:
     from ctclip_client import read_volume
 
     started = time.perf_counter()
-    rescale = None if args.slope is None else (args.slope, args.intercept)
-    volume = read_volume(path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale)
+    volume = read_volume(
+        path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale(args)
+    )
     return _Scan(path, volume, (time.perf_counter() - started) * 1000)
 
 
@@ -189,14 +178,9 @@ def _predict(
         scores = client.pathologies(volume)
     # Not the volume itself: the next scan needs its memory.
     return Prediction(
-        str(scan.path),
-        scores,
-        volume.spacing_mm,
-        volume.rescale,
-        volume.source,
-        scan.read_ms,
+        str(scan.path), scores, volume.spacing_mm, volume.rescale, volume.source, scan.read_ms,
         saved,
-    )
+    )  # fmt: skip
 
 
 def _ensemble(args: argparse.Namespace) -> Ensemble:
@@ -208,15 +192,7 @@ def _ensemble(args: argparse.Namespace) -> Ensemble:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    asked = [
-        f"--{name}"
-        for name, value in (
-            ("prompts", args.prompts),
-            ("classify", args.classify or None),
-            ("explain", args.explain),
-        )
-        if value is not None
-    ]
+    asked = [f"--{name}" for name in ("prompts", "classify", "explain") if getattr(args, name)]
     if len(asked) > 1:
         raise InvalidInput(
             f"{' and '.join(asked)} exclude each other.",
@@ -228,22 +204,11 @@ def _check_options(args: argparse.Namespace) -> None:
             f"--explain took {args.explain} for its folder, and that is a file.",
             "Put --explain after the scans, or name a folder: --explain DIR.",
         )
-    if (args.slope is None) != (args.intercept is None):
-        raise InvalidInput(
-            "--slope and --intercept belong together, one is missing.",
-            "HU = slope · stored + intercept; give both.",
-        )
     if args.embedding and not (args.json or args.jsonl):
         raise InvalidInput(
             "--embedding has no place in a table or CSV.", "Add --json or --jsonl FILE."
         )
-    # Refused once for all scans rather than once for each of them.
-    if args.as_stored != (args.spacing is not None):
-        raise InvalidInput(
-            "--as-stored and --spacing belong together, one is missing.",
-            "For instance --as-stored --spacing 2.5,0.7,0.7; without both, the file's header "
-            "is used.",
-        )
+    rescale(args)  # refused once for all scans rather than once for each of them
 
 
 def _make_folder(folder: Path) -> None:
@@ -258,7 +223,5 @@ def _make_folder(folder: Path) -> None:
 
 def _report(path: Path, error: CTClipError) -> None:
     cause = error.cause if str(path) in error.cause else f"{path}: {error.cause}"
-    lines = [f"error: {printable(cause)}"]
-    if error.remedy:
-        lines.append(f"       {printable(error.remedy)}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    remedy = f"\n       {printable(error.remedy)}" if error.remedy else ""
+    print(f"error: {printable(cause)}{remedy}", file=sys.stderr, flush=True)
