@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ from ctclip_client.system.terminal import printable
 if TYPE_CHECKING:
     from ctclip_client import Classification, Client, Finding, Volume
     from ctclip_client.cli.predictions import Prediction
-    from ctclip_client.cli.scans import Reading
     from ctclip_client.transport.connection import Connection
 
 SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     prompts = args.prompts and read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
-    failures: list[CTClipError] = []
+    failures: list[int] = []  # exit codes: an error holds its scan by the traceback
     with ExitStack() as stack:
         stack.enter_context(termination_interrupts())
         client = stack.enter_context(_connection(args).client())
@@ -98,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
         # Once, and before thousands of scans are read for nothing.
         client.check_ready(_ensemble(args).name)
         if args.explain is not None:
-            _make_folder(args.explain)
+            try:
+                args.explain.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidInput(
+                    f"--explain: {args.explain}: {error.strerror or error}.",
+                    "Name a folder that you may write to.",
+                ) from error
         stages = Stages(transient=True)
         advance: Advance = lambda _: None  # noqa: E731
         if len(args.paths) > 1 or sys.stderr.isatty():
@@ -108,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
         for path, reading in ahead(args.paths, lambda path: _read(path, args)):
             maps = args.explain / folders[path] if folders else None
             try:
-                scan = _predict(client, reading, prompts, maps, classify=args.classify)
+                scan = _predict(client, path, *reading.take(), maps=maps, prompts=prompts,
+                                classify=args.classify)  # fmt: skip
             except CTClipError as error:
-                failures.append(error)
+                failures.append(error.exit_code)
                 with stages.paused():
                     _report(path, error)
             else:
@@ -125,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     if len(failures) < count:
         return EXIT_SOME_FAILED
-    return max(error.exit_code for error in failures)
+    return max(failures)
 
 
 def _connection(args: argparse.Namespace) -> Connection:
@@ -134,42 +139,31 @@ def _connection(args: argparse.Namespace) -> Connection:
     return read_connection(args, url_of_environment() or _URL, URL_VARIABLE)
 
 
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    path: Path
-    volume: Volume
-    read_ms: float
-
-
-def _read(path: Path, args: argparse.Namespace) -> _Scan:
+def _read(path: Path, args: argparse.Namespace) -> tuple[Volume, float]:
+    """The volume, and milliseconds."""
     from ctclip_client import read_volume
 
     started = time.perf_counter()
     volume = read_volume(
         path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale(args)
     )
-    return _Scan(path, volume, (time.perf_counter() - started) * 1000)
+    return volume, (time.perf_counter() - started) * 1000
 
 
 def _predict(
-    client: Client,
-    reading: Reading[_Scan],
-    prompts: tuple[Finding, ...] | None,
-    maps: Path | None,
-    *,
-    classify: bool,
-) -> Prediction:
+    client: Client, path: Path, volume: Volume, read_ms: float, *, maps: Path | None,
+    prompts: tuple[Finding, ...] | None, classify: bool,
+) -> Prediction:  # fmt: skip
     from ctclip_client import save_relevance
-    from ctclip_client.cli.predictions import Prediction, SavedMaps
+    from ctclip_client.cli.predictions import Prediction
 
-    scan = reading.take()
-    volume, saved = scan.volume, None
+    index, maps_ms = None, 0.0
     scores: Classification
     if maps is not None:
         scores = explanation = client.explain(volume)
         started = time.perf_counter()
         index = save_relevance(explanation, volume, maps)
-        saved = SavedMaps(index, (time.perf_counter() - started) * 1000)
+        maps_ms = (time.perf_counter() - started) * 1000
     elif classify:
         scores = client.classify(volume)
     elif prompts is not None:
@@ -178,9 +172,8 @@ def _predict(
         scores = client.pathologies(volume)
     # Not the volume itself: the next scan needs its memory.
     return Prediction(
-        str(scan.path), scores, volume.spacing_mm, volume.rescale, volume.source, scan.read_ms,
-        saved,
-    )  # fmt: skip
+        str(path), scores, volume.spacing_mm, volume.rescale, volume.source, read_ms, index, maps_ms
+    )
 
 
 def _ensemble(args: argparse.Namespace) -> Ensemble:
@@ -209,16 +202,6 @@ def _check_options(args: argparse.Namespace) -> None:
             "--embedding has no place in a table or CSV.", "Add --json or --jsonl FILE."
         )
     rescale(args)  # refused once for all scans rather than once for each of them
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(
-            f"--explain: {folder}: {error.strerror or error}.",
-            "Name a folder that you may write to.",
-        ) from error
 
 
 def _report(path: Path, error: CTClipError) -> None:
