@@ -275,26 +275,6 @@ def test_usage_errors(
     assert list(tmp_path.iterdir()) == [tmp_path / "scan.nii"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[]", "at least one finding"),
-        ("{}", "at least one finding"),
-        ('[{"finding": "a"}]', "entry 0 has"),
-        ('[{"finding": "a", "present": "", "absent": "b"}]', "entry 0: 'present' is ''"),
-        ('[{"finding": 1, "present": "a", "absent": "b"}]', "entry 0: 'finding' is 1"),
-        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "is a duplicate"),
-    ],
-)
-def test_prompt_files_that_make_no_sense(
-    content: str, message: str, ctclip: Callable[..., Ran], tmp_path: Path
-) -> None:
-    (tmp_path / "bank.json").write_text(content)
-    ran = ctclip("predict", "scan.nii", "--prompts", tmp_path / "bank.json")
-    assert ran.code == 2
-    assert message in ran.err
-
-
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_was_scored_survives_an_interrupt(
     ending: signal.Signals, misbehaving: EmbeddedTriton, tmp_path: Path
