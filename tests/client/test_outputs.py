@@ -83,15 +83,6 @@ class TestPredict:
         assert stat.S_ISFIFO(pipe.stat().st_mode)
         assert sorted(tmp_path.iterdir()) == [pipe, scan]
 
-    def test_links_in_a_circle(
-        self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        (tmp_path / "out").symlink_to("out")
-        scan = save(tmp_path / "scan.nii", chest())
-        assert main(["predict", str(scan), option, str(tmp_path / "out")]) == 2
-        assert "symbolic links" in capsys.readouterr().err
-        assert (tmp_path / "out").is_symlink()
-
     def test_a_link_stays(self, option: str, misbehaving: EmbeddedTriton, tmp_path: Path) -> None:
         scan = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
         (tmp_path / "there").mkdir()

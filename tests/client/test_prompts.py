@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,14 @@ from ctclip_client.prompts import read_prompts
             '[{"finding": "a", "present": "The same.", "absent": " The  same. "}]',
             "entry 0: 'absent' is ' The  same. ', the same as 'present', expected another",
         ),
+        ("[]", "at least one finding"),
+        ("{}", "at least one finding"),
+        ('[{"finding": "a"}]', "entry 0 has"),
+        ('[{"finding": "a", "present": "", "absent": "b"}]', "entry 0: 'present' is ''"),
+        ('[{"finding": 1, "present": "a", "absent": "b"}]', "entry 0: 'finding' is 1"),
+        (json.dumps([{"finding": "a", "present": "b", "absent": "c"}] * 2), "is a duplicate"),
     ],
-    ids=["half a character", "bottomless", "a key twice", "nothing to tell apart"],
+    ids=lambda value: value[:40],
 )
 def test_refused_in_words(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bank.json"

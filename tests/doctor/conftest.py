@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,13 @@ class Outcome:
 
 
 Doctor = Callable[..., Outcome]
+
+
+def edit_record(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a `provenance.json`."""
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
 
 
 @pytest.fixture

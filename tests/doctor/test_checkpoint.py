@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import shutil
-import zipfile
 
 import pytest
 import torch
@@ -96,19 +93,10 @@ def test_prefix_and_position_ids_change_nothing(doctor, shape, state, save):
     assert with_ids
 
 
-def test_v1_is_refused_with_the_file_to_take(doctor, save):
-    v1 = {
-        "visual_transformer.x": torch.zeros(1),
-        "to_visual_latent.weight": torch.zeros(1, 2_097_152),
-    }
-    outcome = doctor(save(v1))
-    assert (outcome.code, outcome.titles("FAIL")) == (1, {"variant"})
-    assert "CT-CLIP_v2.pt" in outcome.check("variant")["remedy"]
-
-
-def test_another_network_is_no_ct_clip(doctor, save):
+def test_another_network_is_not_looked_at_further(doctor, save):
     outcome = doctor(save({"fc.weight": torch.zeros(3, 3)}))
     assert (outcome.code, outcome.titles("FAIL")) == (1, {"variant"})
+    assert "CT-CLIP_v2.pt" in outcome.check("variant")["remedy"]
 
 
 def test_missing_strange_and_misshapen_tensors_are_named(doctor, shape, state, save):
@@ -136,13 +124,6 @@ def test_nan_and_infinity_are_counted_by_tensor(doctor, shape, state, save):
     }
 
 
-def test_a_logit_scale_beyond_float32_is_found_without_the_text_model(doctor, shape, state, save):
-    state["temperature"] = torch.tensor(200.0)
-    outcome = doctor(save(state), *shape)
-    assert (outcome.code, outcome.titles("FAIL")) == (1, {"finite"})
-    assert "'temperature' is 200" in outcome.check("finite")["detail"]
-
-
 def test_declared_random_weights_are_shown(doctor, golden, shape, tmp_path):
     copy = shutil.copy(golden.checkpoint, tmp_path / "demo.pt")
     (tmp_path / "demo.pt.RANDOM_WEIGHTS").touch()
@@ -150,30 +131,3 @@ def test_declared_random_weights_are_shown(doctor, golden, shape, tmp_path):
     assert (outcome.code, outcome.report["verdict"]) == (0, "WARN")
     assert "RANDOM WEIGHTS" in outcome.check("random weights")["detail"]
     assert "RANDOM WEIGHTS" in doctor(copy, *shape, json=False).out
-
-
-class Bomb:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return open, (str(self.marker), "w")
-
-
-@pytest.mark.parametrize("form", ["archive", "bare pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_not_run(doctor, tmp_path, form):
-    marker, path = tmp_path / "executed", tmp_path / "model.pt"
-    content = pickle.dumps(Bomb(marker), protocol=2)
-    if form == "archive":
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("model/data.pkl", content)
-            archive.writestr("model/version", "3\n")
-            archive.writestr("model/byteorder", "little")
-        content = buffer.getvalue()
-    path.write_bytes(content)
-    outcome = doctor(path)
-    assert (outcome.code, outcome.verdict("read")) == (1, "FAIL")
-    assert not marker.exists()
-    pickle.loads(pickle.dumps(Bomb(marker), protocol=2)).close()  # noqa: S301
-    assert marker.exists(), "the test's pickle does nothing, so refusing it shows nothing"

@@ -83,16 +83,18 @@ def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "kind"),
+    ("name", "flags", "kind"),
     [
-        (("--slope", 0, "--intercept", 0), "--slope is for a CT"),
-        (("--timeout-s", 3), "--timeout-s is for a server"),
-        (("--tls-ca", "ca.pem"), "--tls-ca is for a server"),
-        (("--header", "a=b"), "--header is for a server"),
+        ("a.pt", ("--slope", 0, "--intercept", 0), "--slope is for a CT"),
+        ("a.pt", ("--timeout-s", 3), "--timeout-s is for a server"),
+        ("a.pt", ("--tls-ca", "ca.pem"), "--tls-ca is for a server"),
+        ("a.pt", ("--header", "a=b"), "--header is for a server"),
+        ("a.nii", ("--text-model", "x"), "--text-model is for a checkpoint"),
+        ("a.nii", ("--volume-shape", "1x1x1"), "--volume-shape is for a checkpoint"),
     ],
 )
-def test_options_of_another_subject_are_refused(doctor, tmp_path, flags, kind):
-    (tmp_path / "weights.pt").touch()
-    outcome = doctor(tmp_path / "weights.pt", *flags)
+def test_options_of_another_subject_are_refused(doctor, tmp_path, name, flags, kind):
+    (tmp_path / name).write_bytes(b"x")
+    outcome = doctor(tmp_path / name, *flags)
     assert (outcome.code, outcome.out) == (2, "")
     assert kind in outcome.err

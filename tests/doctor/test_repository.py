@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 
@@ -16,6 +15,7 @@ from ctclip_client.release.repository import read_repository
 from ctclip_client.release.self_check import FILE
 
 from ..conftest import edit_self_check
+from .conftest import edit_record
 
 
 def flip_byte(path):
@@ -28,12 +28,6 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-
-
-def edit_record(path, change):
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
 
 
 def test_an_export_is_whole(doctor, repository):
@@ -333,24 +327,23 @@ class TestEngines:
         assert (outcome.code, outcome.verdict("engine", "ctclip_vision/1")) == (0, "PASS")
         assert "10.1" in outcome.check("engine", "ctclip_vision/1")["detail"]
 
-    @pytest.mark.usefixtures("version")
-    def test_a_plan_without_a_record_fails(self, doctor, copied):
-        assert doctor(copied).titles("FAIL") == {"engine ctclip_vision/1"}
-
-    def test_a_plan_of_another_onnx_fails(self, doctor, copied, version):
-        self.record(version, onnx_sha256="0" * 64)
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"onnx_sha256": "0" * 64}, "another ONNX"),
+            ({"plan_sha256": "0" * 64}, "it is damaged"),
+        ],
+    )
+    def test_a_plan_that_is_not_the_recorded_one_fails(self, doctor, copied, version, change, said):
+        self.record(version, **change)
         outcome = doctor(copied)
         assert (outcome.code, outcome.titles("FAIL")) == (1, {"engine ctclip_vision/1"})
-        assert "another ONNX" in outcome.check("engine", "ctclip_vision/1")["detail"]
+        assert said in outcome.check("engine", "ctclip_vision/1")["detail"]
 
-    @pytest.mark.parametrize("content", ["{}", "[]", "{", "\xff"])
-    def test_a_damaged_record_fails(self, doctor, copied, version, content):
-        (version / "engine.json").write_text(content, encoding="latin-1")
-        assert doctor(copied).titles("FAIL") == {"engine ctclip_vision/1"}
-
-    def test_a_damaged_plan_fails(self, doctor, copied, version):
-        self.record(version)
-        (version / "model.plan").write_bytes(b"ftru")
+    @pytest.mark.parametrize("content", [None, "[]", "{", "\xff"])
+    def test_a_missing_or_damaged_record_fails(self, doctor, copied, version, content):
+        if content is not None:
+            (version / "engine.json").write_text(content, encoding="latin-1")
         assert doctor(copied).titles("FAIL") == {"engine ctclip_vision/1"}
 
     def test_another_precision_is_warned_of(self, doctor, copied, version):

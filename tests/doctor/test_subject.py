@@ -95,19 +95,6 @@ def test_parts_of_things_are_sent_to_the_whole(repository, golden):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--text-model", "x"), ("--volume-shape", "1x1x1"), ("--timeout-s", "3"),
-    ],
-)  # fmt: skip
-def test_options_of_other_subjects_are_refused(doctor, tmp_path, flags):
-    (tmp_path / "scan.nii").write_bytes(b"x")
-    outcome = doctor(tmp_path / "scan.nii", *flags)
-    assert outcome.code == 2
-    assert flags[0] in outcome.err
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
         ("--volume-shape", "1x2"), ("--volume-shape", "0x1x1"), ("--volume-shape", "²x1x1"),
         ("--target-spacing", "nan,1,1"), ("--spacing", "1,2"), ("--timeout-s", "nan"),
         ("--colour",),
@@ -134,7 +121,7 @@ class TestNothingEndsInATraceback:
         assert outcome.code in codes
         if outcome.code == 2:
             assert outcome.out == ""
-            assert outcome.err.splitlines()[-2].startswith("error: ") or "error: " in outcome.err
+            assert "error: " in outcome.err
 
     @pytest.mark.parametrize(
         "target", ["/dev/null", "", "a" * 5000, "a\0b", "no/such/file", ".", "x\x1b[2J", "\udcff"]

@@ -6,11 +6,10 @@ import argparse
 import os
 import shlex
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ctclip_client.cli.flag_values import seconds
+from ctclip_client.cli.flag_values import flag, seconds
 from ctclip_client.errors import InvalidInput, Unreadable
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def add_connection_options(
     }
     for name, text in files.items():
         group.add_argument(
-            _flag(name), type=Path, metavar="FILE", help=f"{text}; or {FILE_VARIABLES[name]}"
+            flag(name), type=Path, metavar="FILE", help=f"{text}; or {FILE_VARIABLES[name]}"
         )
     group.add_argument(
         "--header", type=_header, action="append", metavar="KEY=VALUE",
@@ -115,7 +114,7 @@ def url_of_environment() -> str | None:
 
 def given_options(args: argparse.Namespace) -> list[str]:
     """The flags, besides --url and --timeout-s, that stand on the command line."""
-    return [_flag(name) for name in _OPTIONS if getattr(args, name)]
+    return [flag(name) for name in _OPTIONS if getattr(args, name)]
 
 
 def connection_flags(args: argparse.Namespace) -> str:
@@ -130,15 +129,14 @@ def connection_flags(args: argparse.Namespace) -> str:
     for name in FILE_VARIABLES:
         file = _file(args, name)
         if file is not None:
-            parts += [_flag(name), str(file.path)]
+            parts += [flag(name), str(file.path)]
     for key, _ in args.header or ():
         parts += ["--header", f"{key}=…"]
     return shlex.join(parts)
 
 
 def _header(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    pair = _pair(key, value) if equals else None
+    pair = _pair(*text.partition("="))
     if pair is None:
         # Not what came: a mistyped secret would end up in a log.
         raise argparse.ArgumentTypeError(
@@ -147,18 +145,16 @@ def _header(text: str) -> tuple[str, str]:
     return pair
 
 
-def _pair(key: str, value: str) -> tuple[str, str] | None:
+def _pair(key: str, separator: str, value: str) -> tuple[str, str] | None:
     from ctclip_client.transport.endpoint import checked_headers
 
     try:
-        (pair,) = checked_headers({key: value})
+        return checked_headers({key: value})[0] if separator else None
     except InvalidInput:
         return None
-    return pair
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """named_by: the option or variable that it came from."""
 
     path: Path
@@ -168,28 +164,29 @@ class _File:
 def _file(args: argparse.Namespace, name: str) -> _File | None:
     given: Path | None = getattr(args, name)
     if given is not None:
-        return _File(given, _flag(name))
+        return _File(given, flag(name))
     variable = FILE_VARIABLES[name]
     value = os.environ.get(variable)
     return _File(Path(value), variable) if value else None
 
 
+def _read(file: _File) -> bytes:
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise Unreadable(
+            f"{file.named_by}: {file.path}: {error.strerror or error}.", "Name a readable file."
+        ) from error
+
+
 def _read_headers(file: _File) -> dict[str, str]:
     """'key: value' lines. Values may be secrets: no message shows them."""
-    try:
-        lines = file.path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except UnicodeDecodeError as error:
-        raise Unreadable(
-            f"{file.named_by}: {file.path}: got no text.", "Write 'key: value' lines in UTF-8."
-        ) from error
     headers: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    # Bytes that are no UTF-8 are in no header, so their line is refused like any other.
+    for number, line in enumerate(_read(file).decode("utf-8", "replace").splitlines(), start=1):
         if not line.strip():
             continue
-        key, colon, value = (part.strip() for part in line.partition(":"))
-        pair = _pair(key, value) if colon else None
+        pair = _pair(*(part.strip() for part in line.partition(":")))
         if pair is None:
             raise InvalidInput(
                 f"{file.named_by}: line {number} of {file.path} is no 'key: value' that gRPC can "
@@ -200,25 +197,26 @@ def _read_headers(file: _File) -> dict[str, str]:
     return headers
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _tls(args: argparse.Namespace) -> Tls | None:
     ca, certificate, key = (_file(args, name) for name in ("tls_ca", "tls_cert", "tls_key"))
-    if certificate is None and key is not None:
-        raise _incomplete(key, "tls_cert")
-    if key is None and certificate is not None:
-        raise _incomplete(certificate, "tls_key")
+    for given, other, missing in ((certificate, key, "tls_key"), (key, certificate, "tls_cert")):
+        if given is not None and other is None:
+            raise InvalidInput(
+                f"{given.named_by}: got {given.path}, and no {flag(missing)}.",
+                "A client's certificate and its private key belong together: give both, here or in "
+                f"{FILE_VARIABLES['tls_cert']} and {FILE_VARIABLES['tls_key']}.",
+            )
     if ca is None and certificate is None and not args.tls:
         return None
     from ctclip_client.transport.endpoint import Tls
 
+    for file in (ca, certificate, key):
+        if file is not None:
+            _read(file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Which algorithms are good enough is for the two sides to agree on.
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     if ca is not None:
-        _require_readable(ca)
         try:
             context.load_verify_locations(ca.path)
         except ssl.SSLError as error:
@@ -227,8 +225,6 @@ def _tls(args: argparse.Namespace) -> Tls | None:
                 "Name a PEM file of certificates (-----BEGIN CERTIFICATE-----).",
             ) from error
     if certificate is not None and key is not None:
-        _require_readable(certificate)
-        _require_readable(key)
         try:
             # Any password: otherwise OpenSSL would ask for it, and gRPC has no place for one.
             context.load_cert_chain(certificate.path, key.path, "none")
@@ -238,29 +234,4 @@ def _tls(args: argparse.Namespace) -> Tls | None:
                 "certificate and its private key.",
                 "Name two PEM files that belong together; the key must not be encrypted.",
             ) from error
-    return Tls(
-        root_certificates=None if ca is None else ca.path,
-        private_key=None if key is None else key.path,
-        certificate_chain=None if certificate is None else certificate.path,
-    )
-
-
-def _incomplete(given: _File, missing: str) -> InvalidInput:
-    return InvalidInput(
-        f"{given.named_by}: got {given.path}, and no {_flag(missing)}.",
-        "A client's certificate and its private key belong together: give both, here or in "
-        f"{FILE_VARIABLES['tls_cert']} and {FILE_VARIABLES['tls_key']}.",
-    )
-
-
-def _require_readable(file: _File) -> None:
-    try:
-        file.path.open("rb").close()
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: _File, error: OSError) -> Unreadable:
-    return Unreadable(
-        f"{file.named_by}: {file.path}: {error.strerror or error}.", "Name a readable file."
-    )
+    return Tls(*(None if file is None else file.path for file in (ca, key, certificate)))

@@ -15,7 +15,14 @@ from ctclip_client.cli.connection import (
     read_connection,
     url_of_environment,
 )
-from ctclip_client.cli.flag_values import spacing_mm, volume_shape
+from ctclip_client.cli.flag_values import (
+    add_reading_options,
+    flag,
+    is_given,
+    rescale,
+    spacing_mm,
+    volume_shape,
+)
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 
 if TYPE_CHECKING:
@@ -25,15 +32,9 @@ if TYPE_CHECKING:
 SUMMARY = "Examine a checkpoint, a model repository, a CT file or a server, and say what is wrong."
 
 _BELONGS = {
-    "text_model": ("--text-model", "checkpoint"),
-    "volume_shape": ("--volume-shape", "checkpoint"),
-    "target_spacing": ("--target-spacing", "checkpoint"),
-    "as_stored": ("--as-stored", "ct"),
-    "spacing": ("--spacing", "ct"),
-    "slope": ("--slope", "ct"),
-    "intercept": ("--intercept", "ct"),
-    "repository": ("--repository", "server"),
-    "timeout_s": ("--timeout-s", "server"),
+    "checkpoint": ("text_model", "volume_shape", "target_spacing"),
+    "ct": ("as_stored", "spacing", "slope", "intercept"),
+    "server": ("repository", "timeout_s"),
 }
 _TIMEOUT_S = 60.0
 _NAMES = {"checkpoint": "a checkpoint", "ct": "a CT", "server": "a server"}
@@ -59,11 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target-spacing", type=spacing_mm, metavar="Z,X,Y",
         help="their size in mm (1.5,0.75,0.75 if not given)",
     )  # fmt: skip
-    scan = parser.add_argument_group("for a CT file, as in ctclip predict")
-    scan.add_argument("--as-stored", action="store_true", help="do not reorient")
-    scan.add_argument("--spacing", type=spacing_mm, metavar="Z,X,Y", help="mm, with --as-stored")
-    scan.add_argument("--slope", type=float, help="HU = slope · stored + intercept")
-    scan.add_argument("--intercept", type=float, help="goes with --slope")
+    add_reading_options(parser, "for a CT file, as in ctclip predict")
     server = parser.add_argument_group("for a server")
     server.add_argument(
         "--repository", type=Path, metavar="DIR",
@@ -135,29 +132,22 @@ def _options(args: argparse.Namespace, subject: Subject) -> DoctorOptions:
         text_model=args.text_model,
         as_stored=args.as_stored,
         spacing_mm=args.spacing,
-        rescale=None if args.slope is None else (args.slope, args.intercept),
+        rescale=rescale(args),
         connection=connection,
         repository=args.repository,
     )
 
 
 def _check_options(args: argparse.Namespace, subject: Subject) -> None:
-    given = [(flag, "server") for flag in given_options(args)]
-    for name, of in _BELONGS.items():
-        value = getattr(args, name)
-        if value is not None and value is not False:  # 0 is a slope, too
-            given.append(of)
-    for flag, kind in given:
+    given = [(option, "server") for option in given_options(args)]
+    for kind, names in _BELONGS.items():
+        given += [(flag(name), kind) for name in names if is_given(args, name)]
+    for option, kind in given:
         if kind != subject.kind:
             raise InvalidInput(
-                f"{flag} is for {_NAMES[kind]}; {subject.target} was taken for "
+                f"{option} is for {_NAMES[kind]}; {subject.target} was taken for "
                 f"{subject.recognised_as}.",
                 "Leave it out.",
             )
     if args.repository is not None and not args.repository.is_dir():
         raise InvalidInput(f"--repository: {args.repository} is not a folder.")
-    if (args.slope is None) != (args.intercept is None):
-        raise InvalidInput(
-            "--slope and --intercept belong together, one is missing.",
-            "HU = slope · stored + intercept; give both.",
-        )

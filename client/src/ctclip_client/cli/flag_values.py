@@ -6,6 +6,7 @@ import argparse
 import math
 
 from ctclip_client.contract import SPACING_MM_RANGE
+from ctclip_client.errors import InvalidInput
 
 
 def volume_shape(text: str) -> tuple[int, int, int]:
@@ -19,21 +20,15 @@ def volume_shape(text: str) -> tuple[int, int, int]:
     return z, x, y
 
 
-def millimetres(text: str) -> tuple[float, float, float]:
-    """`Z,X,Y`, any numbers. Raises: ArgumentTypeError."""
+def spacing_mm(text: str) -> tuple[float, float, float]:
+    """`Z,X,Y` within the contract's limits. Raises: ArgumentTypeError."""
+    low, high = SPACING_MM_RANGE
     try:
         z, x, y = (float(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"got '{text}', expected three numbers z,x,y in millimetres, for instance 1.5,0.75,0.75"
         ) from error
-    return z, x, y
-
-
-def spacing_mm(text: str) -> tuple[float, float, float]:
-    """`Z,X,Y` within the contract's limits. Raises: ArgumentTypeError."""
-    low, high = SPACING_MM_RANGE
-    z, x, y = millimetres(text)
     if not all(low < value < high for value in (z, x, y)):
         raise argparse.ArgumentTypeError(
             f"got '{text}', expected each more than {low:g} and less than {high:g} mm"
@@ -50,3 +45,48 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"got '{text}', expected seconds, more than 0")
     return value
+
+
+def add_reading_options(parser: argparse.ArgumentParser, title: str) -> None:
+    """Add what `read_volume` can be told of a file: see `rescale`."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--as-stored", action="store_true",
+        help="do not reorient: the stored array runs [x, y, z] towards Left, Posterior, Superior",
+    )  # fmt: skip
+    group.add_argument(
+        "--spacing", type=spacing_mm, metavar="Z,X,Y", help="in millimetres, with --as-stored"
+    )
+    group.add_argument(
+        "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
+    )
+    group.add_argument("--intercept", type=float, help="goes with --slope")
+
+
+def is_given(args: argparse.Namespace, name: str) -> bool:
+    """Whether an option stands on the command line; 0 is a value, too."""
+    value = getattr(args, name)
+    return value is not None and value is not False
+
+
+def flag(name: str) -> str:
+    """The option whose value `argparse` keeps under this name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def rescale(args: argparse.Namespace) -> tuple[float, float] | None:
+    """(slope, intercept), or None where neither is given.
+
+    Raises:
+        InvalidInput: one of them is missing, or --as-stored and --spacing do not come together.
+    """
+    for first, second, remedy in (
+        ("slope", "intercept", "HU = slope · stored + intercept; give both."),
+        ("as_stored", "spacing", "For instance --as-stored --spacing 2.5,0.7,0.7; without both, "
+         "the file's header is used."),
+    ):  # fmt: skip
+        if is_given(args, first) != is_given(args, second):
+            raise InvalidInput(
+                f"{flag(first)} and {flag(second)} belong together, one is missing.", remedy
+            )
+    return None if args.slope is None else (args.slope, args.intercept)

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ctclip_client.cli.predictions import COLUMNS, Prediction
@@ -46,17 +46,17 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
                 rows(table.getvalue())
 
             emits.append(write_rows)
+        quiet = bool(emits)  # of what the table would say
         if not emits:
             printer = TablePrinter(sys.stdout)
             stack.callback(printer.close)
             emits.append(printer.show)
-        warned = args.json or args.jsonl is not None or args.csv is not None
         random: set[str] = set()
 
         def emit(scan: Prediction) -> None:
             for one in emits:
                 one(scan)
-            if not warned:
+            if not quiet:
                 return
             for note in scan.source.notes:
                 print(printable(f"note: {scan.path}: {note}"), file=sys.stderr)
@@ -86,8 +86,10 @@ def _whole_file(option: str, path: Path, scans: list[Path]) -> Iterator[Callable
     """
     if path.is_dir():
         raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
-    if any(_same_file(path, scan) for scan in scans):
-        raise InvalidInput(f"{path}: is one of the scans and would be replaced.", "Rename it.")
+    for scan in scans:
+        with suppress(OSError):  # one of the two is not there
+            if path.samefile(scan):
+                raise InvalidInput(f"{path}: is one of the scans and would be lost.", "Rename it.")
     written = False
     with ExitStack() as stack:
         try:
@@ -131,10 +133,3 @@ def _writing(path: Path) -> Iterator[None]:
             f"{path}: writing failed: {error.strerror or error}.",
             "Make room on that disk and run the remaining scans again.",
         ) from error
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

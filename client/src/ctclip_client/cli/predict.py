@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from ctclip_client.cli.connection import (
     read_connection,
     url_of_environment,
 )
-from ctclip_client.cli.flag_values import millimetres
+from ctclip_client.cli.flag_values import add_reading_options, rescale
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput
 from ctclip_client.system.terminal import printable
@@ -25,7 +24,6 @@ from ctclip_client.system.terminal import printable
 if TYPE_CHECKING:
     from ctclip_client import Classification, Client, Finding, Volume
     from ctclip_client.cli.predictions import Prediction
-    from ctclip_client.cli.scans import Reading
     from ctclip_client.transport.connection import Connection
 
 SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
@@ -72,19 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--embedding", action="store_true", help="add image_embedding to --json and --jsonl"
     )
-    reading = parser.add_argument_group("reading")
-    reading.add_argument(
-        "--as-stored",
-        action="store_true",
-        help="do not reorient: the stored array runs [x, y, z] towards Left, Posterior, Superior",
-    )
-    reading.add_argument(
-        "--spacing", type=millimetres, metavar="Z,X,Y", help="in millimetres, with --as-stored"
-    )
-    reading.add_argument(
-        "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
-    )
-    reading.add_argument("--intercept", type=float, help="goes with --slope")
+    add_reading_options(parser, "reading")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.system.signals import termination_interrupts
 
     _check_options(args)
-    prompts = None if args.prompts is None else read_prompts(args.prompts)
+    prompts = args.prompts and read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
-    failures: list[CTClipError] = []
+    failures: list[int] = []  # exit codes: an error holds its scan by the traceback
     with ExitStack() as stack:
         stack.enter_context(termination_interrupts())
         client = stack.enter_context(_connection(args).client())
@@ -110,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
         # Once, and before thousands of scans are read for nothing.
         client.check_ready(_ensemble(args).name)
         if args.explain is not None:
-            _make_folder(args.explain)
+            try:
+                args.explain.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidInput(
+                    f"--explain: {args.explain}: {error.strerror or error}.",
+                    "Name a folder that you may write to.",
+                ) from error
         stages = Stages(transient=True)
         advance: Advance = lambda _: None  # noqa: E731
         if len(args.paths) > 1 or sys.stderr.isatty():
@@ -120,9 +112,10 @@ def run(args: argparse.Namespace) -> int:
         for path, reading in ahead(args.paths, lambda path: _read(path, args)):
             maps = args.explain / folders[path] if folders else None
             try:
-                scan = _predict(client, reading, prompts, maps, classify=args.classify)
+                scan = _predict(client, path, *reading.take(), maps=maps, prompts=prompts,
+                                classify=args.classify)  # fmt: skip
             except CTClipError as error:
-                failures.append(error)
+                failures.append(error.exit_code)
                 with stages.paused():
                     _report(path, error)
             else:
@@ -137,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     if len(failures) < count:
         return EXIT_SOME_FAILED
-    return max(error.exit_code for error in failures)
+    return max(failures)
 
 
 def _connection(args: argparse.Namespace) -> Connection:
@@ -146,41 +139,31 @@ def _connection(args: argparse.Namespace) -> Connection:
     return read_connection(args, url_of_environment() or _URL, URL_VARIABLE)
 
 
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    path: Path
-    volume: Volume
-    read_ms: float
-
-
-def _read(path: Path, args: argparse.Namespace) -> _Scan:
+def _read(path: Path, args: argparse.Namespace) -> tuple[Volume, float]:
+    """The volume, and milliseconds."""
     from ctclip_client import read_volume
 
     started = time.perf_counter()
-    rescale = None if args.slope is None else (args.slope, args.intercept)
-    volume = read_volume(path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale)
-    return _Scan(path, volume, (time.perf_counter() - started) * 1000)
+    volume = read_volume(
+        path, as_stored=args.as_stored, spacing_mm=args.spacing, rescale=rescale(args)
+    )
+    return volume, (time.perf_counter() - started) * 1000
 
 
 def _predict(
-    client: Client,
-    reading: Reading[_Scan],
-    prompts: tuple[Finding, ...] | None,
-    maps: Path | None,
-    *,
-    classify: bool,
-) -> Prediction:
+    client: Client, path: Path, volume: Volume, read_ms: float, *, maps: Path | None,
+    prompts: tuple[Finding, ...] | None, classify: bool,
+) -> Prediction:  # fmt: skip
     from ctclip_client import save_relevance
-    from ctclip_client.cli.predictions import Prediction, SavedMaps
+    from ctclip_client.cli.predictions import Prediction
 
-    scan = reading.take()
-    volume, saved = scan.volume, None
+    index, maps_ms = None, 0.0
     scores: Classification
     if maps is not None:
         scores = explanation = client.explain(volume)
         started = time.perf_counter()
         index = save_relevance(explanation, volume, maps)
-        saved = SavedMaps(index, (time.perf_counter() - started) * 1000)
+        maps_ms = (time.perf_counter() - started) * 1000
     elif classify:
         scores = client.classify(volume)
     elif prompts is not None:
@@ -189,13 +172,7 @@ def _predict(
         scores = client.pathologies(volume)
     # Not the volume itself: the next scan needs its memory.
     return Prediction(
-        str(scan.path),
-        scores,
-        volume.spacing_mm,
-        volume.rescale,
-        volume.source,
-        scan.read_ms,
-        saved,
+        str(path), scores, volume.spacing_mm, volume.rescale, volume.source, read_ms, index, maps_ms
     )
 
 
@@ -208,15 +185,7 @@ def _ensemble(args: argparse.Namespace) -> Ensemble:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    asked = [
-        f"--{name}"
-        for name, value in (
-            ("prompts", args.prompts),
-            ("classify", args.classify or None),
-            ("explain", args.explain),
-        )
-        if value is not None
-    ]
+    asked = [f"--{name}" for name in ("prompts", "classify", "explain") if getattr(args, name)]
     if len(asked) > 1:
         raise InvalidInput(
             f"{' and '.join(asked)} exclude each other.",
@@ -228,37 +197,14 @@ def _check_options(args: argparse.Namespace) -> None:
             f"--explain took {args.explain} for its folder, and that is a file.",
             "Put --explain after the scans, or name a folder: --explain DIR.",
         )
-    if (args.slope is None) != (args.intercept is None):
-        raise InvalidInput(
-            "--slope and --intercept belong together, one is missing.",
-            "HU = slope · stored + intercept; give both.",
-        )
     if args.embedding and not (args.json or args.jsonl):
         raise InvalidInput(
             "--embedding has no place in a table or CSV.", "Add --json or --jsonl FILE."
         )
-    # Refused once for all scans rather than once for each of them.
-    if args.as_stored != (args.spacing is not None):
-        raise InvalidInput(
-            "--as-stored and --spacing belong together, one is missing.",
-            "For instance --as-stored --spacing 2.5,0.7,0.7; without both, the file's header "
-            "is used.",
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(
-            f"--explain: {folder}: {error.strerror or error}.",
-            "Name a folder that you may write to.",
-        ) from error
+    rescale(args)  # refused once for all scans rather than once for each of them
 
 
 def _report(path: Path, error: CTClipError) -> None:
     cause = error.cause if str(path) in error.cause else f"{path}: {error.cause}"
-    lines = [f"error: {printable(cause)}"]
-    if error.remedy:
-        lines.append(f"       {printable(error.remedy)}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    remedy = f"\n       {printable(error.remedy)}" if error.remedy else ""
+    print(f"error: {printable(cause)}{remedy}", file=sys.stderr, flush=True)

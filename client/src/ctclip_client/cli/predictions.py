@@ -10,17 +10,12 @@ from ctclip_client.results import Classification
 from ctclip_client.volume import Source, recipe
 
 
-@dataclass(frozen=True)
-class SavedMaps:
-    """index: the `relevance.json` that names a scan's maps. save_ms: what writing them took."""
-
-    index: Path
-    save_ms: float
-
-
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Scores of one file, with what is left to tell once its voxels are gone."""
+    """Scores of one file, with what is left to tell once its voxels are gone.
+
+    maps_index: the `relevance.json` that names its maps, where it has any.
+    """
 
     path: str
     scores: Classification
@@ -28,26 +23,25 @@ class Prediction:
     rescale: tuple[float, float]
     source: Source
     read_ms: float
-    relevance: SavedMaps | None = None
+    maps_index: Path | None = None
+    maps_ms: float = 0.0
 
     @property
     def timings_ms(self) -> dict[str, float]:
         """Milliseconds of each stage, files included. Reading a scan overlaps with the work on
         the one before, so the totals of many scans are more than what passed on the clock."""
         stages = {"read": self.read_ms, **self.scores.timings_ms}
-        total = stages.pop("total") + self.read_ms
-        if self.relevance is not None:
-            stages["maps"] = self.relevance.save_ms
-            total += self.relevance.save_ms
-        return {**stages, "total": total}
+        total = stages.pop("total") + self.read_ms + self.maps_ms
+        maps = {} if self.maps_index is None else {"maps": self.maps_ms}
+        return {**stages, **maps, "total": total}
 
     def to_json(self, *, embedding: bool) -> dict[str, object]:
         """The object of the contract."""
         content: dict[str, object] = {"path": self.path, **self.scores.to_json()}
         if embedding:
             content["image_embedding"] = self.scores.image_embedding.tolist()
-        if self.relevance is not None:
-            content["relevance"] = str(self.relevance.index)
+        if self.maps_index is not None:
+            content["relevance"] = str(self.maps_index)
         content["recipe"] = recipe(self.spacing_mm, self.rescale, self.source)
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content

@@ -13,7 +13,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from ctclip_client.cli import streams
 from ctclip_client.cli.distributions import COMMANDS, how_to_install
@@ -77,20 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], points: dict[str, EntryPoint]) -> int:
-    parser, commands = _parser(points)
+    parser = _parser(points)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        of = commands[args.command].parser if args.command else parser
-        of.error(f"unrecognized arguments: {' '.join(unknown)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.command is None:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
-    return commands[args.command].command.run(args)
-
-
-class _Offered(NamedTuple):
-    command: Command
-    parser: argparse.ArgumentParser
+    code: int = args.run(args)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,29 +125,24 @@ def _known(name: str, points: dict[str, EntryPoint]) -> EntryPoint:
     )
 
 
-def _parser(
-    points: dict[str, EntryPoint],
-) -> tuple[argparse.ArgumentParser, dict[str, _Offered]]:
+def _parser(points: dict[str, EntryPoint]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ctclip",
         description="CT-CLIP on Triton: export a checkpoint, serve it, score chest CTs with it.",
     )
     parser.add_argument("--version", action="version", version=f"ctclip {version('ctclip-client')}")
+    parser.set_defaults(parser=parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands: dict[str, _Offered] = {}
     for name in sorted(points):
         command = _loaded(name, points[name], needed=len(points) == 1)
-        if command is None:
-            continue
-        own = subparsers.add_parser(
-            name,
-            help=command.SUMMARY,
-            description=command.SUMMARY,
-            formatter_class=_HelpFormatter,
-        )
-        command.configure(own)
-        commands[name] = _Offered(command, own)
-    return parser, commands
+        if command is not None:
+            own = subparsers.add_parser(
+                name, help=command.SUMMARY, description=command.SUMMARY,
+                formatter_class=_HelpFormatter,
+            )  # fmt: skip
+            own.set_defaults(parser=own, run=command.run)
+            command.configure(own)
+    return parser
 
 
 def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:

@@ -15,10 +15,14 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 def make_usable() -> None:
     """Put something that can be written to in place of streams that were closed (`>&-`), and let a
     terminal without "…" end no command."""
-    if sys.stdout is None:
-        sys.stdout = _nowhere(1)
-    if sys.stderr is None:
-        sys.stderr = _nowhere(2)
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # The next file to be opened would get a closed descriptor's number, and with it what
+        # programs that are started here write to their standard streams.
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        nowhere = os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False)
+        sys.stdout = sys.stdout or nowhere
+        sys.stderr = sys.stderr or nowhere
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -44,23 +48,5 @@ def give_up(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
-def _nowhere(number: int) -> TextIO:
-    """The closed descriptor itself, if it is one: the next file to be opened would get its number,
-    and with it what programs that are started here write to their standard streams."""
-    closed = False
-    try:
-        os.fstat(number)
-    except OSError:
-        closed = True
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    if closed and nowhere != number:
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-        nowhere = number
-    os.set_inheritable(nowhere, closed)
-    return os.fdopen(nowhere, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no file of the user's)
+            os.dup2(nowhere.fileno(), stream.fileno())

@@ -53,8 +53,8 @@ class TablePrinter:
         timings = ", ".join(f"{stage} {ms:.0f}" for stage, ms in scan.timings_ms.items())
         kind = scores.transport.kind.replace("_", " ")
         say(f"  {scores.transport.bytes / 1e6:.1f} MB by {kind}; milliseconds: {timings}")
-        if scan.relevance is not None:
-            say(f"  relevance maps: {scan.relevance.index.parent}")
+        if scan.maps_index is not None:
+            say(f"  relevance maps: {scan.maps_index.parent}")
         if provenance.random_weights:
             random = Text(_RANDOM, "bold red", justify="center")
             self._console.print(Panel(random, border_style="red"))

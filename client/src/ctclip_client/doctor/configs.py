@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ctclip_client.contract import (
@@ -25,11 +26,9 @@ from ctclip_client.contract import (
 
 Part = Model | Ensemble
 
-_REQUIRED: tuple[Part, ...] = (*MODELS, *ENSEMBLES)
 _OPTIONAL: tuple[Part, ...] = (*CLASSFINE_MODELS, *CLASSFINE_ENSEMBLES)
-REQUIRED: Mapping[str, Part] = {part.name: part for part in _REQUIRED}
-OPTIONAL: Mapping[str, Part] = {part.name: part for part in _OPTIONAL}
-KNOWN: Mapping[str, Part] = {**REQUIRED, **OPTIONAL}
+OPTIONAL = tuple(part.name for part in _OPTIONAL)
+KNOWN: Mapping[str, Part] = {part.name: part for part in (*MODELS, *ENSEMBLES, *_OPTIONAL)}
 
 _FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F")
 _STRING = "TYPE_STRING"
@@ -81,11 +80,11 @@ def differences(
     if config.name and config.name != part.name:
         found.append(f"name is '{config.name}', expected '{part.name}'")
     batch = part.max_batch_size if isinstance(part, Model) else 0
-    leading: tuple[Dim, ...] = ()
+    leading: tuple[int, ...] = ()
     if variant and batch and config.max_batch_size == 0:
-        batch, leading = 0, ("batch",)
-    found += _tensor_differences("input", config.input, _led(leading, part.inputs), sizes)
-    found += _tensor_differences("output", config.output, _led(leading, part.outputs), sizes)
+        batch, leading = 0, (-1,)
+    found += _tensor_differences("input", config.input, part.inputs, sizes, leading)
+    found += _tensor_differences("output", config.output, part.outputs, sizes, leading)
     if config.max_batch_size != batch:
         found.append(f"max_batch_size is {config.max_batch_size}, expected {batch}")
     found += _limit_differences(config, _LIMITS.get(part.name, {}))
@@ -103,12 +102,10 @@ def _limit_differences(config: Any, limits: Mapping[str, float]) -> list[str]:
             found.append(f"parameter {name} is missing, expected {expected}")
             continue
         got = config.parameters[name].string_value
-        try:
-            agree = float(got) == expected
-        except ValueError:
-            agree = False
-        if not agree:
-            found.append(f"parameter {name} is '{got}', expected {expected}")
+        with suppress(ValueError):
+            if float(got) == expected:
+                continue
+        found.append(f"parameter {name} is '{got}', expected {expected}")
     return found
 
 
@@ -117,12 +114,12 @@ def pinned_versions(config: Any) -> dict[str, int]:
     return {step.model_name: int(step.model_version) for step in config.ensemble_scheduling.step}
 
 
-def _led(leading: tuple[Dim, ...], tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [Tensor(tensor.name, tensor.dtype, (*leading, *tensor.dims)) for tensor in tensors]
-
-
 def _tensor_differences(
-    kind: str, entries: Sequence[Any], tensors: Sequence[Tensor], sizes: Mapping[str, int]
+    kind: str,
+    entries: Sequence[Any],
+    tensors: Sequence[Tensor],
+    sizes: Mapping[str, int],
+    leading: tuple[int, ...],
 ) -> list[str]:
     from tritonclient.grpc import model_config_pb2
 
@@ -138,7 +135,7 @@ def _tensor_differences(
         wanted = _STRING if tensor.dtype == "BYTES" else f"TYPE_{tensor.dtype}"
         if dtype != wanted:
             found.append(f"{kind} {tensor.name} is {dtype}, expected {wanted}")
-        expected_dims = [_size(dim, sizes) for dim in tensor.dims]
+        expected_dims = [*leading, *(_size(dim, sizes) for dim in tensor.dims)]
         if not _agree(entry.dims, expected_dims):
             shown = ", ".join(map(str, expected_dims))
             found.append(f"{kind} {tensor.name} has dims {list(entry.dims)}, expected [{shown}]")

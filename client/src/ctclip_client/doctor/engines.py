@@ -16,24 +16,21 @@ _TOLD = ("onnx_sha256", "tensorrt_version", "gpu_name", "compute_capability", "p
 
 def engine_checks(repository: Repository) -> Iterator[Check]:
     """One check for each plan; one that says "none" where there is no plan."""
-    versions = [
-        (f"{model.name}/{number}", version)
-        for model in repository.models.values()
-        for number, version in sorted(model.versions.items())
-    ]
-    found = [(about, version) for about, version in versions if version.has(PLAN)]
-    orphans = [about for about, v in versions if v.has(ENGINE_RECORD) and not v.has(PLAN)]
-    for about in orphans:
-        yield warned("engine", f"{ENGINE_RECORD} without {PLAN}", REBUILD, about)
-    if not found and not orphans:
-        wanting = sorted(
-            {path.stem for model in repository.models.values() for path in model.variants()}
-            & {"tensorrt"}
-        )
-        needs = "; the config variant 'tensorrt' needs them" if wanting else ""
+    found = False
+    for name, model in repository.models.items():
+        for number, version in sorted(model.versions.items()):
+            about = f"{name}/{number}"
+            if version.has(PLAN):
+                yield _engine(about, version)
+            elif version.has(ENGINE_RECORD):
+                yield warned("engine", f"{ENGINE_RECORD} without {PLAN}", REBUILD, about)
+            else:
+                continue
+            found = True
+    if not found:
+        variants = {path.stem for model in repository.models.values() for path in model.variants()}
+        needs = "; the config variant 'tensorrt' needs them" if "tensorrt" in variants else ""
         yield passed("engine", f"none{needs}", count=0)
-    for about, version in found:
-        yield _engine(about, version)
 
 
 def _engine(about: str, version: VersionFolder) -> Check:
@@ -49,14 +46,13 @@ def _engine(about: str, version: VersionFolder) -> Check:
         f"{record.precision}, TensorRT {record.tensorrt_version}, for "
         f"{record.gpu_name or 'any GPU'} of compute capability {record.compute_capability}"
     )
-    if _released_precision(version) not in ("", record.precision):
+    released = released_precision(version)
+    if released not in ("", record.precision):
         return warned(
-            "engine",
-            f"{detail}; the release says {_released_precision(version)}",
+            "engine", f"{detail}; the release says {released}",
             "Run ctclip parity on the engine: the release's own results do not cover it.",
-            about,
-            **values,
-        )
+            about, **values,
+        )  # fmt: skip
     return passed("engine", detail, about, **values)
 
 
@@ -78,7 +74,8 @@ def _problem(record: EngineRecord, version: VersionFolder) -> str:
     return ""
 
 
-def _released_precision(version: VersionFolder) -> str:
+def released_precision(version: VersionFolder) -> str:
+    """What the record beside a model's file says; "" where there is none that can be read."""
     try:
         return version.record.release.precision
     except CTClipError:

@@ -30,7 +30,16 @@ from ctclip_client.contract import (
 )
 from ctclip_client.doctor.configs import release_sizes
 from ctclip_client.doctor.phantom import small_phantom
-from ctclip_client.doctor.report import HEALTH_CHECK, Check, failed, judged, not_run, passed, warned
+from ctclip_client.doctor.report import (
+    HEALTH_CHECK,
+    Check,
+    failed,
+    judged,
+    not_run,
+    of_weights,
+    passed,
+    warned,
+)
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError
 from ctclip_client.results import Provenance
@@ -174,13 +183,12 @@ def _same_image(answers: Answers) -> Check:
     first, *others = (each / max(float(np.linalg.norm(each)), 1e-12) for each in embeddings)
     cosine = min(float(first @ other) for other in others)
     detail = f"{len(embeddings)} ensembles embed the phantom alike: least cosine {cosine:.6f}"
-    if cosine < _SAME_SCAN_COSINE:
-        return failed(
-            "same image", f"{detail}, expected {_SAME_SCAN_COSINE} or more",
-            "Their vision models differ: look at the pins and promote one release.",
-            least_cosine=cosine,
-        )  # fmt: skip
-    return passed("same image", detail, least_cosine=cosine)
+    wrong = [f"{detail}, expected {_SAME_SCAN_COSINE} or more"]
+    return judged(
+        "same image", wrong if cosine < _SAME_SCAN_COSINE else [], detail,
+        "Their vision models differ: look at the pins and promote one release.",
+        least_cosine=cosine,
+    )  # fmt: skip
 
 
 def _same_scores(answers: Answers) -> Check:
@@ -199,13 +207,12 @@ def _same_scores(answers: Answers) -> Check:
         f"the same {count} prompts through the bank and the text encoder: largest change of a "
         f"probability {change.max():.1e}"
     )
-    if change.max() > _SAME_PROMPT_TOLERANCE:
-        return failed(
-            "same scores", f"{detail}, expected at most {_SAME_PROMPT_TOLERANCE}",
-            "Tokenizer, text encoder and bank are not of one release, or a precision is too low: "
-            "ctclip doctor and ctclip parity on the repository.", **values,
-        )  # fmt: skip
-    return passed("same scores", detail, **values)
+    wrong = [f"{detail}, expected at most {_SAME_PROMPT_TOLERANCE}"]
+    return judged(
+        "same scores", wrong if change.max() > _SAME_PROMPT_TOLERANCE else [], detail,
+        "Tokenizer, text encoder and bank are not of one release, or a precision is too low: "
+        "ctclip doctor and ctclip parity on the repository.", **values,
+    )  # fmt: skip
 
 
 def _relevance_adds_up(answers: Answers) -> Check:
@@ -219,19 +226,16 @@ def _relevance_adds_up(answers: Answers) -> Check:
     error = np.abs(sums - margin)
     largest = float(error.max())
     detail = f"maps add up to the difference of the logits within {largest:.1e}"
-    expected = f"expected {_SHARES_BOUND} or less"
+    if largest <= _SHARES_BOUND:
+        return passed("relevance", detail, largest_error=largest)
+    made, remedy = warned, (
+        "The vision model computes in a low precision: serve float32 where the maps have to be "
+        "exact."
+    )  # fmt: skip
     if float((error / (1 + np.abs(margin))).max()) > _SHARES_TOLERANCE:
-        return failed(
-            "relevance", f"{detail}, {expected}",
-            "ctclip_relevance is not of the same release: export again.", largest_error=largest,
-        )  # fmt: skip
-    if largest > _SHARES_BOUND:
-        return warned(
-            "relevance", f"{detail}, {expected}",
-            "The vision model computes in a low precision: serve float32 where the maps have to be "
-            "exact.", largest_error=largest,
-        )  # fmt: skip
-    return passed("relevance", detail, largest_error=largest)
+        made, remedy = failed, "ctclip_relevance is not of the same release: export again."
+    return made("relevance", f"{detail}, expected {_SHARES_BOUND} or less", remedy,
+                largest_error=largest)  # fmt: skip
 
 
 def refusal_check(triton: Triton) -> Check:
@@ -267,11 +271,6 @@ def provenance_checks(answers: Answers) -> Iterator[Check]:
         "checkpoint": provenance.checkpoint_name,
         "checkpoint_sha256": provenance.checkpoint_sha256,
         "precision": provenance.precision, "findings": count,
-        "random_weights": provenance.random_weights,
         "geometry": provenance.content.get("geometry"),
     }  # fmt: skip
-    if provenance.random_weights:
-        yield warned("provenance", f"RANDOM WEIGHTS: {detail}; its results mean nothing",
-                     "For demonstrations only.", **values)  # fmt: skip
-    else:
-        yield passed("provenance", detail, **values)
+    yield of_weights("provenance", detail, values, random_weights=provenance.random_weights)

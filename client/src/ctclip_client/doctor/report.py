@@ -71,6 +71,17 @@ def judged(
     return passed(name, fine, about, **values)
 
 
+def of_weights(
+    name: str, detail: str, values: Mapping[str, object], *, random_weights: bool
+) -> Check:
+    """Make the check of a release's origin: a warning where nothing was ever trained."""
+    values = {**values, "random_weights": random_weights}
+    if random_weights:
+        told = f"RANDOM WEIGHTS: {detail}; its results mean nothing"
+        return warned(name, told, "For demonstrations only.", **values)
+    return passed(name, detail, **values)
+
+
 def not_run(name: str, why: str, remedy: str = "", about: str = "") -> Check:
     """Make a check that could not be carried out."""
     return Check(name, Verdict.NOT_RUN, why, remedy, about)

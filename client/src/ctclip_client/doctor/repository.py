@@ -12,7 +12,6 @@ from ctclip_client.contract import CHECK, TOKENIZER, VERSION, Ensemble, Model
 from ctclip_client.doctor.configs import (
     KNOWN,
     OPTIONAL,
-    REQUIRED,
     differences,
     embedding_size,
     pinned_versions,
@@ -20,7 +19,7 @@ from ctclip_client.doctor.configs import (
 )
 from ctclip_client.doctor.engines import engine_checks
 from ctclip_client.doctor.inspectors import DoctorOptions, inspector
-from ctclip_client.doctor.report import Check, failed, judged, not_run, passed, warned
+from ctclip_client.doctor.report import Check, failed, judged, not_run, of_weights, passed, warned
 from ctclip_client.doctor.self_check import file_checks as self_checks
 from ctclip_client.doctor.subject import Subject
 from ctclip_client.errors import CTClipError, InvalidInput
@@ -78,13 +77,11 @@ def _layout(repository: Repository) -> Iterator[Check]:
     for name in sorted(repository.models.keys() - KNOWN.keys()):
         yield warned("layout", "no model of the contract; it was not examined",
                      "Nothing to do if you put it there.", name)  # fmt: skip
-    for name in REQUIRED:
-        if name not in repository.models:
-            yield failed("layout", "missing", _EXPORT, name)
-    missing = sorted(OPTIONAL.keys() - repository.models.keys())
+    missing = [name for name in KNOWN if name not in repository.models]
+    yield from (failed("layout", "missing", _EXPORT, n) for n in missing if n not in OPTIONAL)
+    missing = [name for name in OPTIONAL if name in missing]
     if missing and len(missing) < len(OPTIONAL):
-        there = ", ".join(OPTIONAL.keys() & repository.models.keys())
-        yield failed("layout", f"{there} is there without {', '.join(missing)}", _EXPORT,
+        yield failed("layout", f"only a part is there, without {', '.join(missing)}", _EXPORT,
                      "classfine")  # fmt: skip
 
 
@@ -134,15 +131,12 @@ def _origin(release: ReleaseRecord) -> Check:
     )
     values = {
         "checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256,
-        "random_weights": checkpoint.random_weights, "precision": release.precision,
+        "precision": release.precision,
         "volume_shape": list(shape),
         "target_spacing_mm": list(release.geometry.target_spacing_mm),
         "findings": len(release.findings),
     }  # fmt: skip
-    if checkpoint.random_weights:
-        return warned("origin", f"RANDOM WEIGHTS: {detail}; its results mean nothing",
-                      "For demonstrations only.", **values)  # fmt: skip
-    return passed("origin", detail, **values)
+    return of_weights("origin", detail, values, random_weights=checkpoint.random_weights)
 
 
 def _configs(repository: Repository) -> Iterator[Check]:
@@ -180,11 +174,7 @@ def _pins(repository: Repository) -> Iterator[Check]:
                          f"Make an empty folder {name}/1.", name)  # fmt: skip
             continue
         pins = pinned_versions(config)
-        problems = [
-            problem
-            for model, version in pins.items()
-            if (problem := _pin_problem(repository, model, version))
-        ]
+        problems = [p for each in pins.items() if (p := _pin_problem(repository, *each))]
         if len(set(pins.values())) > 1:
             problems.append(f"steps of different releases: {pins}")
         fine = f"every step pinned to version {next(iter(pins.values()), 0)}"
@@ -255,12 +245,9 @@ def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -
 def _vocabulary(repository: Repository) -> Iterator[Check]:
     """All models of a release were made with the vocabulary that the tokenizer has."""
     folder = repository.models.get(TOKENIZER.name)
+    records = repository.records()
     for number, version in sorted(folder.versions.items()) if folder else ():
-        stated = [
-            record.vocabulary_sha256
-            for (_, other), record in repository.records().items()
-            if other == number
-        ]
+        stated = [made.vocabulary_sha256 for (_, at), made in records.items() if at == number]
         yield _vocabulary_of(f"version {number}", version, stated)
 
 
@@ -277,7 +264,7 @@ def _vocabulary_of(about: str, version: VersionFolder, stated: Sequence[str]) ->
     others = sum(digest != got for digest in stated)
     if not others:
         return passed("vocabulary", "the one that all models were made with", about, sha256=got)
-    most, _ = Counter(stated).most_common(1)[0]
+    ((most, _),) = Counter(stated).most_common(1)
     return failed(
         "vocabulary", f"vocab.txt has SHA-256 {got[:16]}…, {others} models were made with "
         f"{most[:16]}…: every text would get other tokens",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
 from ctclip_client.doctor.health_check import Answers
-from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
+from ctclip_client.doctor.report import Check, failed, judged, not_run, warned
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
 from ctclip_client.release.records import PROVENANCE, read_model_record
@@ -29,30 +29,33 @@ def file_checks(model: ModelFolder) -> Iterator[Check]:
     """The files of `ctclip_check`, version by version."""
     for number, version in sorted(model.versions.items()):
         about = f"{CHECK.name}/{number}"
-        try:
-            check = read_self_check(version.path / FILE)
-        except FileNotFoundError:
-            yield warned(
-                _NAME, f"no {FILE}: an older ctclip exported it; nothing to compare answers with",
-                _EXPORT_AGAIN, about,
-            )  # fmt: skip
-            continue
-        except ValueError as error:
-            yield failed(_NAME, str(error), _EXPORT_AGAIN, about)
+        check = _read(version.path, about)
+        if isinstance(check, Check):
+            yield check
             continue
         try:
             release = version.record.release.name
         except CTClipError as error:
             yield not_run(_NAME, error.cause, error.remedy, about)
             continue
-        if check.release != release:
-            yield failed(_NAME, f"of release {check.release}, beside files of {release}",
-                         _EXPORT_AGAIN, about)  # fmt: skip
-        else:
-            pairs = len(check.prompts) // 2
-            yield passed(
-                _NAME, f"a phantom, {pairs} pairs of prompts, the reference's answer", about
-            )
+        pairs = len(check.prompts) // 2
+        other = check.release != release
+        yield judged(
+            _NAME, [f"of release {check.release}, beside files of {release}"] if other else [],
+            f"a phantom, {pairs} pairs of prompts, the reference's answer", _EXPORT_AGAIN, about,
+        )  # fmt: skip
+
+
+def _read(folder: Path, about: str = "") -> SelfCheck | Check:
+    try:
+        return read_self_check(folder / FILE)
+    except FileNotFoundError:
+        return warned(
+            _NAME, f"{folder} has no {FILE}: an older ctclip exported it; nothing to compare "
+            "answers with", _EXPORT_AGAIN, about,
+        )  # fmt: skip
+    except ValueError as error:
+        return failed(_NAME, f"{folder}: {error}", _EXPORT_AGAIN, about)
 
 
 def server_check(
@@ -85,15 +88,8 @@ def _recorded(repository: Path, release: str) -> SelfCheck | Check:
             names.append(read_model_record(path.parent).release.name)
         except CTClipError:
             continue  # ctclip doctor DIR says what is wrong with it
-        if names[-1] != release:
-            continue
-        try:
-            return read_self_check(path.with_name(FILE))
-        except FileNotFoundError:
-            return warned(_NAME, f"{path.parent} has no {FILE}: an older ctclip exported it",
-                          _EXPORT_AGAIN)  # fmt: skip
-        except ValueError as error:
-            return failed(_NAME, f"{path.parent}: {error}", _EXPORT_AGAIN)
+        if names[-1] == release:
+            return _read(path.parent)
     return failed(
         _NAME, f"the server answers with release {release}, the repository has "
         f"{', '.join(names) or 'none'}", "Give the repository that it serves.",
@@ -107,11 +103,9 @@ def _judged(check: SelfCheck, answer: Answer, config: Any) -> Check:
         "precision": precision, "backend": config.backend, "cosine": found.cosine,
         "largest_logit_change": found.logit, "largest_probability_change": found.probability,
     }  # fmt: skip
-    if found.problems:
-        told = f"{'; '.join(found.problems)}, by the bounds of {precision} ({config.backend})"
-        return failed(_NAME, told, _WRONG, **values)
-    told = f"the reference's answer in {precision} ({config.backend}): {found}"
-    return passed(_NAME, told, **values)
+    by = f"{precision} ({config.backend})"
+    problems = [f"{'; '.join(found.problems)}, by the bounds of {by}"] if found.problems else []
+    return judged(_NAME, problems, f"the reference's answer in {by}: {found}", _WRONG, **values)
 
 
 def _call(check: SelfCheck) -> Call:

@@ -11,7 +11,6 @@ from ctclip_client.contract import CHECK, Ensemble
 from ctclip_client.doctor.configs import (
     KNOWN,
     OPTIONAL,
-    REQUIRED,
     differences,
     embedding_size,
     pinned_versions,
@@ -27,7 +26,7 @@ from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, judged, not_run, passed
 from ctclip_client.doctor.self_check import server_check
 from ctclip_client.doctor.subject import Subject
-from ctclip_client.doctor.triton import ModelTimes, Triton
+from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import ServiceError
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.steps import T
@@ -50,15 +49,15 @@ def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
             yield passed("live", f"{subject.address} answers")
         else:
             yield failed("live", f"{subject.address} answers that it is not live", _LOAD)
-        yield _unless_kept("ready", lambda: _ready(triton))
-        yield _unless_kept("version", lambda: _version(triton))
+        yield _answer("ready", lambda: _ready(triton))
+        yield _answer("version", lambda: _version(triton))
         ready: dict[str, bool] = {}
         yield from _models(triton, ready)
-        before = _unless_refused(triton.times)
+        before = _answer("latency", triton.times)
         answers = Answers()
         with options.stages.stage("Send a phantom through every ensemble"):
             yield from health_checks(triton, ready, answers)
-        after = _unless_refused(triton.times)
+        after = _answer("latency", triton.times)
         yield from agreement_checks(answers)
         if ready.get(CHECK.name):
             yield refusal_check(triton)
@@ -72,22 +71,20 @@ def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
         else:
             yield not_run("transport", "No volume got through.")
         yield from _configs(triton, ready, answers)
-        yield from _latencies(before, after)
+        if isinstance(before, Check):
+            yield before
+        elif isinstance(after, Check):
+            yield after
+        else:
+            yield from _latencies(before, after)
 
 
-def _unless_kept(name: str, ask: Callable[[], Check]) -> Check:
-    """A check, or NOT RUN where the server keeps the answer to itself."""
+def _answer(name: str, ask: Callable[[], T], about: str = "") -> T | Check:
+    """What the server says, or a check that is NOT RUN where it keeps that to itself."""
     try:
         return ask()
     except ServiceError as error:
-        return not_run(name, error.cause, error.remedy)
-
-
-def _unless_refused(ask: Callable[[], T]) -> T | ServiceError:
-    try:
-        return ask()
-    except ServiceError as error:
-        return error
+        return not_run(name, error.cause, error.remedy, about)
 
 
 def _ready(triton: Triton) -> Check:
@@ -109,22 +106,23 @@ def _models(triton: Triton, ready: dict[str, bool]) -> Iterator[Check]:
 
     Fills `ready`: model -> whether the server has it ready, for all that it has.
     """
-    index = _unless_refused(triton.index)
-    indexed = not isinstance(index, ServiceError)
+    index = _answer("index", triton.index)
+    indexed = not isinstance(index, Check)
     states: dict[str, list[Any]] = defaultdict(list)
-    if isinstance(index, ServiceError):
-        yield not_run("index", index.cause, index.remedy)
+    if isinstance(index, Check):
+        yield index
     else:
         for entry in index:
             states[entry.name].append(entry)
-    for name in (*REQUIRED, *OPTIONAL):
+    for name in KNOWN:
         found = states.get(name, [])
         if indexed and not found and name in OPTIONAL:
             continue
-        answers = _unless_refused(partial(triton.is_model_ready, name))
-        if isinstance(answers, ServiceError):
+        try:
+            answers = triton.is_model_ready(name)
+        except ServiceError as error:
             ready[name] = False
-            yield failed("model", answers.cause, answers.remedy, name)
+            yield failed("model", error.cause, error.remedy, name)
             continue
         if found or answers:
             ready[name] = answers
@@ -161,9 +159,9 @@ def _configs(triton: Triton, ready: Mapping[str, bool], answers: Answers) -> Ite
     """What the server has in force, against the contract and the release's sizes."""
     configs = {}
     for name in (name for name, is_ready in ready.items() if is_ready):
-        config = _unless_refused(partial(triton.config, name))
-        if isinstance(config, ServiceError):
-            yield not_run("config", config.cause, config.remedy, name)
+        config = _answer("config", partial(triton.config, name), name)
+        if isinstance(config, Check):
+            yield config
         else:
             configs[name] = config
     sizes = {**embedding_size(configs), **answers.sizes()}
@@ -188,34 +186,25 @@ def _configs(triton: Triton, ready: Mapping[str, bool], answers: Answers) -> Ite
                      pins=pins)  # fmt: skip
 
 
-_Times = Mapping[tuple[str, str], ModelTimes]
+_Times = Mapping[tuple[str, str], Mapping[str, int]]
 
 
-def _latencies(before: _Times | ServiceError, after: _Times | ServiceError) -> Iterator[Check]:
-    if isinstance(before, ServiceError):
-        yield not_run("latency", before.cause, before.remedy)
-        return
-    if isinstance(after, ServiceError):
-        yield not_run("latency", after.cause, after.remedy)
-        return
+def _latencies(before: _Times, after: _Times) -> Iterator[Check]:
     for name in KNOWN:
         for (model, version), now in sorted(after.items()):
-            spent = now.since(before.get((model, version), ModelTimes()))
-            if model == name and spent.count > 0:
-                yield _latency(f"{model}/{version}", spent)
+            spent = {each: n - before.get((model, version), {}).get(each, 0)
+                     for each, n in now.items()}  # fmt: skip
+            if model == name and spent["requests"] > 0:
+                yield _latency(f"{model}/{version}", **spent)
 
 
-def _latency(about: str, spent: ModelTimes) -> Check:
-    phases = ("total", "queue", "input", "infer", "output")
-    ms = {
-        each: round(getattr(spent, f"{each}_ns") / spent.count / _NS_PER_MS, 3) for each in phases
-    }
+def _latency(about: str, *, requests: int, **phases_ns: int) -> Check:
+    ms = {phase: round(ns / requests / _NS_PER_MS, 3) for phase, ns in phases_ns.items()}
     text = f"{ms['total']:.1f} ms each"
-    if spent.infer_ns:
+    if ms["infer"]:
         text += (
             f" (queue {ms['queue']:.1f}, input {ms['input']:.1f}, compute {ms['infer']:.1f}, "
             f"output {ms['output']:.1f})"
         )
-    values = {f"{each}_ms": ms[each] for each in phases}
-    return passed("latency", f"{text}, {spent.count} requests", about, requests=spent.count,
-                  **values)  # fmt: skip
+    return passed("latency", f"{text}, {requests} requests", about, requests=requests,
+                  **{f"{phase}_ms": each for phase, each in ms.items()})  # fmt: skip

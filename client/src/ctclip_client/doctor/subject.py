@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import zipfile
@@ -21,16 +20,12 @@ _EXPECTED = (
     "ctclip doctor takes a checkpoint, a CT file, a model repository (a folder whose sub-folders "
     "hold config.pbtxt) or a server (host:port of its gRPC service, usually 8001)."
 )
-_URL = re.compile(r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST_PORT = re.compile(r"^(\[[^\s\[\]]+\]|[^\s:/\[\]]+):\d+$")
 _CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt")
+_PICKLES = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
+"""Of protocol 2 to 5, as torch.save wrote before it wrote archives."""
 _LOOKED_AT = 256
-_SPECIAL = (
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 @dataclass(frozen=True)
@@ -57,9 +52,9 @@ def recognise(target: str) -> Subject:
         InvalidInput: it is nothing that can be examined.
         Unreadable: it is there and cannot be opened.
     """
-    url = _URL.match(target)
-    if url is not None:
-        return _server_by_url(target, url["scheme"].lower(), url["rest"])
+    scheme, mark, rest = target.partition("://")
+    if mark and _SCHEME.fullmatch(scheme):
+        return _server_by_url(target, scheme.lower(), rest)
     path = Path(target)
     try:
         mode = path.stat().st_mode
@@ -69,9 +64,9 @@ def recognise(target: str) -> Subject:
         raise Unreadable(f"{target}: {error.strerror or error}.", _EXPECTED) from error
     except ValueError as error:  # a NUL byte
         raise InvalidInput(f"{target!r}: no name of a file ({error}).", _EXPECTED) from error
-    special = next((name for test, name in _SPECIAL if test(mode)), None)
-    if special is not None:  # opening a pipe would wait for ever
-        raise InvalidInput(f"{target}: {special}, expected a file or a folder.", _EXPECTED)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
+        raise InvalidInput(f"{target}: a pipe, socket or device, expected a file or a folder.",
+                           _EXPECTED)  # fmt: skip
     try:
         return _folder(target, path) if stat.S_ISDIR(mode) else _file(target, path)
     except OSError as error:
@@ -96,7 +91,7 @@ def _server_by_url(target: str, scheme: str, rest: str) -> Subject:
 
 
 def _absent(target: str) -> Subject:
-    if os.path.islink(target):  # noqa: PTH114 (Path.is_link does not exist for names with ':')
+    if Path(target).is_symlink():
         raise Unreadable(f"{target}: a link that leads nowhere.", _EXPECTED)
     if _HOST_PORT.match(target):
         return Subject(
@@ -119,7 +114,7 @@ def _file(target: str, path: Path) -> Subject:
         return Subject("ct", target, f"a CT file ({form})", path)
     if is_ct_by_name(path):
         return Subject("ct", target, "a CT file (by its name)", path)
-    if _is_checkpoint_pickle(head):
+    if head.startswith(_PICKLES):
         return Subject("checkpoint", target, "a checkpoint (a pickle)", path)
     if name == CONFIG or name.endswith(".onnx"):
         raise InvalidInput(
@@ -136,11 +131,6 @@ def _is_torch_archive(path: Path) -> bool:
             return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
-
-
-def _is_checkpoint_pickle(head: bytes) -> bool:
-    """A pickle of protocol 2 to 5, as torch.save wrote before it wrote archives."""
-    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
 
 
 def _folder(target: str, path: Path) -> Subject:

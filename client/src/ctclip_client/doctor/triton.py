@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
 from typing import Any, Self
 
 import grpc  # type: ignore[import-untyped]
@@ -16,26 +15,6 @@ from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
 from ctclip_client.transport.infer import Answer, Call, infer
 from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
-
-
-@dataclass(frozen=True)
-class ModelTimes:
-    """What a model has done since its start: requests that succeeded, nanoseconds of each phase.
-
-    total is from the request's arrival to its answer. An ensemble's other phases are sums over its
-    steps, which may run side by side: they need not add up to its total.
-    """
-
-    count: int = 0
-    total_ns: int = 0
-    queue_ns: int = 0
-    input_ns: int = 0
-    infer_ns: int = 0
-    output_ns: int = 0
-
-    def since(self, earlier: ModelTimes) -> ModelTimes:
-        """Return the difference to an earlier reading."""
-        return ModelTimes(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 class Triton:
@@ -59,10 +38,10 @@ class Triton:
         """Whether the server says that all its models are ready."""
         return bool(self._ask("ServerReady").ready)
 
-    def is_model_ready(self, name: str, version: str = "") -> bool:
+    def is_model_ready(self, name: str) -> bool:
         """Whether a model is ready; false for an unknown one."""
         try:
-            return bool(self._ask("ModelReady", name=name, version=version).ready)
+            return bool(self._ask("ModelReady", name=name).ready)
         except NotReady:
             return False
 
@@ -78,20 +57,24 @@ class Triton:
         """Return the ModelConfig that is in force, completed by Triton."""
         return self._ask("ModelConfig", name=name).config
 
-    def times(self) -> Mapping[tuple[str, str], ModelTimes]:
-        """(model, version) -> what it has done."""
+    def times(self) -> dict[tuple[str, str], dict[str, int]]:
+        """(model, version) -> its `requests` that succeeded since its start, and nanoseconds of
+        each phase: from the arrival to the answer (`total`), `queue`, `input`, `infer`, `output`.
+
+        An ensemble's other phases are sums over its steps, which may run side by side: they need
+        not add up to its total.
+        """
         return {
-            (entry.name, entry.version): ModelTimes(
-                entry.inference_stats.success.count,
-                *(
-                    getattr(entry.inference_stats, phase).ns
-                    for phase in (
-                        "success", "queue", "compute_input", "compute_infer", "compute_output",
-                    )
-                ),
-            )
+            (entry.name, entry.version): {
+                "requests": entry.inference_stats.success.count,
+                "total": entry.inference_stats.success.ns,
+                "queue": entry.inference_stats.queue.ns,
+                "input": entry.inference_stats.compute_input.ns,
+                "infer": entry.inference_stats.compute_infer.ns,
+                "output": entry.inference_stats.compute_output.ns,
+            }
             for entry in self._ask("ModelStatistics").model_stats
-        }  # fmt: skip
+        }
 
     def infer(self, call: Call) -> Answer:
         """Run one model; the answer's names, types, shapes and finiteness have been checked."""

@@ -43,7 +43,7 @@ def refuse_failed(checks: Iterable[Check]) -> None:
 def check_variant(contents: Contents) -> Check:
     """Which CT-CLIP it is, if any."""
     latent = contents.state.get(f"{_PROJECTION}.weight")
-    if latent is not None and latent.ndim == 2 and latent.shape[1] == _V1_INPUTS:
+    if latent is not None and latent.shape[1:] == (_V1_INPUTS,):
         return failed(
             "variant", "CT-CLIP v1 (image projection of 2,097,152 inputs), a different network",
             f"Take a v2 file instead: {V2_FILES}.", variant="v1",
@@ -160,6 +160,7 @@ def _names_and_shapes(contents: Contents, config: ModelConfig) -> Check:
 def _finite(contents: Contents, config: ModelConfig) -> Check:
     """In float32, which is what the export takes: what float64 holds need not fit."""
     bad: dict[str, dict[str, int]] = {}
+    told = []
     for name, tensor in {**contents.state, **contents.classifier}.items():
         if not tensor.is_floating_point():
             continue
@@ -168,14 +169,11 @@ def _finite(contents: Contents, config: ModelConfig) -> Check:
         if count:
             nan = int(torch.isnan(wide).sum())
             bad[name] = {"nan": nan, "inf": count - nan}
-    told = _listed(
-        [f"'{name}' holds {sum(n.values())} values that are NaN or infinite"
-         for name, n in bad.items()]
-    )  # fmt: skip
+            told.append(f"'{name}' holds {count} values that are NaN or infinite")
     served = bad.keys() - {name for name, slot in slots(config).items() if slot.ours is None}
     temperature = contents.state.get("temperature")
     if served:
-        return failed("finite", told, _DIVERGED, tensors=bad)
+        return failed("finite", _listed(told), _DIVERGED, tensors=bad)
     if temperature is not None and temperature.numel() == 1 and temperature > _LARGEST_TEMPERATURE:
         return failed(
             "finite", f"'temperature' is {float(temperature):g}, expected the logarithm of a logit "
@@ -183,7 +181,7 @@ def _finite(contents: Contents, config: ModelConfig) -> Check:
             _DIVERGED, tensors=bad,
         )  # fmt: skip
     if bad:
-        return warned("finite", f"in tensors that are not served: {told}",
+        return warned("finite", f"in tensors that are not served: {_listed(told)}",
                       "Nothing to do for serving; the file may be damaged.",
                       tensors=bad)  # fmt: skip
     return passed("finite", "no NaN and no infinity in any tensor", tensors={})

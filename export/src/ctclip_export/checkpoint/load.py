@@ -34,7 +34,6 @@ class Checkpoint:
     sha256: str
     classfine_sha256: str | None
     random_weights: bool
-    dropped: tuple[str, ...]
 
 
 def load_checkpoint(
@@ -67,7 +66,6 @@ def load_checkpoint(
         sha256=sha256(path),
         classfine_sha256=None if classfine is None else sha256(classfine),
         random_weights=declared_random(path).is_file(),
-        dropped=tuple(name for name, slot in slots(config).items() if slot.ours is None),
     )
 
 

@@ -97,17 +97,12 @@ def _block(theirs: str, ours: str, config: VisionConfig) -> Iterator[Slot]:
 def _text(config: TextConfig) -> Iterator[Slot]:
     width = config.width
     theirs, ours = f"{TEXT}embeddings.", "text.embeddings."
-    yield Slot(
-        f"{theirs}word_embeddings.weight", (config.vocabulary_size, width), f"{ours}words.weight"
-    )
-    yield Slot(
-        f"{theirs}position_embeddings.weight", (config.positions, width), f"{ours}positions.weight"
-    )
-    yield Slot(
-        f"{theirs}token_type_embeddings.weight",
-        (config.segment_types, width),
-        f"{ours}segments.weight",
-    )
+    for name, own, rows in (
+        ("word", "words", config.vocabulary_size),
+        ("position", "positions", config.positions),
+        ("token_type", "segments", config.segment_types),
+    ):
+        yield Slot(f"{theirs}{name}_embeddings.weight", (rows, width), f"{ours}{own}.weight")
     yield from _affine(f"{theirs}LayerNorm", (width,), f"{ours}norm")
     square = (width, width)
     for layer in range(config.layers):

@@ -61,8 +61,8 @@ def inspect(path: Path, options: DoctorOptions) -> Iterator[Check]:
         contents = read_contents(path)
     except CTClipError as error:
         yield failed("read", error.cause, error.remedy)
-        yield from _not_run(("variant", "random weights", *_AFTER_VARIANT),
-                            "The file could not be read.")  # fmt: skip
+        for name in ("variant", "random weights", *_AFTER_VARIANT):
+            yield not_run(name, "The file could not be read.")
         return
     count = len(contents.state) + len(contents.classifier)
     yield passed("read", f"{count} tensors and nothing that wants to run code", tensors=count)
@@ -70,14 +70,15 @@ def inspect(path: Path, options: DoctorOptions) -> Iterator[Check]:
     yield variant
     yield _random_weights(path)
     if variant.verdict is Verdict.FAIL:
-        yield from _not_run(_AFTER_VARIANT, "It is no checkpoint that can be served.")
+        for name in _AFTER_VARIANT:
+            yield not_run(name, "It is no checkpoint that can be served.")
         return
-    failures = []
-    for check in _contents(contents, options):
-        yield check
-        if check.verdict is Verdict.FAIL:
-            failures.append(check)
-    yield _export(path, options, fine=not failures)
+    checks = list(_contents(contents, options))
+    yield from checks
+    if any(check.verdict is Verdict.FAIL for check in checks):
+        yield not_run("export", "A check before it failed.")
+    else:
+        yield _export(path, options)
 
 
 def _contents(contents: Contents, options: DoctorOptions) -> Iterator[Check]:
@@ -89,7 +90,8 @@ def _contents(contents: Contents, options: DoctorOptions) -> Iterator[Check]:
         )
     except InvalidInput as error:
         yield failed("sizes", error.cause, error.remedy)
-        yield from _not_run(_OF_TENSORS, "The sizes are unknown.")
+        for name in _OF_TENSORS:
+            yield not_run(name, "The sizes are unknown.")
     else:
         yield _sizes(contents, config)
         with options.stages.stage("Check the tensors"):
@@ -98,10 +100,6 @@ def _contents(contents: Contents, options: DoctorOptions) -> Iterator[Check]:
         yield _parameters(contents, config)
         yield _dropped(contents, config)
     yield _text_model(config, options)
-
-
-def _not_run(names: tuple[str, ...], why: str) -> Iterator[Check]:
-    return (not_run(name, why) for name in names)
 
 
 def _random_weights(path: Path) -> Check:
@@ -203,10 +201,8 @@ def _text_model(config: ModelConfig | None, options: DoctorOptions) -> Check:
                   "heads, sizes as in the checkpoint", **values)  # fmt: skip
 
 
-def _export(path: Path, options: DoctorOptions, *, fine: bool) -> Check:
+def _export(path: Path, options: DoctorOptions) -> Check:
     """The loader that export uses has the last word."""
-    if not fine:
-        return not_run("export", "A check before it failed.")
     if options.text_model is None:
         return not_run("export", "No --text-model DIR, without which nothing can be exported.")
     try:

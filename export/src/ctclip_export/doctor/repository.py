@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,19 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from ctclip_client.contract import PYTHON_MODELS, Model
 from ctclip_client.doctor.configs import KNOWN
+from ctclip_client.doctor.engines import released_precision
 from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
-from ctclip_client.errors import CTClipError
 from ctclip_client.release.onnx_file import Versions
-from ctclip_client.release.records import ModelRecord
-from ctclip_client.release.repository import Repository, VersionFolder, read_repository
+from ctclip_client.release.repository import Repository, read_repository
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
 from ctclip_export.repository.provenance import release_name
 
 _MODEL = "model.onnx"
 _FREE = -1
-_TRITON_NAMES = {
-    TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64", TensorProto.FLOAT16: "FP16",
-    TensorProto.BFLOAT16: "BF16", TensorProto.INT8: "INT8", TensorProto.INT16: "INT16",
-    TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.UINT8: "UINT8",
-    TensorProto.BOOL: "BOOL", TensorProto.STRING: "STRING",
-}  # fmt: skip
+_TRITON_NAMES = {"FLOAT": "FP32", "DOUBLE": "FP64", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
+"""Of the types that ONNX calls otherwise."""
 _EXPORT_AGAIN = "Export the repository again (ctclip export)."
 
 
@@ -53,8 +48,8 @@ def _graphs(repository: Repository) -> Iterator[Check]:
                 continue
             try:
                 model = ModelProto.FromString((version.path / _MODEL).read_bytes())
-                check = _graph(about, model, folder.parsed(), _precision(version))
-            except (DecodeError, UnicodeDecodeError, OSError) as error:
+                check = _graph(about, model, folder.parsed(), released_precision(version))
+            except (DecodeError, ValueError, OSError) as error:
                 check = failed("graph", f"{_MODEL}: {error}", _EXPORT_AGAIN, about)
             yield check
 
@@ -123,7 +118,8 @@ def _tensor_problem(kind: str, entry: Any, info: ValueInfoProto, stated: list[in
 
     tensor = info.type.tensor_type
     wanted = model_config_pb2.DataType.Name(entry.data_type).removeprefix("TYPE_")
-    dtype = _TRITON_NAMES.get(tensor.elem_type, "")
+    name = TensorProto.DataType.Name(tensor.elem_type)
+    dtype = _TRITON_NAMES.get(name, name)
     if dtype != wanted:
         return [f"{kind} {entry.name} is {dtype}, the config says {wanted}"]
     dims = [d.dim_value if d.HasField("dim_value") else _FREE for d in tensor.shape.dim]
@@ -140,13 +136,6 @@ def _fits(dims: Sequence[int], stated: Sequence[int], *, exact: bool) -> bool:
     )
 
 
-def _precision(version: VersionFolder) -> str:
-    try:
-        return version.record.release.precision
-    except CTClipError:
-        return ""
-
-
 def _python_models(repository: Repository) -> Iterator[Check]:
     """Their sources run inside the server; only one file of each is in provenance.json."""
     for model in PYTHON_MODELS:
@@ -155,7 +144,8 @@ def _python_models(repository: Repository) -> Iterator[Check]:
         for number, version in sorted(folder.versions.items()) if folder else ():
             about = f"{model.name}/{number}"
             try:
-                found = _read_all(version.path)
+                files = [path for path in version.path.glob("*.py") if path.is_file()]
+                found = {path.name: path.read_bytes() for path in files}
             except OSError as error:
                 yield failed("python", f"{error.strerror or error}", _EXPORT_AGAIN, about)
                 continue
@@ -172,10 +162,6 @@ def _python_models(repository: Repository) -> Iterator[Check]:
                 )  # fmt: skip
             else:
                 yield passed("python", "the sources that this ctclip-export ships", about)
-
-
-def _read_all(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.py") if path.is_file()}
 
 
 def _release_names(repository: Repository) -> Iterator[Check]:
@@ -196,8 +182,11 @@ def _release_names(repository: Repository) -> Iterator[Check]:
             yield not_run("record", f"No record of {', '.join(unread)} can be read.", about=about)
             continue
         files = {name: record.file_sha256 for name, record in here.items()}
-        said = next(iter(here.values())).release.name
-        made = {_name_of(record, files) for record in here.values()}
+        made = set()
+        for record in here.values():
+            release = {k: value for k, value in record.release.content.items() if k != "release"}
+            made.add(release_name(release, record.vocabulary_sha256, files))
+        said = record.release.name
         if made == {said}:
             yield passed("record", "its name is the digest of what it says and of its files",
                          about, release=said)  # fmt: skip
@@ -208,8 +197,3 @@ def _release_names(repository: Repository) -> Iterator[Check]:
                 "provenance.json was edited, or a model of that export is gone",
                 _EXPORT_AGAIN, about, release=said, digests=sorted(made),
             )  # fmt: skip
-
-
-def _name_of(record: ModelRecord, files: Mapping[str, str]) -> str:
-    release = {key: value for key, value in record.release.content.items() if key != "release"}
-    return release_name(release, record.vocabulary_sha256, files)
