@@ -20,10 +20,12 @@ from ctclip_server.embedded import server as embedded
 from ctclip_server.embedded.keeper import remove_shared_memory
 from ctclip_server.embedded.ports import resolve
 
+from .conftest import add_constant, write_python_model
+
 
 @pytest.fixture
-def repository(tmp_path, tiny):
-    tiny["add"]("add", 1.0).write(tmp_path / "repository")
+def repository(tmp_path):
+    add_constant("add", 1.0).write(tmp_path / "repository")
     return tmp_path / "repository"
 
 
@@ -35,7 +37,7 @@ def taken_port():
         yield held.getsockname()[1]
 
 
-def test_its_services_answer_for_the_file_that_lies_there(repository, caller, fetch, tiny, capfd):
+def test_its_services_answer_for_the_file_that_lies_there(repository, caller, fetch, capfd):
     """Explicit control loads a swapped one."""
     with EmbeddedTriton(repository, startup_timeout_s=120, model_control="explicit") as server:
         assert server.is_running()
@@ -44,7 +46,7 @@ def test_its_services_answer_for_the_file_that_lies_there(repository, caller, fe
         ask = caller(server)
         zeros = np.zeros((1, 2), np.float32)
         np.testing.assert_array_equal(ask("add", X=zeros), zeros + 1)
-        tiny["add"]("add", 41.0).write(repository)
+        add_constant("add", 41.0).write(repository)
         ask.client.load_model("add")
         np.testing.assert_array_equal(ask("add", X=zeros), zeros + 41)
     output = capfd.readouterr()
@@ -67,12 +69,12 @@ def test_a_stopped_server_leaves_nothing_and_starts_again(repository, traces):
         assert server.is_running()
 
 
-def test_a_named_config_is_used(repository, caller, tiny):
-    variant = tiny["add"]("add", 1.0, file="other.onnx").config()
+def test_a_named_config_is_used(repository, caller):
+    variant = add_constant("add", 1.0, file="other.onnx").config()
     configs = repository / "add" / "configs"
     configs.mkdir()
     (configs / "other.pbtxt").write_text(variant + 'default_model_filename: "other.onnx"\n')
-    (repository / "add" / "1" / "other.onnx").write_bytes(tiny["add"]("add", 7.0).graph())
+    (repository / "add" / "1" / "other.onnx").write_bytes(add_constant("add", 7.0).graph())
     with EmbeddedTriton(repository, config_name="other", startup_timeout_s=120) as server:
         got = caller(server)("add", X=np.zeros((1, 2), np.float32))
         np.testing.assert_array_equal(got, np.full((1, 2), 7.0, np.float32))
@@ -146,17 +148,11 @@ def test_an_ensemble_of_missing_models_is_named(repository):
 
 def _never_ready(repository):
     """Add a model that loads for longer than any machine, however slow, gets time for."""
-    folder = repository / "slow" / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(
+    write_python_model(
+        repository,
+        "slow",
         "import time\n\n\nclass TritonPythonModel:\n"
-        "    def initialize(self, args):\n        time.sleep(600)\n"
-    )
-    (repository / "slow" / "config.pbtxt").write_text(
-        'name: "slow"\nbackend: "python"\nmax_batch_size: 0\n'
-        'input [{ name: "X", data_type: TYPE_FP32, dims: [1] }]\n'
-        'output [{ name: "Y", data_type: TYPE_FP32, dims: [1] }]\n'
-        "instance_group [{ count: 1, kind: KIND_CPU }]\n"
+        "    def initialize(self, args):\n        time.sleep(600)\n",
     )
 
 
