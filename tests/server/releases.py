@@ -9,14 +9,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tritonclient import grpc
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+import psutil
+from tritonclient.utils import InferenceServerException
 
 from ctclip_client import Client, Volume
 from ctclip_client.errors import CTClipError
@@ -26,6 +26,7 @@ from ctclip_server.releases.control import Control
 
 from ..conftest import edit_self_check
 from ..tiny_release import X
+from .conftest import Caller
 
 PROMPTS = [("Nodule is present.", "Nodule is not present."), ("A stone.", "No stone.")]
 KINDS = ("pathologies", "zero_shot", "image")
@@ -67,14 +68,9 @@ def full(url: str, volume: Volume) -> Iterator[Ask]:
 @contextmanager
 def tiny(url: str) -> Iterator[Ask]:
     """Asks a server of `tiny_release`, which has to say that it is ready, too."""
-    client = grpc.InferenceServerClient(url)
-    tensors = []
-    for name, array in (
-        ("X", X), ("SPACING", np.ones(3)), ("RESCALE", np.array([1, 0], np.float32)),
-    ):  # fmt: skip
-        tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
+    caller = Caller(url)
+    client = caller.client
+    tensors = caller.inputs(X=X, SPACING=np.ones(3), RESCALE=np.array([1, 0], np.float32))
 
     def answer(kind: str) -> tuple[str, bytes]:
         if not client.is_model_ready(kind):
@@ -160,15 +156,10 @@ class Stubs(threading.Thread):
 
     def now(self) -> Counter[str]:
         found: Counter[str] = Counter()
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"PPid:\t{self._process_id}\n" not in (path / "status").read_text():
-                    continue
-                command = (path / "cmdline").read_text()
-            except OSError:
-                continue
-            if match := re.search(r"/repository/(\w+)/\d+/", command):
-                found[match[1]] += 1
+        for child in psutil.Process(self._process_id).children():
+            with suppress(psutil.Error):  # it has just ended
+                if match := re.search(r"/repository/(\w+)/\d+/", " ".join(child.cmdline())):
+                    found[match[1]] += 1
         return found
 
     def __enter__(self) -> Stubs:

@@ -16,7 +16,7 @@ from ctclip_server.backends.shared.options import (
     graph_level,
     read_parameters,
 )
-from ctclip_server.backends.shared.rounds import can_be_joined, join, split
+from ctclip_server.backends.shared.rounds import can_be_joined, split
 from ctclip_server.backends.shared.signature import FREE, GraphTensor, check_tensors
 
 
@@ -27,13 +27,6 @@ def test_the_package_offers_one_name():
 
 
 # --- rounds ---
-
-
-def test_a_single_request_is_not_copied():
-    array = np.arange(6).reshape(2, 3)
-    assert join([{"X": array}])["X"] is array
-    parts = split({"Y": array}, [1, 1])
-    assert all(np.shares_memory(part["Y"], array) for part in parts)
 
 
 def test_requests_of_other_shapes_are_not_joined():

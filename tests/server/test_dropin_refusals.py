@@ -8,6 +8,8 @@ from onnx import TensorProto, helper
 from ctclip_client.errors import InvalidInput
 from ctclip_server import EmbeddedTriton
 
+from .conftest import TinyModel, add_constant, write_python_model
+
 FLOAT = TensorProto.FLOAT
 X2 = ("X", FLOAT, ("batch", 2))
 Y2 = ("Y", FLOAT, ("batch", 2))
@@ -15,31 +17,9 @@ OPENVINO = {"backend": "openvino", "config_inputs": [X2], "config_outputs": [Y2]
 FILE = 'default_model_filename: "model.onnx"\n'
 
 
-def _copy(tiny, name, *, extra="", **options):
+def _copy(name, *, extra="", **options):
     node = helper.make_node("Identity", ["X"], ["Y"])
-    return tiny["model"](name, [node], [X2], [Y2], extra=FILE + extra, **options)
-
-
-def _parameter(name, value):
-    return f'parameters {{ key: "{name}", value: {{ string_value: "{value}" }} }}\n'
-
-
-class _PythonModel:
-    """A model of the `python` backend whose file is `source`."""
-
-    def __init__(self, name: str, source: str) -> None:
-        self.name, self.source = name, source
-
-    def write(self, repository):
-        folder = repository / self.name / "1"
-        folder.mkdir(parents=True)
-        (repository / self.name / "config.pbtxt").write_text(
-            'backend: "python"\n'
-            'input [ { name: "X", data_type: TYPE_FP32, dims: [ 2 ] } ]\n'
-            'output [ { name: "Y", data_type: TYPE_FP32, dims: [ 2 ] } ]\n'
-        )
-        (folder / "model.py").write_text(self.source)
-        return folder / "model.py"
+    return TinyModel(name, [node], [X2], [Y2], extra=FILE + extra, **options)
 
 
 _ERROR = """
@@ -48,68 +28,57 @@ class TritonPythonModel:
         raise ValueError('no vocabulary\\nin this folder')
 """
 
-# model name -> (how to make it, what the reason has to say)
+# model name -> (what is odd about it, what the reason has to say)
 CASES = {
     "input_type": (
-        lambda tiny, name: _copy(tiny, name, config_inputs=[("X", TensorProto.INT32, (-1, 2))]),
+        {"config_inputs": [("X", TensorProto.INT32, (-1, 2))]},
         "configuration expects datatype INT32 for input 'X', model provides FP32",
     ),
     "opset": (
-        lambda tiny, name: _copy(tiny, name, opset=27),
+        {"opset": 27},
         "opset 27: production's ONNX Runtime 1.28 knows up to IR 13, opset 26",
     ),
     "parameter": (
-        lambda tiny, name: _copy(tiny, name, extra=_parameter("execution_mode", "1")),
+        {"extra": 'parameters { key: "execution_mode", value: { string_value: "1" } }'},
         "parameter execution_mode: got '1', expected none: the embedded server's onnxruntime",
     ),
     "accelerator": (
-        lambda tiny, name: _copy(
-            tiny,
-            name,
-            extra="optimization { execution_accelerators { "
-            'gpu_execution_accelerator [ { name: "tensorrt" } ] } }',
-        ),
+        {
+            "extra": "optimization { execution_accelerators { "
+            'gpu_execution_accelerator [ { name: "tensorrt" } ] } }'
+        },
         "got 'tensorrt', expected 'cuda'",
     ),
-    "damaged": (_copy, "it is truncated"),
+    "damaged": ({}, "it is truncated"),
     "openvino_output": (
-        lambda tiny, name: _copy(
-            tiny, name, **OPENVINO | {"config_outputs": [("Y", FLOAT, (-1, 3))]}
-        ),
+        OPENVINO | {"config_outputs": [("Y", FLOAT, (-1, 3))]},
         "tensor 'Y': the model expects 2 dimensions (shape [-1,2])",
     ),
-    "openvino_gpu": (
-        lambda tiny, name: _copy(tiny, name, kind="KIND_MODEL", **OPENVINO),
-        "supports only CPU device",
-    ),
+    "openvino_gpu": (OPENVINO | {"kind": "KIND_MODEL"}, "supports only CPU device"),
     "openvino_batches": (
-        lambda tiny, name: _copy(tiny, name, max_batch_size=4, backend="openvino"),
+        {"max_batch_size": 4, "backend": "openvino"},
         "max_batch_size: got 4, expected 0",
     ),
-    "openvino_damaged": (
-        lambda tiny, name: _copy(tiny, name, **OPENVINO),
-        "openvino error: ",
-    ),
-    "python_syntax": (
-        lambda tiny, name: _PythonModel(name, "def broken(:\n"),
-        "SyntaxError: invalid syntax (model.py, line 1)",
-    ),
-    "python_error": (
-        lambda tiny, name: _PythonModel(name, _ERROR),
-        "ValueError: no vocabulary in this folder",
-    ),
+    "openvino_damaged": (OPENVINO, "openvino error: "),
 }
+PYTHON_CASES = {
+    "python_syntax": ("def broken(:\n", "SyntaxError: invalid syntax (model.py, line 1)"),
+    "python_error": (_ERROR, "ValueError: no vocabulary in this folder"),
+}
+REASONS = {name: reason for name, (_, reason) in (CASES | PYTHON_CASES).items()}
 
 
 @pytest.fixture(scope="module")
-def reasons(tmp_path_factory, tiny) -> str:
+def reasons(tmp_path_factory) -> str:
     """Start one server with all of them: it must refuse, and say why for each."""
     repository = tmp_path_factory.mktemp("refused")
-    for name, (make, _) in CASES.items():
-        path = make(tiny, name).write(repository)
+    for name, (options, _) in CASES.items():
+        path = _copy(name, **options).write(repository)
         if name.endswith("damaged"):
             path.write_bytes(path.read_bytes()[:-20])
-    tiny["add"]("good", 1.0).write(repository)
+    for name, (source, _) in PYTHON_CASES.items():
+        write_python_model(repository, name, source)
+    add_constant("good", 1.0).write(repository)
     server = EmbeddedTriton(repository, startup_timeout_s=120)
     with pytest.raises(InvalidInput) as error, server:
         pass
@@ -117,11 +86,11 @@ def reasons(tmp_path_factory, tiny) -> str:
     return error.value.cause
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(REASONS))
 def test_a_contradiction_is_refused_with_its_reason(reasons, name):
     lines = [line for line in reasons.split("\n") if f"'{name}' does not load" in line]
     assert len(lines) == 1
-    assert CASES[name][1] in lines[0]
+    assert REASONS[name] in lines[0]
     assert "Traceback" not in lines[0]
     assert "Exception from" not in lines[0]
 

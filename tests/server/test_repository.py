@@ -7,10 +7,12 @@ import pytest
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_server.repository import check_repository
 
+from .conftest import add_constant
+
 
 @pytest.fixture
-def repository(tmp_path, tiny):
-    tiny["add"]("add", 1.0).write(tmp_path)
+def repository(tmp_path):
+    add_constant("add", 1.0).write(tmp_path)
     return tmp_path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 from ctclip_client.cli.program import main
 from ctclip_client.errors import ServerError
 from ctclip_server.cli import serve as serve_command
-from ctclip_server.embedded import server as embedded
 from ctclip_server.embedded.server import RestartableError
+
+from .conftest import add_constant
 
 READY = re.compile(
     r"ready grpc=127\.0\.0\.1:(\d+) http=127\.0\.0\.1:(\d+) metrics=127\.0\.0\.1:(\d+)\n"
@@ -23,8 +23,8 @@ READY = re.compile(
 
 
 @pytest.fixture
-def repository(tmp_path, tiny):
-    tiny["add"]("add", 1.0).write(tmp_path / "repository")
+def repository(tmp_path):
+    add_constant("add", 1.0).write(tmp_path / "repository")
     return tmp_path / "repository"
 
 
@@ -38,6 +38,14 @@ def _triton_of(fetch, port: str) -> psutil.Process:
     )
 
 
+def _ends_cleanly(process, number):
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (0 if number == signal.SIGTERM else 130)
+    assert out == ""
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_one_line_when_ready_and_a_clean_end_by_signal(repository, serve, traces, fetch, number):
     """SIGINT too where a script's shell had it ignored, as it does to what is started with `&`."""
@@ -49,11 +57,7 @@ def test_one_line_when_ready_and_a_clean_end_by_signal(repository, serve, traces
     match = READY.fullmatch(process.stdout.readline())
     assert match
     identity = traces.of(_triton_of(fetch, match[2]).pid)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == (0 if number == signal.SIGTERM else 130)
-    assert out == ""
-    assert "Traceback" not in err
+    _ends_cleanly(process, number)
     assert traces.left(identity) == []
 
 
@@ -61,11 +65,7 @@ def test_one_line_when_ready_and_a_clean_end_by_signal(repository, serve, traces
 def test_a_signal_during_the_start_ends_it_cleanly(repository, serve, number):
     process = serve("--repository", repository)
     assert "starting Triton" in process.stderr.readline()
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == (0 if number == signal.SIGTERM else 130)
-    assert out == ""
-    assert "Traceback" not in err
+    _ends_cleanly(process, number)
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon"])
@@ -173,10 +173,6 @@ class _Scripted:
     def __init__(self, *words):
         self.words = list(words)
 
-    def __call__(self, _, **options):
-        assert "startup_timeout_s" in options
-        return self
-
     def __enter__(self):
         if self.words[0] == "lost while starting":
             self.wait()
@@ -201,11 +197,8 @@ class _Scripted:
 )
 def test_it_gives_up_only_when_losses_follow_closely(monkeypatch, capsys, soon_s, words, given_up):
     triton = _Scripted(*words)
-    monkeypatch.setattr(embedded, "EmbeddedTriton", triton)
     monkeypatch.setattr(serve_command, "SOON_S", soon_s)
-    parser = argparse.ArgumentParser()
-    serve_command.configure(parser)
     with pytest.raises(ServerError if given_up else KeyboardInterrupt):
-        serve_command.run(parser.parse_args(["--repository", "nowhere"]))
+        serve_command._serve(triton)
     assert triton.words == []
     assert capsys.readouterr().err.count("WARNING: Lost.") == len(words) - 1

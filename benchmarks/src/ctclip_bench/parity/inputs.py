@@ -42,7 +42,7 @@ class ParityInputs:
     @property
     def bounds(self) -> Bounds:
         """What may differ in the release's precision, on its grid of codes."""
-        slabs, rows, columns = self.release.token_shape
+        slabs, rows, columns = self.release.geometry.token_shape
         return bounds_for(self.release.precision, slabs * rows * columns)
 
     @property

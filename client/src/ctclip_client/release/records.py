@@ -58,11 +58,6 @@ class ReleaseRecord:
         """The release's name."""
         return self.release
 
-    @property
-    def token_shape(self) -> tuple[int, int, int]:
-        """(T, H', W')."""
-        return self.geometry.token_shape
-
 
 @dataclass(frozen=True)
 class ParityResult:

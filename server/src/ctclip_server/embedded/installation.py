@@ -98,23 +98,13 @@ def find_libpython() -> Path:
         candidate = Path(folder) / name
         if candidate.is_file():
             return candidate.resolve()
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if sys.base_prefix == "/usr":
-        remedy = f"Install it: apt-get install libpython{version}"
-    elif "pyenv" in sys.base_prefix:
-        remedy = (
-            "Rebuild this Python: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force "
-            f"{platform.python_version()}"
-        )
-    else:
-        remedy = (
-            "Use a Python built with --enable-shared (Debian's with the package "
-            f"libpython{version}, conda's and uv's have it)."
-        )
     raise Unavailable(
         f"Triton's Python stub needs {name}, which Python {platform.python_version()} "
         "of this environment lacks.",
-        remedy,
+        f"Debian's Python: apt-get install {name.partition('.so')[0]}. pyenv's: "
+        "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install --force "
+        f"{platform.python_version()}. Otherwise use a Python built with --enable-shared, as "
+        "conda's and uv's are.",
     )
 
 
@@ -153,26 +143,13 @@ def _check_platform() -> None:
             f"{platform.machine()}.",
             "Run the official container there: nvcr.io/nvidia/tritonserver",
         )
-    version = glibc_version()
-    if version is None or version < MINIMUM_GLIBC:
-        found = "none (musl?)" if version is None else ".".join(map(str, version))
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(map(int, version.split("."))) < MINIMUM_GLIBC:
         raise Unavailable(
             f"The embedded Triton needs glibc {'.'.join(map(str, MINIMUM_GLIBC))} or newer; "
-            f"this system has {found}.",
+            f"this system has {library or 'none (musl?)'} {version}.",
             "Use Debian 12, Ubuntu 22.04 or newer, or run the official container.",
         )
-
-
-def glibc_version() -> tuple[int, int] | None:
-    """(major, minor) of the C library, None where it is not glibc."""
-    try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    except (ValueError, OSError):
-        return None
-    parts = version.split(".")
-    if name != "glibc" or len(parts) < 2:
-        return None
-    return int(parts[0]), int(parts[1])
 
 
 def _check_numpy() -> None:

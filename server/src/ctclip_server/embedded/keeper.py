@@ -1,8 +1,9 @@
 """The process between the caller and Triton: whatever ends the caller, Triton ends too.
 
 Run as a script by a bare interpreter (`python -I -S keeper.py`), so it imports the standard
-library only. It alone makes the runtime folder, starts Triton and, at the end, removes every
-trace: Triton's process group with its Python stubs, their shared memory, the folder.
+library only. It alone makes the runtime folder, starts Triton and, at the end, removes all that
+bears its name: Triton's process group with its Python stubs, their shared memory, the folder. A
+Triton that was killed may leave an empty /tmp/python_env_*, whose owner nobody can tell.
 
 Protocol: standard input carries one line, the plan as JSON, then `stop SECONDS` or `kill`; its end
 means that the caller is gone. Standard output carries one JSON object a line: `started`, `exited`
@@ -26,10 +27,7 @@ from typing import Any
 
 POLL_S = 0.2
 ORPHANED_GRACE_S = 5.0
-STARTING_S = 20.0
-"""Time in which a Triton has made its folders in /tmp, on a busy machine."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-_TEMPORARY = Path("/tmp")  # noqa: S108 (Triton's Python backend knows no other)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -65,8 +63,6 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def _keep(plan: dict[str, Any], root: Path, caller: int) -> int:
-    before = set(_TEMPORARY.glob("python_env_*"))
-    began = time.time() - 0.01  # file systems stamp with the kernel's coarser clock
     try:
         triton = _start(plan, root)
     except OSError as error:
@@ -90,7 +86,6 @@ def _keep(plan: dict[str, Any], root: Path, caller: int) -> int:
     finally:
         if not ended:
             _end(triton, grace_s)
-        _remove_environment_folders(before, began)
     return 0
 
 
@@ -110,37 +105,6 @@ def _grace(caller: int) -> float:
     if not words:
         return ORPHANED_GRACE_S
     return float(words[1]) if words[0] == b"stop" else 0.0
-
-
-def _remove_environment_folders(before: set[Path], began: float) -> None:
-    """Remove the empty folders that Triton makes in /tmp and leaves there when it is killed.
-
-    It makes one for each backend that runs in Python, soon after its start. Where another server
-    that still runs was starting in the same moment, it is unknown whose they are, and they stay.
-    """
-    others = _server_starts()
-    for path in set(_TEMPORARY.glob("python_env_*")) - before:
-        with contextlib.suppress(OSError):  # it has gone meanwhile, or is in use
-            made = path.stat().st_ctime
-            if made >= began and not any(start <= made <= start + STARTING_S for start in others):
-                path.rmdir()
-
-
-def _server_starts() -> list[float]:
-    """When each Triton that runs on this machine was started; seconds since the epoch.
-
-    psutil would tell, but this interpreter has the standard library only.
-    """
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    ticks_per_s = os.sysconf("SC_CLK_TCK")
-    starts = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, fields = path.read_text("utf-8", "replace").rpartition(")")
-            if name.endswith("(tritonserver"):
-                # Two ticks early: the clocks are read one after the other.
-                starts.append(booted + (int(fields.split()[19]) - 2) / ticks_per_s)
-    return starts
 
 
 def _start(plan: dict[str, Any], root: Path) -> subprocess.Popen[bytes]:

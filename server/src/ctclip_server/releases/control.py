@@ -107,20 +107,13 @@ class Control:
             "SPACING": np.ones(3),
             "RESCALE": np.array([1, 0], np.float32),
         }
-        answer = self.infer(model, version, scan, _ASK_TIMEOUT_S)
+        answer = self.infer(model, version, scan)
         return dict(json.loads(answer["PROVENANCE"][0]))
 
     def infer(
-        self,
-        model: str,
-        version: int | None,
-        inputs: Mapping[str, NDArray[Any]],
-        timeout_s: float | None = None,
+        self, model: str, version: int | None, inputs: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        """Run one version of a model, or the one that answers; inputs and outputs by name.
-
-        timeout_s: by default as for loading a model.
-        """
+        """Run one version of a model, or the one that answers; inputs and outputs by name."""
         from tritonclient import grpc
         from tritonclient.utils import np_to_triton_dtype
 
@@ -131,10 +124,7 @@ class Control:
             tensors.append(tensor)
         infer = self._client.infer
         number = "" if version is None else str(version)
-        options = self._patiently
-        if timeout_s is not None:
-            options = {**options, "client_timeout": timeout_s}
-        answer = self._ask(model, lambda: infer(model, tensors, number, **options))
+        answer = self._ask(model, lambda: infer(model, tensors, number, **self._patiently))
         names = [output.name for output in answer.get_response().outputs]
         return {name: answer.as_numpy(name) for name in names}
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.errors import CTClipError, Unreadable
-from ctclip_client.release.digest import sha256
 from ctclip_client.release.json_records import EXPORT_AGAIN
 from ctclip_client.release.members import Members
 from ctclip_client.release.parity_runs import objection, read_runs
@@ -16,6 +15,7 @@ from ctclip_client.release.records import (
     ReleaseRecord,
     read_model_record,
 )
+from ctclip_client.release.repository import VersionFolder
 
 _COMPARE = (
     "Compare it anew: ctclip parity, with engines on the GPU that they were built for (make "
@@ -52,18 +52,13 @@ def check_release(members: Members, version: int) -> Release:
         )
     try:
         records = {name: read_model_record(members.folder(name, version)) for name in members.steps}
+        release = _same_release(records, version)
+        for name, record in records.items():
+            _check_model(members.folder(name, version), name, record)
         runs = read_runs(members.repository, version)
         engines = members.engines(version)
     except Unreadable as error:
         raise ReleaseRefusedError(f"release: {error.cause}", error.remedy) from error
-    release = _same_release(records, version)
-    for name, record in records.items():
-        if failure := record.parity_failure:
-            raise ReleaseRefusedError(
-                f"release: '{name}' version {version} failed the export's parity check: {failure}.",
-                EXPORT_AGAIN,
-            )
-        _check_file(members.folder(name, version), record)
     if reason := objection(runs, engines):
         raise ReleaseRefusedError(f"release: version {version} may not serve: {reason}.", _COMPARE)
     return Release(version, release)
@@ -82,15 +77,16 @@ def _same_release(records: dict[str, ModelRecord], version: int) -> ReleaseRecor
     return release
 
 
-def _check_file(folder: Path, record: ModelRecord) -> None:
-    path = folder / record.file
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise ReleaseRefusedError(f"release: {path}: {error.strerror}.", EXPORT_AGAIN) from error
-    if found != record.file_sha256:
+def _check_model(folder: Path, name: str, record: ModelRecord) -> None:
+    if failure := record.parity_failure:
         raise ReleaseRefusedError(
-            f"release: {path} has SHA-256 {found[:16]}…, {PROVENANCE} says "
+            f"release: '{name}' version {folder.name} failed the export's parity check: {failure}.",
+            EXPORT_AGAIN,
+        )
+    version = VersionFolder(folder, int(folder.name))
+    if (found := version.sha256(record.file)) != record.file_sha256:
+        raise ReleaseRefusedError(
+            f"release: {folder / record.file} has SHA-256 {found[:16]}…, {PROVENANCE} says "
             f"{record.file_sha256[:16]}…: it is not the file that was checked.",
             EXPORT_AGAIN,
         )

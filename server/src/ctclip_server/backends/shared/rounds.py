@@ -44,14 +44,10 @@ def answer(
         except RefusedError as error:
             responses[index] = _failure(error)
     wanted = {index: requests[index].requested_output_names() for index in feeds}
-    joined = _joined(feeds, wanted, run) if batched and len(feeds) > 1 else None
-    if joined is not None:
-        for index, outputs in joined.items():
-            responses[index] = _success(outputs, wanted[index])
-        return responses
+    joined = _joined(feeds, wanted, run) if batched and len(feeds) > 1 else {}
     for index, inputs in feeds.items():
         try:
-            outputs = run(wanted[index], inputs)
+            outputs = joined.get(index) or run(wanted[index], inputs)
             if batched:
                 split(outputs, [_batch_size(inputs)])
             responses[index] = _success(outputs, wanted[index])
@@ -77,16 +73,17 @@ def _told(name: str, array: NDArray[Any]) -> str:
 
 def _joined(
     feeds: dict[int, Tensors], wanted: dict[int, list[str]], run: Run
-) -> dict[int, Tensors] | None:
-    """The outputs of each request from one run of all; None if that cannot be, or failed."""
+) -> dict[int, Tensors]:
+    """The outputs of each request from one run of all; none if that cannot be, or failed."""
     together = list(feeds.values())
     if not can_be_joined(together):
-        return None
+        return {}
+    batch = {name: np.concatenate([each[name] for each in together]) for name in together[0]}
     names = sorted({name for index in feeds for name in wanted[index]})
     try:
-        parts = split(run(names, join(together)), [_batch_size(inputs) for inputs in together])
+        parts = split(run(names, batch), [_batch_size(inputs) for inputs in together])
     except (RefusedError, ValueError):
-        return None  # one of them is bad: find out which, and answer the others
+        return {}  # one of them is bad: find out which, and answer the others
     return dict(zip(feeds, parts, strict=True))
 
 
@@ -96,22 +93,10 @@ def _batch_size(inputs: Tensors) -> int:
 
 def can_be_joined(requests: Sequence[Tensors]) -> bool:
     """Whether all requests have the same inputs, equal in all axes but the first."""
-    first = requests[0]
-    return all(
-        request.keys() == first.keys()
-        and all(
-            tensor.ndim == first[name].ndim and tensor.shape[1:] == first[name].shape[1:]
-            for name, tensor in request.items()
-        )
-        for request in requests[1:]
+    first, *others = (
+        {name: tensor.shape[1:] for name, tensor in request.items()} for request in requests
     )
-
-
-def join(requests: Sequence[Tensors]) -> Tensors:
-    """One batch of all requests, in order; a single request is not copied."""
-    if len(requests) == 1:
-        return requests[0]
-    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+    return all(other == first for other in others)
 
 
 def split(batch: Tensors, sizes: Sequence[int]) -> list[Tensors]:
