@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -62,9 +61,8 @@ def row(entry: Model | Ensemble) -> str:
         purpose += " (if exported)"
     if batch:
         purpose += f"; B up to {batch}"
-    return f"| `{entry.name}` | {purpose} | {shapes(entry.inputs, batch)} | " + (
-        f"{shapes(entry.outputs, batch)} |\n"
-    )
+    cells = (f"`{entry.name}`", purpose, shapes(entry.inputs, batch), shapes(entry.outputs, batch))
+    return f"| {' | '.join(cells)} |\n"
 
 
 def table(entries: Sequence[Model | Ensemble]) -> str:
@@ -83,21 +81,17 @@ def generated(page: str) -> str:
     return BLOCK.sub(lambda block: block[1] + tables[block[2]] + block[3], page)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Write the generated tables of docs/contract.md.")
     parser.add_argument("page", nargs="?", type=Path, default=PAGE)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     arguments = parser.parse_args()
     before = arguments.page.read_text(encoding="utf-8")
     after = generated(before)
-    if before == after:
-        return 0
-    if arguments.check:
-        print(f"{arguments.page} is stale. Run scripts/contract_page.py.", file=sys.stderr)
-        return 1
+    if arguments.check and before != after:
+        raise SystemExit(f"{arguments.page} is stale. Run scripts/contract_page.py.")
     arguments.page.write_text(after, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

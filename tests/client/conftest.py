@@ -13,7 +13,7 @@ from ctclip_client import Volume
 from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_server.embedded.server import EmbeddedTriton
 
-WHIMS = (
+BEHAVIOURS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
     "invalid", "internal", "unavailable", "unsupported",
 )  # fmt: skip
@@ -57,7 +57,7 @@ def ask_for() -> Callable[[str], Volume]:
 
     def make(name: str) -> Volume:
         voxels = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
-        return Volume.from_array(voxels, (WHIMS.index(name) + 1, 1, 1), (2, -5))
+        return Volume.from_array(voxels, (BEHAVIOURS.index(name) + 1, 1, 1), (2, -5))
 
     return make
 
@@ -81,7 +81,7 @@ def _config(ensemble: Ensemble) -> str:
             )
         return f"{kind} [ {', '.join(entries)} ]"
 
-    whims = json.dumps(json.dumps(WHIMS))
+    behaviours = json.dumps(json.dumps(BEHAVIOURS))
     return "\n".join(
         (
             f'name: "{ensemble.name}"',
@@ -90,6 +90,6 @@ def _config(ensemble: Ensemble) -> str:
             tensors("input"),
             tensors("output"),
             "instance_group [ { kind: KIND_CPU, count: 1 } ]",
-            f'parameters {{ key: "whims" value {{ string_value: {whims} }} }}',
+            f'parameters {{ key: "behaviours" value {{ string_value: {behaviours} }} }}',
         )
     )

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PROVENANCE = {
-    "release": "ask_for",
+    "release": "misbehaving",
     "checkpoint": {"name": "none", "sha256": "0", "variant": "test", "random_weights": True},
     "geometry": {},
     "precision": "fp32",
@@ -31,8 +31,8 @@ ERRORS = {
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.whims = json.loads(
-            json.loads(args["model_config"])["parameters"]["whims"]["string_value"]
+        self.behaviours = json.loads(
+            json.loads(args["model_config"])["parameters"]["behaviours"]["string_value"]
         )
 
     def execute(self, requests):
@@ -43,37 +43,37 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in ("VOLUME", "SPACING", "RESCALE")
         )
-        ask_for = self.whims[round(float(spacing[0])) - 1]
-        if ask_for in ERRORS:
-            code = getattr(pb_utils.TritonError, ERRORS[ask_for])
+        behaviour = self.behaviours[round(float(spacing[0])) - 1]
+        if behaviour in ERRORS:
+            code = getattr(pb_utils.TritonError, ERRORS[behaviour])
             error = pb_utils.TritonError("SPACING: said so", code)
             return pb_utils.InferenceResponse(error=error)
-        if ask_for == "slow":
+        if behaviour == "slow":
             time.sleep(1.5)
         # Where a voxel came to lie, and the metadata: the test compares them with what it sent.
         logits = np.array([[volume[0, 0, -1], volume[-1, 0, 0]], [rescale[0], rescale[1]]], "f4")
         probabilities = np.array([0.25, 0.75], np.float32)
         embedding = np.array([volume.sum(dtype=np.int64), *volume.shape], np.float32)
         record = dict(PROVENANCE)
-        if ask_for == "nan":
+        if behaviour == "nan":
             logits[0, 0] = np.nan
-        if ask_for == "range":
+        if behaviour == "range":
             probabilities[0] = 1.5
-        if ask_for == "shape":
+        if behaviour == "shape":
             probabilities = probabilities[:1]
-        if ask_for == "version":
+        if behaviour == "version":
             record["contract_version"] = 2
-        if ask_for == "count":
+        if behaviour == "count":
             record["findings"] = ["One"]
-        if ask_for == "incomplete":
+        if behaviour == "incomplete":
             del record["checkpoint"]
-        text = json.dumps(record).encode() if ask_for != "garbage" else b"\xff{"
+        text = json.dumps(record).encode() if behaviour != "garbage" else b"\xff{"
         outputs = {
             "LOGITS": logits[None],
             "PROBABILITIES": probabilities[None],
             "IMAGE_EMBEDDING": embedding[None],
             "PROVENANCE": np.array([text], np.object_),
         }
-        if ask_for == "dtype":
+        if behaviour == "dtype":
             outputs["LOGITS"] = outputs["LOGITS"].astype(np.float64)
         return pb_utils.InferenceResponse([pb_utils.Tensor(*item) for item in outputs.items()])

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctclip_client import (
-    AsyncClient,
-    Classification,
-    Client,
-    Explanation,
-    Finding,
-    NotReady,
-    Scores,
-    Volume,
-)
+from ctclip_client import AsyncClient, Client, Finding, NotReady, Scores, Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -29,15 +20,8 @@ from .test_failures import regions
 
 PAIRS = [(entry.present, entry.absent) for entry in PUBLISHED_FINDINGS]
 
-
-class Methods(Protocol):
-    def check_ready(self, ensemble: str = ...) -> None: ...
-    def pathologies(self, volume: Volume) -> Scores: ...
-    def explain(self, volume: Volume) -> Explanation: ...
-    def classify(self, volume: Volume) -> Classification: ...
-    def zero_shot(self, volume: Volume, prompts: Any) -> Scores: ...
-    def encode_image(self, volume: Volume) -> NDArray[np.float32]: ...
-    def encode_text(self, texts: Any) -> NDArray[np.float32]: ...
+Make = Callable[..., Any]
+"""Of options: a client, used in the same way whichever it is."""
 
 
 class Blocking:
@@ -51,13 +35,13 @@ class Blocking:
         method = getattr(self.client, name)
         return lambda *args: self.loop.run_until_complete(method(*args))
 
-    def end(self) -> None:
+    def close(self) -> None:
         self.loop.run_until_complete(self.client.close())
         self.loop.close()
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
-def make(request: pytest.FixtureRequest, server: EmbeddedTriton) -> Iterator[Callable[..., Any]]:
+def make(request: pytest.FixtureRequest, server: EmbeddedTriton) -> Iterator[Make]:
     made: list[Any] = []
 
     def connect(**options: Any) -> Any:
@@ -67,7 +51,7 @@ def make(request: pytest.FixtureRequest, server: EmbeddedTriton) -> Iterator[Cal
 
     yield connect
     for client in made:
-        client.end() if isinstance(client, Blocking) else client.close()
+        client.close()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +59,7 @@ def volume(golden: Golden) -> Volume:
     return chest_phantom(golden.geometry)
 
 
-def test_findings_come_from_the_server(make: Callable[..., Methods], volume: Volume) -> None:
+def test_findings_come_from_the_server(make: Make, volume: Volume) -> None:
     scores = make().pathologies(volume)
     assert scores.findings == tuple(entry.finding for entry in PUBLISHED_FINDINGS)
     assert scores.findings == scores.provenance.findings
@@ -90,9 +74,7 @@ def test_findings_come_from_the_server(make: Callable[..., Methods], volume: Vol
     assert scores.provenance.precision == "fp32"
 
 
-def test_maps_add_up_to_the_served_logits(
-    make: Callable[..., Methods], volume: Volume, golden: Golden
-) -> None:
+def test_maps_add_up_to_the_served_logits(make: Make, volume: Volume, golden: Golden) -> None:
     client = make()
     explanation = client.explain(volume)
     scores = client.pathologies(volume)
@@ -111,9 +93,7 @@ def test_maps_add_up_to_the_served_logits(
     assert (explanation.relevance.std(axis=(1, 2, 3)) > 1e-4).all()  # they do say where
 
 
-def test_a_repository_without_classfine_says_how_to_get_it(
-    make: Callable[..., Methods], volume: Volume
-) -> None:
+def test_a_repository_without_classfine_says_how_to_get_it(make: Make, volume: Volume) -> None:
     client = make()
     for call in (lambda: client.classify(volume), lambda: client.check_ready("ctclip_classify")):
         with pytest.raises(NotReady, match="the server has no ctclip_classify") as caught:
@@ -128,9 +108,7 @@ def test_a_repository_without_classfine_says_how_to_get_it(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_both_transports_carry_the_same(
-    shared: bool, make: Callable[..., Methods], volume: Volume
-) -> None:
+def test_both_transports_carry_the_same(shared: bool, make: Make, volume: Volume) -> None:
     scores = make(shared_memory=shared).pathologies(volume)
     assert scores.transport.kind == ("shared_memory" if shared else "grpc")
     assert scores.transport.bytes >= volume.voxels.nbytes
@@ -140,9 +118,7 @@ def test_both_transports_carry_the_same(
     assert not regions()
 
 
-def test_strided_voxels_arrive_like_contiguous_ones(
-    make: Callable[..., Methods], volume: Volume
-) -> None:
+def test_strided_voxels_arrive_like_contiguous_ones(make: Make, volume: Volume) -> None:
     turned = np.asfortranarray(volume.voxels)[:, ::-1, ::-1]
     turned = Volume.from_array(turned[:, ::-1, ::-1], volume.spacing_mm, volume.rescale)
     for shared in (True, False):
@@ -150,13 +126,13 @@ def test_strided_voxels_arrive_like_contiguous_ones(
         np.testing.assert_array_equal(client.encode_image(turned), client.encode_image(volume))
 
 
-def test_an_axis_swapped_shows(make: Callable[..., Methods], volume: Volume) -> None:
+def test_an_axis_swapped_shows(make: Make, volume: Volume) -> None:
     other = Volume.from_array(volume.voxels.transpose(0, 2, 1), volume.spacing_mm, volume.rescale)
     client = make()
     assert np.abs(client.encode_image(other) - client.encode_image(volume)).max() > 1e-3
 
 
-def test_prompts_of_ones_own(make: Callable[..., Methods], volume: Volume) -> None:
+def test_prompts_of_ones_own(make: Make, volume: Volume) -> None:
     client = make()
     bank = client.pathologies(volume)
     pairs = client.zero_shot(volume, PAIRS)
@@ -168,7 +144,7 @@ def test_prompts_of_ones_own(make: Callable[..., Methods], volume: Volume) -> No
 
 
 @pytest.mark.parametrize("count", [32, 33, 70])
-def test_any_number_of_prompts(count: int, make: Callable[..., Methods], volume: Volume) -> None:
+def test_any_number_of_prompts(count: int, make: Make, volume: Volume) -> None:
     client = make()
     pairs = [PAIRS[i % 18] for i in range(count)]
     scores = client.zero_shot(volume, pairs)
@@ -182,7 +158,7 @@ def test_any_number_of_prompts(count: int, make: Callable[..., Methods], volume:
     assert ("score" in scores.timings_ms) == (count > 32)
 
 
-def test_texts_are_upstreams(make: Callable[..., Methods], golden: Golden) -> None:
+def test_texts_are_upstreams(make: Make, golden: Golden) -> None:
     texts = [text for pair in PAIRS for text in pair]
     embeddings = make().encode_text(texts)
     expected = golden.expected["prompt_text_latent"]
@@ -190,7 +166,7 @@ def test_texts_are_upstreams(make: Callable[..., Methods], golden: Golden) -> No
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
 
 
-def test_any_number_of_texts_in_their_order(make: Callable[..., Methods]) -> None:
+def test_any_number_of_texts_in_their_order(make: Make) -> None:
     client = make()
     some = [f"Nodule of {i} mm." for i in range(65)]
     texts = [*some, "", *some[:5], "long " * 2000]

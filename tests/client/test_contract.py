@@ -1,4 +1,4 @@
-"""The contract is data; these tests hold it to itself."""
+"""The contract is data; these tests hold it to itself and to what version 1 of it was."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from ctclip_client import Provenance, contract
 from ctclip_client.contract import Ensemble, Model, Tensor
+
+from ..conftest import DATA
 
 ENSEMBLES = (*contract.ENSEMBLES, *contract.CLASSFINE_ENSEMBLES)
 MODELS = (*contract.MODELS, *contract.CLASSFINE_MODELS)
@@ -97,6 +99,23 @@ def test_names_are_unique_and_free_of_surprises() -> None:
     assert len(set(names)) == len(names)
     assert all(name.startswith("ctclip_") and name.islower() for name in names)
     assert {step.model.name for ensemble in ENSEMBLES for step in ensemble.steps} <= set(names)
+
+
+def described(entry: Model | Ensemble, tensors: tuple[Tensor, ...]) -> list[str]:
+    """A line for each tensor, its batch axis (B) included."""
+    batch = ["B"] if isinstance(entry, Model) and entry.max_batch_size else []
+    return [f"{t.name} {t.dtype} {','.join(map(str, [*batch, *t.dims]))}" for t in tensors]
+
+
+def test_what_a_client_of_version_1_calls_is_as_it_knew_it() -> None:
+    """A line of the file changes only with VERSION, or where older clients read it all the same."""
+    assert contract.VERSION == 1
+    now = {entry.name: entry for entry in (*MODELS, *ENSEMBLES)}
+    known = json.loads((DATA / "contract_1.json").read_text(encoding="utf-8"))
+    for name, (inputs, outputs) in known.items():
+        # One more input would be missing in an older request; more outputs do no harm.
+        assert described(now[name], now[name].inputs) == inputs, name
+        assert set(outputs) <= set(described(now[name], now[name].outputs)), name
 
 
 def test_published_sizes() -> None:

@@ -127,12 +127,10 @@ def test_nobody_there(ask_for: AskFor) -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for shared in ("auto", False):
-        with (
-            Client(address, shared_memory=shared) as client,  # type: ignore[arg-type]
-            pytest.raises(Unavailable, match=f"{address}: no Triton answers") as caught,
-        ):
-            client.pathologies(ask_for("good"))
-        assert "ctclip serve" in caught.value.remedy
+        with Client(address, shared_memory=shared) as client:
+            with pytest.raises(Unavailable, match=f"{address}: no Triton answers") as caught:
+                client.pathologies(ask_for("good"))
+            assert "ctclip serve" in caught.value.remedy
     with Client(address, shared_memory=True) as client, pytest.raises(Unavailable):
         client.pathologies(ask_for("good"))
     assert not regions()
@@ -252,7 +250,7 @@ def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, ask_for: AskFor) 
     word = {"triton-grpc-protocol-word": "sesame"}
     with Client(guarded.grpc_url, tls=tls, headers=word) as client:
         assert client.pathologies(ask_for("good")).transport.kind == "shared_memory"
-        assert "sesame" not in repr(client) + repr(client._setup)
+        assert "sesame" not in repr(client)
 
     async def go() -> str:
         async with AsyncClient(guarded.grpc_url, tls=tls, headers=word) as client:

@@ -72,9 +72,7 @@ def test_as_stored_trusts_no_header(tmp_path: Path) -> None:
 def test_as_stored_says_nothing_of_a_damaged_affine(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii", chest())
     content = bytearray(path.read_bytes())
-    content[296:300] = (
-        b"\x01\x00\x80\x7f"  # srow_y: a NaN that warns of itself when it is converted
-    )
+    content[296:300] = b"\x01\x00\x80\x7f"  # srow_y: a NaN that warns when it is converted
     path.write_bytes(content)
     assert read_volume(path, as_stored=True, spacing_mm=(1.5, 0.9, 0.9)).voxels.any()
 

@@ -16,13 +16,13 @@ from ctclip_client.prompts import read_prompts
     [
         (
             r'[{"finding": "a", "present": "\ud800", "absent": "b"}]',
-            r"'present' is '\\ud800', half",
+            r"'present' is '\\ud800', expected text",
         ),
         ("[" * 100_000, "not JSON"),
         (
             '[{"finding": "a", "present": "b", "absent": "c"},'
             ' {"finding": "d", "present": "e", "absent": "f", "present": "g"}]',
-            r"entry 1: got 'present' 2 times \('e', 'g'\), expected it once",
+            r"got 'present' 2 times \('e', 'g'\), expected it once",
         ),
         (
             '[{"finding": "a", "present": "The same.", "absent": " The  same. "}]',

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
 import sys
 
 import ctclip_client
 from ctclip_client import AsyncClient, Client, CTClipError, InvalidInput, ServiceError
+
+from ..programs import run
 
 PUBLIC = [
     "AsyncClient", "CTClipError", "Classification", "Client", "DeadlineExceeded", "Explanation",
@@ -19,9 +20,8 @@ PUBLIC = [
 
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = run([sys.executable, "-W", "error", "-c", code])
+    assert done.returncode == 0, done.stderr
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 

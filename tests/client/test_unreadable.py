@@ -87,7 +87,7 @@ def test_no_file_at_all(tmp_path: Path) -> None:
         ({"vox_offset": float("nan")}, "vox_offset is nan"),
         ({"pixdim": (1, 0, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is 0"),
         ({"pixdim": (1, -0.7, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is -0.7"),
-        ({"pixdim": (1, float("nan"), 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: got"),
+        ({"pixdim": (1, float("nan"), 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is nan"),
         ({"scl_slope": float("inf")}, "slope is inf"),
         ({"scl_slope": 1, "scl_inter": float("nan")}, "intercept is nan"),
         ({"qform_code": 1, "sform_code": 0, "quatern_b": 3}, "orientation is damaged"),

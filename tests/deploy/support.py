@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from ..programs import Done, run
 
 ROOT = Path(__file__).parents[2]
 IMAGE = ROOT / "deploy" / "image"
@@ -60,10 +64,8 @@ def read_services(
 def compose_command() -> list[str]:
     """Docker Compose of this machine, as plugin or as program of its own; empty if it has none."""
     docker = shutil.which("docker")
-    if docker is not None:
-        plugin = subprocess.run([docker, "compose", "version"], capture_output=True, check=False)
-        if plugin.returncode == 0:
-            return [docker, "compose"]
+    if docker is not None and run([docker, "compose", "version"]).returncode == 0:
+        return [docker, "compose"]
     program = shutil.which("docker-compose")
     return [] if program is None else [program]
 
@@ -93,7 +95,7 @@ def run_serve(
     stand_in: str = PRINTS_ITS_ARGUMENTS,
     image: Path = IMAGE,
     **variables: str,
-) -> subprocess.CompletedProcess[str]:
+) -> Done:
     """Run `serve` with a stand-in for tritonserver.
 
     folder: where the stand-in is put, and TMPDIR unless that is among the variables.
@@ -101,8 +103,40 @@ def run_serve(
     program = folder / "tritonserver"
     program.write_text(stand_in)
     program.chmod(0o755)
-    return subprocess.run(
-        [str(image / "serve"), *arguments],
-        env={"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder), **variables},
-        capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder), **variables}
+    return run([image / "serve", *arguments], env=environment)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Stands in for Triton's HTTP service."""
+
+    def do_GET(self) -> None:
+        self.reply(b"")
+
+    def do_POST(self) -> None:
+        self.reply(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def reply(self, body: bytes) -> None:
+        raise NotImplementedError
+
+    def answer(self, body: bytes = b"", status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@contextmanager
+def served(handler: type[Handler]) -> Iterator[int]:
+    """Give the port at which it answers inside."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()

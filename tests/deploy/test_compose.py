@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ..programs import run
 from .support import ROOT, VARIABLE, compose_command, read_services
 
 TLS = "deploy/compose.tls.yml"
@@ -132,15 +132,10 @@ def test_compose_reads_the_files_as_meant(files: tuple[str, ...], tmp_path: Path
     options = [part for file in files for part in ("-f", str(ROOT / file))]
     options += ["--profile", "cpu", "--profile", "gpu", "--profile", "tensorrt"]
     (tmp_path / "empty.env").touch()  # a .env of this working tree is not meant
-    done = subprocess.run(
-        [*command, *options, "--env-file", str(tmp_path / "empty.env"), "config"],
+    done = run(
+        [*command, *options, "--env-file", tmp_path / "empty.env", "config"], cwd=ROOT,
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **ENVIRONMENT},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
     assert set(services) == set(expected)

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from ctclip_client.contract import ENSEMBLES, MODELS
+from ctclip_client.contract import MODELS
 
 from .support import ROOT
 
@@ -43,12 +43,6 @@ def test_every_step_is_a_model_of_the_repository(some_repository: Path) -> None:
             model = some_repository / step.model_name
             assert (model / "config.pbtxt").is_file()
             assert (model / str(step.model_version)).is_dir()
-
-
-def test_an_export_holds_what_the_contract_names(repository: Path) -> None:
-    assert {path.parent.name for path in configs(repository)} >= {
-        entry.name for entry in (*MODELS, *ENSEMBLES)
-    }
 
 
 def test_an_unknown_field_is_noticed(repository: Path, tmp_path: Path) -> None:

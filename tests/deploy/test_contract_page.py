@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +38,7 @@ from ctclip_client.contract import (
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..programs import run
 from .support import ROOT, need
 
 PAGE = ROOT / "docs" / "contract.md"
@@ -81,38 +81,35 @@ def client(server: EmbeddedTriton) -> Iterator[Client]:
         yield triton
 
 
-def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+def printed_by(command: list[str], folder: Path) -> str:
+    done = run(command, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def run_python(code: str, server: EmbeddedTriton, folder: Path) -> list[tuple[float, str]]:
     (folder / "example.py").write_text(code.replace("localhost:8001", server.grpc_url))
-    printed = run([sys.executable, "example.py"], folder).splitlines()
+    printed = printed_by([sys.executable, "example.py"], folder).splitlines()
     return [(float(number), name) for number, name in (line.split("  ", 1) for line in printed)]
 
 
 def run_shell(code: str, server: EmbeddedTriton, folder: Path) -> dict[str, Any]:
     need("curl")
     script = code.replace("localhost:8000", server.http_url)
-    answer = json.loads(run(["sh", "-euc", script], folder))
+    answer = json.loads(printed_by(["sh", "-euc", script], folder))
     assert "outputs" in answer, answer
     return {tensor["name"]: tensor for tensor in answer["outputs"]}
 
 
-def check_tables(page: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "contract_page.py", "--check", page]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def check_tables(page: Path) -> int:
+    return run([sys.executable, ROOT / "scripts/contract_page.py", "--check", page]).returncode
 
 
 def test_generated_tables_are_those_of_the_contract(tmp_path: Path) -> None:
-    assert check_tables(PAGE).returncode == 0, "Run scripts/contract_page.py."
+    assert check_tables(PAGE) == 0, "Run scripts/contract_page.py."
     stale = tmp_path / "stale.md"
     stale.write_text(TEXT.replace("VOLUME INT16 [z, x, y]", "VOLUME INT16 [x, y, z]"))
-    assert check_tables(stale).returncode == 1
+    assert check_tables(stale) == 1
 
 
 def test_the_version_is_that_of_the_wire_alone() -> None:
@@ -182,7 +179,7 @@ def test_curl_example_with_bytes_in_the_answer(
     assert f"`{advice}` beside `inputs`" in TEXT
     code = example("curl-text").replace('\'{"inputs"', "'{" + advice + ',"inputs"')
     code = code.replace("localhost:8000", server.http_url)
-    run(["sh", "-euc", f"{code.rstrip()} --dump-header headers --output answer"], folder)
+    printed_by(["sh", "-euc", f"{code.rstrip()} --dump-header headers --output answer"], folder)
     headers = (folder / "headers").read_text().lower()
     (length,) = re.findall(r"^inference-header-content-length: (\d+)", headers, re.MULTILINE)
     got = np.frombuffer((folder / "answer").read_bytes()[int(length) :], "<f4")
@@ -201,7 +198,7 @@ def test_message_of_the_grpcurl_example(
 ) -> None:
     """The shell and the message are real, the program is not: a stand-in prints its arguments."""
     stand_in = 'grpcurl() { for argument; do printf "%s\\0" "$argument"; done; }\n'
-    printed = run(["sh", "-euc", stand_in + example("grpcurl")], folder)
+    printed = printed_by(["sh", "-euc", stand_in + example("grpcurl")], folder)
     *options, address, method = printed.removesuffix("\0").split("\0")
     assert address == "localhost:8001"
     service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -239,6 +236,6 @@ def test_grpcurl_example_by_the_program_itself(
     code = example("grpcurl").replace("localhost:8001", server.grpc_url)
     assert files in code
     code = code.replace(files, "-protoset triton.protoset")
-    answer = json.loads(run(["sh", "-euc", code], folder))
+    answer = json.loads(printed_by(["sh", "-euc", code], folder))
     got = np.frombuffer(base64.b64decode(answer["rawOutputContents"][0]), "<f4")
     same(got, client.encode_text(["Nodule is present."]))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,19 +14,19 @@ import pytest
 from ctclip_client.contract import CHECK, RESCALE, SPACING, TEXT, TEXT_EMBEDDING_ENSEMBLE
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .support import IMAGE
+from ..programs import Done, run
+from .support import IMAGE, Handler, served
 
 
-def health_check(port: int | str, *options: str) -> subprocess.CompletedProcess[str]:
-    """As in the image: no package but the standard library is within reach."""
-    return subprocess.run(
-        [sys.executable, "-I", "-S", str(IMAGE / "health_check.py"), f"--port={port}", *options],
-        env={"TMPDIR": "/nowhere"},  # no self-check was begun
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def health_check(
+    port: int | str, *options: str, image: Path = IMAGE, left: str = "/nowhere"
+) -> Done:
+    """As in the image: no package but the standard library is within reach.
+
+    left: the folder in which a self-check, if one was begun, has left its result.
+    """
+    command = [sys.executable, "-I", "-S", image / "health_check.py", f"--port={port}", *options]
+    return run(command, env={"TMPDIR": left})
 
 
 def port_of(server: EmbeddedTriton) -> str:
@@ -65,38 +63,21 @@ def test_a_server_that_never_answers() -> None:
     assert "timed out" in done.stderr
 
 
-class Pretender(BaseHTTPRequestHandler):
+class Pretender(Handler):
     """Ready, and then the answers given."""
 
     answers: dict[str, Any]
 
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        outputs = self.answers[self.path.split("/")[3]]
+    def reply(self, body: bytes) -> None:
+        outputs = self.answers[self.path.split("/")[3]] if body else {}
         tensors = [{"name": name, "data": data} for name, data in outputs.items()]
-        self._answer(json.dumps({"outputs": tensors}).encode())
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Keep quiet."""
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer(json.dumps({"outputs": tensors}).encode())
 
 
 @pytest.fixture(scope="module")
 def pretending() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pretender) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with served(Pretender) as port:
+        yield port
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from ..programs import Done, run
 from .support import IMAGE, ROOT, image_files, run_serve
 
 LOWEST_RELEASE = (26, 8)
 WORD_PIECES = ROOT / "export/src/ctclip_export/text/word_pieces.py"
 ADMIN = "ctclip-admin=0123456789abcdef"
-Serve = Callable[..., "subprocess.CompletedProcess[str]"]
+Serve = Callable[..., Done]
 
 
 @pytest.mark.parametrize("file", ["deploy/image/Dockerfile", "docker-compose.yml", ".env.example"])
@@ -56,13 +56,7 @@ def test_tokenizers_works_without_the_packages_it_names(tmp_path: Path) -> None:
         "text = '[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\n[MASK]\\nnodule\\n'\n"
         "print(bert_tokenizer(text, 8).encode('Nodule').ids)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run([sys.executable, "-I", "-S", "-c", program])
     assert (done.stdout.strip(), done.stderr) == ("[2, 5, 3]", "")
 
 
@@ -132,15 +126,11 @@ print(model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
 def test_openvino_itself_obeys_the_variable(repository: Path) -> None:
     """With nothing pinned in the model, as in the official backend; bf16 on CPUs that have it."""
     path = repository / "ctclip_vision" / "1" / "model.onnx"
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-c", _LEFT_TO_ITSELF.format(path=str(path))],
-        env={**os.environ, "OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
+        env=os.environ | {"OV_CPU_MAX_ISA": "AVX512_CORE_VNNI"},
     )
-    assert done.stdout.strip() == "f32"
+    assert done.stdout.strip() == "f32", done.stderr
 
 
 def test_serve_closes_both_ports_to_who_has_no_key(serve: Serve) -> None:

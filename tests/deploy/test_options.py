@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from http.client import HTTPConnection
@@ -24,12 +23,13 @@ from ctclip_server.embedded.installation import find_installation
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..certificates import Certificates
+from ..programs import Done, run
 from .support import ROOT, read_services
 from .test_health_check import health_check, port_of
 
 FLAGS = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
 KEY, SECRET = "ctclip-admin", "0123456789abcdef"
-Serve = Callable[..., "subprocess.CompletedProcess[str]"]
+Serve = Callable[..., Done]
 
 
 def name_and_value(option: str) -> tuple[str, str | None]:
@@ -42,14 +42,8 @@ def name_and_value(option: str) -> tuple[str, str | None]:
 def known_to_2_51() -> set[str]:
     """Options that the embedded Triton prints for --help."""
     installation = find_installation()
-    done = subprocess.run(
-        [str(installation.binary), "--help"],
-        env={**os.environ, "LD_LIBRARY_PATH": str(installation.libraries)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(installation.libraries)}
+    done = run([installation.binary, "--help"], env=environment)
     return set(re.findall(r"^  --([a-z0-9-]+)", done.stderr + done.stdout, re.MULTILINE))
 
 

@@ -1,21 +1,28 @@
-"""Pages name files, commands, options and targets that exist; the README's Python runs."""
+"""Pages name files, commands, options and settings that exist; the README's Python runs."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-import subprocess
+import shlex
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
+from ctclip_client.cli.connection import FILE_VARIABLES, URL_VARIABLE
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..programs import run
 from .support import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+
+
+COMMANDS = {entry.name: entry for entry in entry_points(group="ctclip.commands")}
 
 
 def text(name: str) -> str:
@@ -30,13 +37,29 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_exist(page: Path) -> None:
+    folders = "benchmarks|deploy|docs|scripts|tests"
+    content = page.read_text(encoding="utf-8")
+    files = re.findall(rf"(?:^|[ `])((?:{folders})/[\w./-]+\.\w+)", content, re.MULTILINE)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_targets_exist(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
-    commands = {entry.name for entry in entry_points(group="ctclip.commands")}
-    assert set(re.findall(r"(?:^|`)ctclip ([a-z][a-z-]+)", content, re.MULTILINE)) <= commands
+    assert set(re.findall(r"(?:^|`)ctclip ([a-z][a-z-]+)", content, re.MULTILINE)) <= set(COMMANDS)
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
     lines = re.findall(r"(?:^|`|&& )make ((?:[a-z-]+ ?)+)", content, re.MULTILINE)
     assert {target for line in lines for target in line.split()} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_such_as_the_program_takes(page: Path) -> None:
+    lines = re.findall(r"^ctclip [^…\n]+$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    for _, name, *arguments in (shlex.split(line, comments=True) for line in lines):
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        COMMANDS[name].load().configure(parser)
+        parser.parse_args(arguments)
 
 
 def test_contributing_names_every_folder_and_none_that_is_not_there() -> None:
@@ -57,9 +80,28 @@ def test_python_of_the_readme(server: EmbeddedTriton, phantoms: Path, tmp_path: 
     (code,) = re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
     (tmp_path / "scan.nii.gz").symlink_to(phantoms / "ct0.nii.gz")
     code = code.replace("localhost:8001", server.grpc_url)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
-        timeout=120,
-    )  # fmt: skip
+    done = run([sys.executable, "-c", code], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 18
+
+
+def test_settings_of_the_deployment_are_explained_in_the_example() -> None:
+    names = set(re.findall(r"CTCLIP_[A-Z_]+", text("docs/deployment.md")))
+    of_callers = {URL_VARIABLE, *FILE_VARIABLES.values()}
+    assert names - of_callers
+    assert all(f"#{name}=" in text(".env.example") for name in names - of_callers)
+
+
+def test_options_of_triton_are_documented_ones() -> None:
+    flags = json.loads(text("tests/data/triton_flags.json"))
+    named = set(re.findall(r"`--([a-z-]+)", text("docs/deployment.md"))) - {"wait"}
+    assert named
+    assert named <= set(flags["flags"])
+
+
+def test_the_queue_is_that_of_the_config() -> None:
+    config = text("model_repository/ctclip_vision/config.pbtxt")
+    (length,) = re.findall(r"max_queue_size: (\d+)", config)
+    (wait_us,) = re.findall(r"default_timeout_microseconds: (\d+)", config)
+    assert f"up to {length} such" in text("docs/deployment.md")
+    assert f"after {int(wait_us) // 1_000_000} s, refused" in text("docs/deployment.md")

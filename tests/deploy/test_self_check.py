@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -21,10 +19,13 @@ from ctclip_client.release.self_check import FILE, read_self_check
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import edit_self_check
-from .support import image_files, run_serve
+from ..programs import Done
+from ..programs import run as run_program
+from .support import Handler, image_files, run_serve, served
+from .test_health_check import health_check, port_of
 
 RESULT = "ctclip-self-check"
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +41,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(image: Path, server: EmbeddedTriton, tmp_path: Path) -> Run:
     """Run the self-check against the real server, with nothing of this project installed."""
 
-    def start(repository: Path, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable, "-c", _WITHOUT_THE_CLIENT, str(image), f"--repository={repository}",
-                f"--result={tmp_path / RESULT}", f"--port={server.http_url.rpartition(':')[2]}",
-                f"--server-process={os.getpid()}", *options,
-            ],
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+    def start(repository: Path, *options: str) -> Done:
+        return run_program([
+            sys.executable, "-c", _WITHOUT_THE_CLIENT, image, f"--repository={repository}",
+            f"--result={tmp_path / RESULT}", f"--port={port_of(server)}",
+            f"--server-process={os.getpid()}", *options,
+        ])  # fmt: skip
 
     return start
 
@@ -149,10 +147,7 @@ def test_the_health_check_reads_it(
 ) -> None:
     if left is not None:
         (tmp_path / RESULT).write_text(left + "\n")
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", image / "health_check.py", f"--port={server.http_url[-5:]}"],
-        env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = health_check(port_of(server), image=image, left=str(tmp_path))
     assert done.returncode == (0 if healthy else 1), done.stderr
     assert ("health check: self-check" in done.stderr) == (not healthy)
     assert left is None or healthy or left in done.stderr
@@ -215,41 +210,19 @@ def test_it_asks_again_while_the_queue_is_full(
     run: Run, server: EmbeddedTriton, repository: Path, tmp_path: Path
 ) -> None:
     """A Triton that is busy twice, then hands on what the real one says."""
-    real = int(server.http_url.rpartition(":")[2])
-    answers = iter([503, 503])
+    busy = [503, 503]
 
-    class Busy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._hand_on("GET", None)
+    class Busy(Handler):
+        def reply(self, body: bytes) -> None:
+            if body and busy:
+                self.answer(status=busy.pop())
+                return
+            url = f"http://{server.http_url}{self.path}"
+            with urlopen(url, body or None, timeout=60) as answer:
+                self.answer(answer.read())
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = next(answers, 200)
-            if status == 200:
-                self._hand_on("POST", body)
-            else:
-                self.send_error(status, "the queue is full")
-
-        def _hand_on(self, method: str, body: bytes | None) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", real, timeout=60)
-            connection.request(method, self.path, body)
-            answer = connection.getresponse()
-            content = answer.read()
-            connection.close()
-            self.send_response(answer.status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Keep quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
-        thread = threading.Thread(target=busy.serve_forever)
-        thread.start()
-        done = run(repository, f"--port={busy.server_port}")
-        busy.shutdown()
-        thread.join()
+    with served(Busy) as port:
+        done = run(repository, f"--port={port}")
     assert done.returncode == 0, done.stderr
     assert result(tmp_path).startswith("passed")
-    assert next(answers, None) is None
+    assert not busy

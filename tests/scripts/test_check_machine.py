@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..programs import Done, run
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check-machine.sh"
 TOOLS = ("sh", "bash", "uname", "getconf", "cut", "printf", "sort", "head")
 
 
-def check(python: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["/bin/sh", SCRIPT, python], env=os.environ | environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def check(python: str, **environment: str) -> Done:
+    return run(["/bin/sh", SCRIPT, python], env=os.environ | environment)
 
 
 @pytest.fixture

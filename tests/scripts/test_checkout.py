@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from ..programs import run
 
 ROOT = Path(__file__).parents[2]
 GIT = shutil.which("git") or "git"
@@ -16,14 +17,13 @@ GIT = shutil.which("git") or "git"
 def checkout(tmp_path: Path) -> Path:
     """An empty repository with this project's rules of what to ignore."""
     folder = tmp_path / "checkout"
-    subprocess.run([GIT, "init", "--quiet", folder], check=True, timeout=60)
+    assert run([GIT, "init", "--quiet", folder]).returncode == 0
     shutil.copy(ROOT / ".gitignore", folder)
     return folder
 
 
 def ignored(checkout: Path, *paths: str) -> set[str]:
-    command = [GIT, "-C", str(checkout), "check-ignore", *paths]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = run([GIT, "-C", checkout, "check-ignore", *paths])
     assert done.returncode in {0, 1}, done.stderr
     return set(done.stdout.splitlines())
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from ..programs import Done, run
+
 RUN = Path(__file__).parents[2] / ".ci" / "run"
 
 
-def ci(programs: Path, failing: str) -> subprocess.CompletedProcess[str]:
+def ci(programs: Path, failing: str) -> Done:
     """failing: the target for which make fails, if any."""
     make = f'#!/bin/sh\necho "made $*"\ncase " $* " in *" {failing or "-"} "*) exit 2 ;; esac\n'
     for name in ("make", "docker-compose", "grpcurl", "qemu-x86_64"):
@@ -19,9 +20,7 @@ def ci(programs: Path, failing: str) -> subprocess.CompletedProcess[str]:
         path.write_text(make if name == "make" else "#!/bin/sh\n")
         path.chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [RUN], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return run([RUN], env=environment)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = tuple[tuple[float, ...], ...]
-
 
 @dataclass(frozen=True)
 class AffineForm:
@@ -20,7 +18,7 @@ class AffineForm:
     """
 
     code: int
-    affine: Rows
+    affine: tuple[tuple[float, ...], ...]
 
     @classmethod
     def of(cls, affine: NDArray[np.float64] | None, code: int) -> Self | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.contract import Finding
 from ctclip_client.errors import InvalidInput, Unreadable
 
 _REMEDY = 'Expected JSON: [{"finding": "…", "present": "…", "absent": "…"}, …].'
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 _KEYS = ("finding", "present", "absent")
 
 
@@ -20,10 +21,8 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
     Raises: Unreadable for a file that is no JSON, InvalidInput naming the entry that is wrong.
     """
     try:
-        content = json.loads(
-            path.read_text(encoding="utf-8-sig"),  # Notepad marks it
-            object_pairs_hook=_object,
-        )
+        text = path.read_text(encoding="utf-8-sig")  # Notepad marks it
+        content = json.loads(text, object_pairs_hook=_object)
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
     except (ValueError, RecursionError) as error:
@@ -39,24 +38,14 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
 
 
 def _entry(path: Path, index: int, entry: object) -> Finding:
-    if isinstance(entry, _Doubled):
-        raise InvalidInput(
-            f"{path}: entry {index}: got '{entry.key}' {len(entry.values)} times "
-            f"({', '.join(map(repr, entry.values))}), expected it once.",
-            _REMEDY,
-        )
     if not isinstance(entry, dict) or set(entry) != set(_KEYS):
         got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise InvalidInput(f"{path}: entry {index} has {got}, expected {list(_KEYS)}.", _REMEDY)
     for key in _KEYS:
-        if not isinstance(entry[key], str) or not entry[key].strip():
+        text = entry[key]
+        if not isinstance(text, str) or not text.strip() or _HALF_A_CHARACTER.search(text):
             raise InvalidInput(
-                f"{path}: entry {index}: '{key}' is {entry[key]!r}, expected text.", _REMEDY
-            )
-        if any("\ud800" <= letter <= "\udfff" for letter in entry[key]):
-            raise InvalidInput(
-                f"{path}: entry {index}: '{key}' is {entry[key]!a}, half a character that "
-                "UTF-8 cannot write.",
+                f"{path}: entry {index}: '{key}' is {text!a}, expected text that UTF-8 can write.",
                 _REMEDY,
             )
     if entry["present"].split() == entry["absent"].split():
@@ -68,17 +57,11 @@ def _entry(path: Path, index: int, entry: object) -> Finding:
     return Finding(**entry)
 
 
-@dataclass(frozen=True)
-class _Doubled:
-    """An object with the same key more than once: which of its values is meant is unknown."""
-
-    key: str
-    values: list[object]
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object] | _Doubled:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object whose keys are there once: which of several values is meant is unknown."""
     content = dict(pairs)
-    if len(content) == len(pairs):
-        return content
-    ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-    return _Doubled(key, [value for name, value in pairs if name == key])
+    if len(content) < len(pairs):
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        values = ", ".join(repr(value) for name, value in pairs if name == key)
+        raise ValueError(f"got {key!r} {count} times ({values}), expected it once")
+    return content

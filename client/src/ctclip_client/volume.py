@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -163,8 +162,6 @@ def _floats(name: str, values: Sequence[float], expected: str, count: int) -> tu
         numbers = ()
     if len(numbers) != count or isinstance(values, str):
         raise InvalidInput(f"{name}: got {values!r}, expected {expected}.")
-    if name == "spacing_mm" and not all(map(math.isfinite, numbers)):
-        raise InvalidInput(f"{name}: got {numbers}, expected {expected}, all finite.")
     return numbers
 
 

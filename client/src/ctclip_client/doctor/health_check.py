@@ -149,7 +149,7 @@ def _call(ensemble: Ensemble, answers: Answers) -> Call:
     }
     inputs = tuple(Input(tensor, every[tensor.name]) for tensor in ensemble.inputs)
     sizes = {**answers.sizes(), "P": len(prompts), "N": len(sentences)}
-    return Call(ensemble, inputs, sizes, VOLUME.name if VOLUME in ensemble.inputs else None)
+    return Call(ensemble, inputs, sizes)
 
 
 def _problems(arrays: Mapping[str, NDArray[Any]]) -> list[str]:
@@ -243,7 +243,7 @@ def refusal_check(triton: Triton) -> Check:
     spacing = np.array([np.nan, 1, 1], np.float64)
     inputs = (Input(SPACING, spacing), Input(RESCALE, np.array([1, 0], np.float32)))
     try:
-        triton.infer(Call(CHECK, inputs, {}))
+        triton.infer(Call(CHECK, inputs))
     except InvalidInput:
         return passed("refusal", "a spacing of NaN is refused")
     except CTClipError as error:

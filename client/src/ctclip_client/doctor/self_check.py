@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.contract import CHECK, VISION, VOLUME, ZERO_SHOT
+from ctclip_client.contract import CHECK, VISION, ZERO_SHOT
 from ctclip_client.doctor.health_check import Answers
 from ctclip_client.doctor.report import Check, failed, judged, not_run, warned
 from ctclip_client.doctor.triton import Triton
@@ -111,4 +111,4 @@ def _judged(check: SelfCheck, answer: Answer, config: Any) -> Check:
 def _call(check: SelfCheck) -> Call:
     arrays = check.inputs()
     inputs = tuple(Input(tensor, arrays[tensor.name]) for tensor in ZERO_SHOT.inputs)
-    return Call(ZERO_SHOT, inputs, {"P": len(check.prompts) // 2}, VOLUME.name)
+    return Call(ZERO_SHOT, inputs, {"P": len(check.prompts) // 2})

@@ -11,7 +11,6 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -66,7 +65,7 @@ class Nifti:
             header = _header(path, stream.read(_LARGEST_HEADER_BYTES))
             packed = isinstance(stream, gzip.GzipFile)
         shape = _shape(path, header)
-        layout = _layout(path, packed, header, shape)
+        offset, dtype = _layout(path, packed, header, shape)
         affine, spacing_mm, notes = (
             (None, None, ()) if options.as_stored else _placement(path, header)
         )
@@ -74,7 +73,7 @@ class Nifti:
         # NIfTI: a slope of 0 means no scaling; nibabel writes NaN for it.
         stated = slope != 0 and not math.isnan(slope)
         return Stored(
-            voxels=lambda: _voxels(path, layout),
+            voxels=lambda: _voxels(path, offset, dtype, shape),
             spacing_mm=spacing_mm,
             affine=affine,
             rescale=(slope, intercept) if stated else None,
@@ -211,20 +210,10 @@ def _shape(path: Path, header: Nifti1Header) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the voxels lie: byte offset in the unpacked file, dtype, shape (i, j, k)."""
-
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, int, int]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _layout(path: Path, packed: bool, header: Nifti1Header, shape: tuple[int, int, int]) -> _Layout:
+def _layout(
+    path: Path, packed: bool, header: Nifti1Header, shape: tuple[int, int, int]
+) -> tuple[int, np.dtype[Any]]:
+    """Where the voxels begin in the unpacked file, in bytes, and what each of them is."""
     code = int(header["datatype"])
     with _damaged(path, f"damaged header: datatype {code} is none of NIfTI's", _COPY_AGAIN):
         dtype = header.get_data_dtype()
@@ -235,36 +224,37 @@ def _layout(path: Path, packed: bool, header: Nifti1Header, shape: tuple[int, in
     offset = float(header["vox_offset"])
     if not offset >= header.sizeof_hdr or not offset.is_integer():
         raise Unreadable(f"{path}: damaged header: vox_offset is {offset:g}.", _COPY_AGAIN)
-    layout = _Layout(int(offset), dtype, shape)
-    room = path.stat().st_size * (_LARGEST_GZIP_RATIO if packed else 1)
-    if layout.offset + layout.nbytes > room:
+    nbytes, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if offset + nbytes > size * (_LARGEST_GZIP_RATIO if packed else 1):
         raise Unreadable(
-            f"{path}: cut short: the header promises {shape} voxels ({layout.nbytes:,} bytes), the "
-            f"file has {path.stat().st_size:,} bytes.",
+            f"{path}: cut short: the header promises {shape} voxels ({nbytes:,} bytes), the "
+            f"file has {size:,} bytes.",
             _COPY_AGAIN,
         )
-    return layout
+    return int(offset), dtype
 
 
-def _voxels(path: Path, layout: _Layout) -> NDArray[Any]:
+def _voxels(
+    path: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, int, int]
+) -> NDArray[Any]:
     """Read the array (i, j, k) in Fortran order, into its only copy."""
-    flat = np.empty(math.prod(layout.shape), layout.dtype)
+    flat = np.empty(math.prod(shape), dtype)
     room = flat.view(np.uint8).data
     done = 0
     with _opened(path) as stream:
-        stream.seek(layout.offset)
+        stream.seek(offset)
         # In pieces: GzipFile.readinto would hold all that it is asked for a second time.
-        while done < layout.nbytes:
+        while done < flat.nbytes:
             got = stream.readinto(room[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
             if not got:
                 raise Unreadable(
-                    f"{path}: cut short: {done:,} bytes of voxels, expected {layout.nbytes:,}.",
+                    f"{path}: cut short: {done:,} bytes of voxels, expected {flat.nbytes:,}.",
                     _COPY_AGAIN,
                 )
             done += got
         while stream.read(_CHUNK_BYTES):  # gzip's checksum is compared at the end of the stream
             pass
-    return flat.reshape(layout.shape, order="F")
+    return flat.reshape(shape, order="F")
 
 
 def _shortest_decimal(value: np.floating[Any]) -> Decimal:

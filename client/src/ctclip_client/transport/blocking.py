@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import grpc  # type: ignore[import-untyped]
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from ctclip_client.contract import PATHOLOGIES
 from ctclip_client.results import Classification, Explanation, Scores
 from ctclip_client.transport import procedures as _procedures
-from ctclip_client.transport.endpoint import SERVICE, Tls
+from ctclip_client.transport.base import BaseClient
 from ctclip_client.transport.infer import RELEASE_PATIENCE_S, release
-from ctclip_client.transport.setup import Setup, closed
-from ctclip_client.transport.steps import Flow, Pause, Session, SharedMemory, Step, T, Work
+from ctclip_client.transport.steps import Flow, Pause, Session, Step, T, Work
 from ctclip_client.volume import Volume
 
 
@@ -25,10 +24,10 @@ def run_procedure(client: Client, procedure: Callable[[Session], Flow[T]]) -> T:
 
     For questions that the client has no method for (`ctclip_client.doctor`); not public API.
     """
-    return client._run(procedure(client._setup.session))
+    return client._run(procedure(client._session))
 
 
-class Client:
+class Client(BaseClient):
     """A connection to one Triton that serves CT-CLIP. Threads may share it.
 
     Every method raises a class of `ctclip_client.errors`: InvalidInput (the request is wrong),
@@ -36,35 +35,7 @@ class Client:
     ServerError (the server failed, or its answer is not what the contract promises).
     """
 
-    def __init__(
-        self,
-        url: str = "localhost:8001",
-        timeout_s: float = 60.0,
-        *,
-        shared_memory: SharedMemory = "auto",
-        tls: Tls | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Describe the connection; it is opened by the first call.
-
-        Args:
-            url: host:port of the server's gRPC service.
-            timeout_s: seconds that one method may take, all its calls together. When they are
-                over, the server may still be working. It holds its own mapping of shared memory, so
-                letting go on this side is safe, and is asked to drop it later.
-            shared_memory: how voxels travel. "auto": through system shared memory where the
-                server is on this machine and takes it, otherwise in the gRPC message. True: only
-                so, with an error where it is not possible. False: never.
-            tls: the files of a TLS connection; None is a connection without encryption.
-            headers: sent with every call, for instance
-                {"triton-grpc-protocol-inference": KEY}. Never logged.
-
-        Raises:
-            InvalidInput: an argument is wrong.
-            Unreadable: a file of `tls` cannot be read.
-        """
-        self._setup = Setup.checked(url, timeout_s, shared_memory, tls, headers)
-        self._channel: grpc.Channel | None = self._setup.open(grpc)
+    _grpc = grpc
 
     def __enter__(self) -> Self:
         return self
@@ -72,46 +43,43 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"Client({self._setup.session.endpoint.address!r})"
-
     def close(self) -> None:
         """Close the connection. Safe to call twice.
 
         After a timeout it waits up to 5 s for the server to let go of the shared memory.
         """
-        if self._channel is None:
+        if self._closed:
             return
         try:
-            self._run(release(self._setup.session, RELEASE_PATIENCE_S))
+            self._run(release(self._session, RELEASE_PATIENCE_S))
         finally:
-            self._channel.close()
-            self._channel = None
+            if (channel := self._end()) is not None:
+                channel.close()
 
     def check_ready(self, ensemble: str = PATHOLOGIES.name) -> None:
         """Ask whether the server would answer, for instance before thousands of scans are read.
 
         Raises what a call would: Unavailable, DeadlineExceeded (after 5 s at most), NotReady, ….
         """
-        self._run(_procedures.ready(self._setup.session, ensemble))
+        self._run(_procedures.ready(self._session, ensemble))
 
     def pathologies(self, volume: Volume) -> Scores:
         """Score one volume with the bank of findings that the release was exported with."""
-        return self._run(_procedures.pathologies(self._setup.session, volume))
+        return self._run(_procedures.pathologies(self._session, volume))
 
     def explain(self, volume: Volume) -> Explanation:
         """Score one volume as `pathologies` does, with a map for each finding.
 
         `.relevance` is (F, T, H', W') float32; see `Explanation`, and `save_relevance` for images.
         """
-        return self._run(_procedures.explain(self._setup.session, volume))
+        return self._run(_procedures.explain(self._session, volume))
 
     def classify(self, volume: Volume) -> Classification:
         """Score one volume with the ClassFine head of the release: probabilities (18,) float32.
 
         NotReady, where the server's repository was exported without one.
         """
-        return self._run(_procedures.classify(self._setup.session, volume))
+        return self._run(_procedures.classify(self._session, volume))
 
     def zero_shot(self, volume: Volume, prompts: Sequence[_procedures.Prompt]) -> Scores:
         """Score one volume with the caller's prompts.
@@ -121,22 +89,21 @@ class Client:
             prompts: pairs (present, absent), or `Finding`s, which also give the pair a name. More
                 pairs than the server takes at once are sent in pieces; the scan is encoded once.
         """
-        return self._run(_procedures.zero_shot(self._setup.session, volume, prompts))
+        return self._run(_procedures.zero_shot(self._session, volume, prompts))
 
     def encode_image(self, volume: Volume) -> NDArray[np.float32]:
         """Embed one volume: (E,) float32 of length 1 (published models: E = 512)."""
-        return self._run(_procedures.encode_image(self._setup.session, volume))
+        return self._run(_procedures.encode_image(self._session, volume))
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed any number of texts: (N, E) float32 of length 1, in the order given.
 
         Empty texts are allowed; what is longer than 512 tokens is cut by the server.
         """
-        return self._run(_procedures.encode_text(self._setup.session, texts))
+        return self._run(_procedures.encode_text(self._session, texts))
 
     def _run(self, flow: Flow[T]) -> T:
-        if self._channel is None:
-            raise closed()
+        self._check_open()
         try:
             step = next(flow)
             while True:
@@ -155,7 +122,4 @@ class Client:
             return step.function()
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        if self._channel is None:
-            raise closed()
-        method = self._channel.unary_unary(f"/{SERVICE}/{step.method}")
-        return method(step.payload, timeout=step.timeout_s, metadata=self._setup.metadata)
+        return self._call(step)

@@ -88,9 +88,8 @@ class Endpoint:
             # Otherwise one client inherits the connection, and the backoff, of another.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        if (
-            self.loopback or not proxy
-        ):  # http_proxy is set in many hospitals, and leads nowhere from here
+        # http_proxy is set in many hospitals, and leads nowhere from here.
+        if self.loopback or not proxy:
             options.append(("grpc.enable_http_proxy", 0))
         return options
 

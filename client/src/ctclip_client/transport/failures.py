@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import grpc  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2
 
 from ctclip_client.errors import (
     CTClipError,
@@ -18,8 +19,8 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
-from ctclip_client.transport import wire as _wire
 from ctclip_client.transport.steps import Flow, Rpc, Session
+from ctclip_client.transport.wire import infer_request
 
 PROBE_TIMEOUT_S = 5.0
 """For the questions asked after a failure; they must not take as long as a scan."""
@@ -30,13 +31,14 @@ NOBODY_REMEDY = (
     "certificate needs --tls-cert and --tls-key, too."
 )
 _LONGEST_DETAIL = 600
+_KEY_REMEDY = "Give the headers (or TLS key) that the server asks for."
 _REMEDIES = {
     grpc.StatusCode.UNIMPLEMENTED: "Is this the gRPC service of a Triton? Its port is usually 8001 "
     "(8000 is HTTP, 8002 metrics).",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Something between here and Triton limits the size of "
     "messages, or the server is out of memory: raise the proxy's limit, or ask who runs it.",
-    grpc.StatusCode.UNAUTHENTICATED: "Give the headers (or TLS key) that the server asks for.",
-    grpc.StatusCode.PERMISSION_DENIED: "Give the headers (or TLS key) that the server asks for.",
+    grpc.StatusCode.UNAUTHENTICATED: _KEY_REMEDY,
+    grpc.StatusCode.PERMISSION_DENIED: _KEY_REMEDY,
 }
 
 
@@ -68,10 +70,7 @@ def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
     try:
         yield Rpc("ServerLive", b"", PROBE_TIMEOUT_S)
     except grpc.RpcError:
-        return Unavailable(
-            f"{where}: no Triton answers there ({why}).",
-            NOBODY_REMEDY,
-        )
+        return Unavailable(f"{where}: no Triton answers there ({why}).", NOBODY_REMEDY)
     if not (yield from is_ready(session, model)):
         return NotReady(
             f"{where}: the server runs, but its model {model} is unknown or not loaded ({why}).",
@@ -87,11 +86,12 @@ def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
 def is_ready(session: Session, model: str) -> Flow[bool]:
     """Ask whether a model can be used. False also where the question is not answered."""
     timeout_s = min(PROBE_TIMEOUT_S, session.timeout_s)
+    request = service_pb2.ModelReadyRequest(name=model).SerializeToString()
     try:
-        answer = yield Rpc("ModelReady", _wire.model_ready_request(model), timeout_s)
+        answer = yield Rpc("ModelReady", request, timeout_s)
     except grpc.RpcError:
         return False
-    return _wire.is_model_ready(answer)
+    return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
 
 def check_ready(session: Session, model: str) -> Flow[None]:
@@ -107,7 +107,7 @@ def check_ready(session: Session, model: str) -> Flow[None]:
     # refused as invalid by a server that would take it.
     brief = replace(session, timeout_s=min(PROBE_TIMEOUT_S, session.timeout_s))
     try:
-        yield Rpc("ModelInfer", _wire.infer_request(model, (), ()), brief.timeout_s)
+        yield Rpc("ModelInfer", infer_request(model, (), ()), brief.timeout_s)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
             raise (yield from translated(brief, error, model)) from error

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
 
-from ctclip_client.contract import Ensemble, Model
+from ctclip_client.contract import VOLUME, Ensemble, Model
 from ctclip_client.errors import ServiceError, Unavailable
 from ctclip_client.results import Transport
-from ctclip_client.transport import wire as _wire
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
 from ctclip_client.transport.shared_memory import Region
 from ctclip_client.transport.steps import Deadline, Flow, Pause, Rpc, Session, Work
-from ctclip_client.transport.wire import Input
+from ctclip_client.transport.wire import Input, infer_request, infer_response
 
 RELEASE_PATIENCE_S = 5.0
 _RELEASE_INTERVAL_S = 0.2
@@ -25,15 +25,14 @@ _RELEASE_INTERVAL_S = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """model: what to run. inputs: its tensors; `shareable`: the one that may go by shared memory.
+    """model: what to run. inputs: its tensors; VOLUME may go by shared memory.
 
     sizes: free axes of the outputs that the inputs have fixed.
     """
 
     model: Model | Ensemble
     inputs: tuple[Input, ...]
-    sizes: Mapping[str, int]
-    shareable: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,54 +49,58 @@ def infer(session: Session, call: Call, deadline: Deadline) -> Flow[Answer]:
     """Run one model.
 
     Raises:
-        CTClipError: one of the classes that `_failures.translated` tells apart.
+        CTClipError: one of the classes that `failures.translated` tells apart.
     """
     try:
-        if call.shareable is not None and session.tries_shared_memory:
-            answer = yield from _through_shared_memory(session, call, deadline)
-            if answer is not None:
-                return answer
+        volume = next((item for item in call.inputs if item.tensor == VOLUME), None)
+        if volume is None or not session.tries_shared_memory:
+            return (yield from _in_message(call, call.inputs, deadline))
+        answer = yield from _through_shared_memory(session, call, volume, deadline)
+        if answer is None:
             answer = yield from _in_message(call, call.inputs, deadline)
             session.refused = True  # only now: it works, and not with shared memory
-            return answer
-        return (yield from _in_message(call, call.inputs, deadline))
+        return answer
     except grpc.RpcError as error:
         raise (yield from translated(session, error, call.model.name)) from error
 
 
 def _in_message(call: Call, inputs: Sequence[Input], deadline: Deadline) -> Flow[Answer]:
     started = time.perf_counter()
-    payload = yield Work(lambda: _wire.infer_request(call.model.name, inputs, call.model.outputs))
+    payload = yield Work(lambda: infer_request(call.model.name, inputs, call.model.outputs))
     packed = time.perf_counter()
     response = yield Rpc("ModelInfer", payload, deadline.left_s())
     answered = time.perf_counter()
     return Answer(
-        arrays=_wire.infer_response(response, call.model.outputs, call.sizes),
+        arrays=infer_response(response, call.model.outputs, call.sizes),
         pack_ms=(packed - started) * 1000,
         infer_ms=(answered - packed) * 1000,
         transport=Transport("grpc", sum(item.array.nbytes for item in inputs)),
     )
 
 
-def _through_shared_memory(session: Session, call: Call, deadline: Deadline) -> Flow[Answer | None]:
+def _through_shared_memory(
+    session: Session, call: Call, volume: Input, deadline: Deadline
+) -> Flow[Answer | None]:
     """None: this way is not open, and the voxels have not been sent."""
     started = time.perf_counter()
-    shared = next(item for item in call.inputs if item.tensor.name == call.shareable)
     must = session.shared_memory is True
     yield from release(session, 0)
     try:
-        region = yield Work(lambda: Region(shared.array.nbytes))
+        region = yield Work(lambda: Region(volume.array.nbytes))
     except OSError as error:
         if must:
             raise ServiceError(
-                f"shared memory: {error.strerror or error} ({shared.array.nbytes:,} bytes).",
+                f"shared memory: {error.strerror or error} ({volume.array.nbytes:,} bytes).",
                 "Enlarge /dev/shm (shm_size of a container), or leave shared_memory at 'auto'.",
             ) from error
         return None
     try:
         try:
-            yield Rpc("SystemSharedMemoryRegister", _wire.register_request(region),
-                      min(PROBE_TIMEOUT_S, deadline.left_s()))  # fmt: skip
+            request = service_pb2.SystemSharedMemoryRegisterRequest(
+                name=region.name, key=region.key, offset=0, byte_size=region.nbytes
+            ).SerializeToString()
+            timeout_s = min(PROBE_TIMEOUT_S, deadline.left_s())
+            yield Rpc("SystemSharedMemoryRegister", request, timeout_s)
         except grpc.RpcError as error:
             if must:
                 raise _cannot_share(session, error) from error
@@ -106,21 +109,14 @@ def _through_shared_memory(session: Session, call: Call, deadline: Deadline) -> 
             # The server holds its own mapping now. Without a name nothing is left behind even
             # when this process is killed.
             region.unlink()
-            yield Work(lambda: region.write(shared.array))
+            yield Work(lambda: region.write(volume.array))
             copied = time.perf_counter()
-            inputs = tuple(
-                Input(item.tensor, item.array, region) if item is shared else item
-                for item in call.inputs
-            )
+            inputs = [replace(i, region=region) if i is volume else i for i in call.inputs]
             answer = yield from _in_message(call, inputs, deadline)
         finally:
             yield from _unregister(session, region.name)
-        return Answer(
-            arrays=answer.arrays,
-            pack_ms=(copied - started) * 1000 + answer.pack_ms,
-            infer_ms=answer.infer_ms,
-            transport=Transport("shared_memory", region.nbytes),
-        )
+        pack_ms = (copied - started) * 1000 + answer.pack_ms
+        return replace(answer, pack_ms=pack_ms, transport=Transport("shared_memory", region.nbytes))
     finally:
         region.close()
 
@@ -142,8 +138,9 @@ def release(session: Session, patience_s: float) -> Flow[None]:
 def _unregister(session: Session, name: str) -> Flow[None]:
     """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
     session.unreleased.add(name)
+    request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
-        yield Rpc("SystemSharedMemoryUnregister", _wire.unregister_request(name), PROBE_TIMEOUT_S)
+        yield Rpc("SystemSharedMemoryUnregister", request, PROBE_TIMEOUT_S)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a server that is gone holds nothing
             return

@@ -23,8 +23,8 @@ from ctclip_client.contract import (
     TEXT,
     TEXT_EMBEDDING_ENSEMBLE,
     TEXT_ENCODER,
-    VOLUME,
     ZERO_SHOT,
+    Ensemble,
     Finding,
 )
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError, Unavailable
@@ -44,38 +44,40 @@ _BROKEN = "The model is broken for this scan; check it with ctclip doctor and ct
 
 def pathologies(session: Session, volume: Volume) -> Flow[Scores]:
     """Score a volume with the release's own bank of findings."""
-    started = time.perf_counter()
-    call = Call(PATHOLOGIES, _scan(volume), {}, VOLUME.name)
-    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
-    provenance = _provenance(answer)
-    _check_count(answer, "findings", provenance.findings)
-    return _scores(answer, answer, provenance.findings, _timed(_stages(answer), started))
+    _, scores = yield from _by_own_bank(session, volume, PATHOLOGIES)
+    return scores
 
 
 def explain(session: Session, volume: Volume) -> Flow[Explanation]:
     """Score a volume with the release's own bank, and say where each score comes from."""
-    started = time.perf_counter()
-    call = Call(EXPLAIN, _scan(volume), {}, VOLUME.name)
-    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
-    provenance = _provenance(answer)
-    _check_count(answer, "findings", provenance.findings)
+    answer, scores = yield from _by_own_bank(session, volume, EXPLAIN)
     relevance = _float32(answer, "RELEVANCE")[0]
-    _, token_shape = provenance.geometry()
+    _, token_shape = scores.provenance.geometry()
     if relevance.shape[1:] != token_shape:
         raise ServerError(
             f"RELEVANCE: got {list(relevance.shape[1:])} tokens, PROVENANCE says "
             f"{list(token_shape)}.",
             _MIXED,
         )
-    scores = _scores(answer, answer, provenance.findings, _timed(_stages(answer), started))
     values = {entry.name: getattr(scores, entry.name) for entry in fields(scores)}
     return Explanation(**values, relevance=relevance)
+
+
+def _by_own_bank(
+    session: Session, volume: Volume, ensemble: Ensemble
+) -> Flow[tuple[Answer, Scores]]:
+    started = time.perf_counter()
+    call = Call(ensemble, _scan(volume))
+    answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
+    findings = _provenance(answer).findings
+    _check_count(answer, "findings", findings)
+    return answer, _scores(answer, answer, findings, _timed(_stages(answer), started))
 
 
 def classify(session: Session, volume: Volume) -> Flow[Classification]:
     """Score a volume with the ClassFine head of the release, if it has one."""
     started = time.perf_counter()
-    call = Call(CLASSIFY, _scan(volume), {}, VOLUME.name)
+    call = Call(CLASSIFY, _scan(volume))
     try:
         answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     except NotReady as error:
@@ -111,10 +113,10 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
     deadline = Deadline(session.timeout_s)
     if len(bank) <= PAIRS_AT_ONCE:
         inputs = (*_scan(volume), Input(PROMPTS, strings(texts)))
-        call = Call(ZERO_SHOT, inputs, {"P": len(bank)}, VOLUME.name)
+        call = Call(ZERO_SHOT, inputs, {"P": len(bank)})
         answer = yield from _infer_scan(session, volume, call, deadline)
         return _scores(answer, answer, names, _timed(_stages(answer), started))
-    call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume), {}, VOLUME.name)
+    call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume))
     image = yield from _infer_scan(session, volume, call, deadline)
     encoded = time.perf_counter()
     size = image.arrays["IMAGE_EMBEDDING"].shape[1]
@@ -135,7 +137,7 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
 
 def encode_image(session: Session, volume: Volume) -> Flow[NDArray[np.float32]]:
     """Embed a volume: (E,) float32 of length 1."""
-    call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume), {}, VOLUME.name)
+    call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume))
     answer = yield from _infer_scan(session, volume, call, Deadline(session.timeout_s))
     _provenance(answer)  # a server of another contract is refused here, too
     embedding: NDArray[np.float32] = _float32(answer, "IMAGE_EMBEDDING")[0]
@@ -166,7 +168,7 @@ def _too_thin(
     session: Session, volume: Volume, error: ServerError, deadline: Deadline
 ) -> Flow[CTClipError]:
     try:
-        answer = yield from infer(session, Call(CHECK, _scan(volume)[1:], {}), deadline)
+        answer = yield from infer(session, Call(CHECK, _scan(volume)[1:]), deadline)
         geometry, _ = _provenance(answer).geometry()
     except CTClipError:
         return error
@@ -188,9 +190,8 @@ def _text_embeddings(
     pieces = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some = texts[start : start + _TEXTS_AT_ONCE]
-        call = Call(
-            TEXT_EMBEDDING_ENSEMBLE, (Input(TEXT, strings(some)),), {**sizes, "N": len(some)}
-        )
+        inputs = (Input(TEXT, strings(some)),)
+        call = Call(TEXT_EMBEDDING_ENSEMBLE, inputs, {**sizes, "N": len(some)})
         answer = yield from infer(session, call, deadline)
         piece = _float32(answer, "TEXT_EMBEDDING")
         sizes = {"E": piece.shape[1]}
@@ -219,7 +220,7 @@ def _same_release(
     that states it is asked last: a promotion loads all models before the ensembles are switched,
     so every order of events in which the calls met two releases ends with another one than `first`.
     """
-    answer = yield from infer(session, Call(CHECK, _scan(volume)[1:], {}), deadline)
+    answer = yield from infer(session, Call(CHECK, _scan(volume)[1:]), deadline)
     last = _provenance(answer)
     if last.release != first.release:
         raise Unavailable(

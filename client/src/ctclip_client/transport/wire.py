@@ -135,32 +135,6 @@ def infer_response(
     return arrays
 
 
-def register_request(region: Region) -> bytes:
-    """Serialise a SystemSharedMemoryRegisterRequest for a whole region."""
-    return bytes(
-        service_pb2.SystemSharedMemoryRegisterRequest(
-            name=region.name, key=region.key, offset=0, byte_size=region.nbytes
-        ).SerializeToString()
-    )
-
-
-def unregister_request(region_name: str) -> bytes:
-    """Serialise a SystemSharedMemoryUnregisterRequest. (An empty name would mean all regions.)"""
-    return bytes(
-        service_pb2.SystemSharedMemoryUnregisterRequest(name=region_name).SerializeToString()
-    )
-
-
-def model_ready_request(model: str) -> bytes:
-    """Serialise a ModelReadyRequest."""
-    return bytes(service_pb2.ModelReadyRequest(name=model).SerializeToString())
-
-
-def is_model_ready(answer: bytes) -> bool:
-    """Read a ModelReadyResponse."""
-    return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
-
-
 def _matches(shape: tuple[int, ...], tensor: Tensor, bound: dict[str, int]) -> bool:
     if len(shape) != len(tensor.dims):
         return False
