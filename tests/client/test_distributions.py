@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ctclip_client.cli.distributions import COMMANDS, INSPECTORS, how_to_install
+from ctclip_client.system.distributions import COMMANDS, INSPECTORS, how_to_install
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("client", "export", "server", "benchmarks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def test_runs_are_kept_in_order_and_lines_are_never_changed(repository: Path) ->
     assert (export.passed, export.steps[0].figures) == (True, {"shift: Y": 1e-6})
     assert others == [FAILED, replace(PASSED, engines=X)]
     assert [path.name for path in path.parent.iterdir() if "part" in path.suffix] == []
+
+
+def test_runs_that_end_together_are_all_kept(repository: Path) -> None:
+    """Two parity checks of one release, a failed one among them."""
+    runs = [replace(PASSED if n % 2 else FAILED, scans=n) for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda run: append_run(repository, 1, run), runs))
+    assert sorted(run.scans for run in read_runs(repository, 1)) == list(range(40))
 
 
 def test_a_run_that_compared_nothing_is_not_kept(repository: Path) -> None:

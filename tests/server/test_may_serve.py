@@ -84,7 +84,7 @@ def test_a_plan_of_another_name_is_one_more(release: Path) -> None:
     other = (folder / "configs/tensorrt.pbtxt").read_text()
     other += 'default_model_filename: "other.plan"\n'
     (folder / "configs/other.pbtxt").write_text(other)
-    run(release, passed=True, engines={GRAPH: sha256(folder / "1/model.plan")})
+    passes(release, **{GRAPH: sha256(folder / "1/model.plan")})
     assert "the engine of 'shift/other.plan' was never compared" in refused(release)
 
 

@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the repository that it serves: compare its answers with those recorded there",
     )  # fmt: skip
     add_connection_options(
-        parser, "the server to examine, in place of PATH|URL; grpcs:// there means --tls",
+        parser, "the server to examine, in place of PATH|URL",
         timeout_help=f"for each request ({_TIMEOUT_S:g} if not given)",
     )  # fmt: skip
     parser.set_defaults(timeout_s=None)  # told apart: it is refused for what is no server

@@ -16,8 +16,8 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from ctclip_client.cli import streams
-from ctclip_client.cli.distributions import COMMANDS, how_to_install
 from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CTClipError
+from ctclip_client.system.distributions import COMMANDS, how_to_install
 from ctclip_client.system.terminal import printable
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ctclip_client.cli.distributions import INSPECTORS, how_to_install
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.doctor.report import Check
 from ctclip_client.errors import InvalidInput
+from ctclip_client.system.distributions import INSPECTORS, how_to_install
 from ctclip_client.system.progress import Stages
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from ctclip_client.contract import CHECK
 from ctclip_client.release.json_records import damaged, parse, read_bytes, read_record
 from ctclip_client.release.records import PROVENANCE, read_model_record
-from ctclip_client.system.files import placed
+from ctclip_client.system.files import locked, placed
 
 FILE = "parity_runs.jsonl"
 OLD_FILE = "ladder.json"
@@ -123,11 +124,14 @@ def append_run(repository: Path, version: int, run: ParityRun) -> bool:
     """
     if not run.compared:
         return False
-    read_runs(repository, version)
     path = _folder(repository, version) / FILE
-    before = read_bytes(path).rstrip() + b"\n" if path.exists() else b""
-    with placed(path) as file:
-        file.write(before.lstrip() + _line(run))
+    with ExitStack() as stack:
+        with suppress(OSError):  # on a disk without locks, two that end together may lose one
+            stack.enter_context(locked(path.parent, wait=True))
+        read_runs(repository, version)
+        before = read_bytes(path).rstrip() + b"\n" if path.exists() else b""
+        with placed(path) as file:
+            file.write(before.lstrip() + _line(run))
     return True
 
 

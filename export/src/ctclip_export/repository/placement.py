@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -13,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput
+from ctclip_client.system.files import locked
 
 CONFIG = "config.pbtxt"
 
@@ -86,7 +85,7 @@ def _work_folder(out: Path) -> Path:
 def _make_work(folder: Path, name: str) -> Path:
     prefix = f".{name}.staging-"
     for abandoned in folder.glob(f"{prefix}*"):  # by a killed export: gigabytes each time
-        with contextlib.suppress(OSError), _lock(abandoned):
+        with contextlib.suppress(OSError), locked(abandoned, wait=False):
             shutil.rmtree(abandoned, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
 
@@ -108,18 +107,8 @@ def _alive(work: Path) -> Iterator[None]:
     """Mark the folder as one whose export is alive; the mark goes with the process."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # without locks (some NFS) leftovers stay, no more
-            stack.enter_context(_lock(work))
+            stack.enter_context(locked(work, wait=False))
         yield
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _place(staging: Path, out: Path, old: Path, owned: Collection[str]) -> None:

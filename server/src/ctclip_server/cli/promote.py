@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ctclip_server.cli import releases as _releases
+from ctclip_server.cli import releases
 
 SUMMARY = "Make a newer release serve, all its models together, without a failed request."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    _releases.configure(parser)
+    releases.configure(parser)
     parser.add_argument(
         "--from",
         type=Path,
@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CTClipError: it may not serve, or could not; the one that served still does.
     """
-    return _releases.switch(args, back=False)
+    return releases.switch(args, back=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from ctclip_server.cli import releases as _releases
+from ctclip_server.cli import releases
 
 SUMMARY = "Make the release before the present one serve again, without a failed request."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    _releases.configure(parser)
+    releases.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,4 +20,4 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CTClipError: it may not serve, or could not; the one that served still does.
     """
-    return _releases.switch(args, back=True)
+    return releases.switch(args, back=True)

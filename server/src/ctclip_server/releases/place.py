@@ -48,7 +48,7 @@ def place_release(members: Members, candidate: Members) -> int:
     _check_same_tensors(members, candidate)
     content = _content(candidate, source)
     for version in members.complete_versions():
-        if _content(members, version) == content:
+        if content is not None and _content(members, version) == content:
             return version
     _name_served_versions(members)
     # Above every folder there is: leftovers of an interrupted copy, too.
