@@ -86,9 +86,9 @@ def test_the_compiler_numbers_gpus_as_the_driver_does(
         "sys.exit(os.environ['CUDA_DEVICE_ORDER'] + ' ' + os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     monkeypatch.setattr(process_module, "_COMMAND", (sys.executable, "-c", program))
-    job = Job(RTX.name, "m/1/x", "plan", str(tmp_path / "outcome"), "8.0", {}, 0, "")
+    job = Job(RTX.name, "ctclip_vision", "model.onnx", str(tmp_path / "plan"), "8.0", {})
     with pytest.raises(EngineError, match=r"exit code 1 and without a result \(PCI_BUS_ID 1\)"):
-        compile_in_process(job, lambda _: None)
+        compile_in_process(job)
 
 
 def test_so_does_the_parity_check_where_it_runs_a_plan(

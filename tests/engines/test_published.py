@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Model
-from ctclip_export.engines.build import WORKSPACE_BYTES
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.layers import LayerReport, read_layers
@@ -36,10 +35,9 @@ def compiled(proto: onnx.ModelProto, model: Model, precision: str, folder: Path)
     onnx.save(proto, graph)
     check_typed_graph(graph, precision)
     job = Job(
-        RTX.name, str(graph), str(folder / RTX.plan), str(folder / "outcome.json"), "8.0",
-        profile_of(model, graph), WORKSPACE_BYTES, "",
-    )  # fmt: skip
-    report = read_layers(compile_in_process(job, lambda _: None).log, graph)
+        RTX.name, model.name, str(graph), str(folder / RTX.plan), "8.0", profile_of(model, graph)
+    )
+    report = read_layers(compile_in_process(job).log, graph)
     assert report is not None
     return report
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +18,7 @@ from ctclip_client.contract import TEXT_ENCODER, VISION
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.engines import EngineRecord
+from ctclip_export.engines import process as process_module
 from ctclip_export.engines.build import build_engines, check_memory
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu
@@ -27,9 +26,8 @@ from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.key import Key, difference, require
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
-from ctclip_export.engines.run import checked_engine, missing_engine
+from ctclip_export.engines.run import missing_engine
 from ctclip_export.engines.target import RTX, TENSORRT, EngineError
-from ctclip_export.graphs.guards import remove_guard
 
 Copied = Callable[..., Path]
 Vouch = Callable[[Path], None]
@@ -45,92 +43,70 @@ def edit(path: Path, change: Callable[[onnx.GraphProto], None]) -> None:
     onnx.save(proto, path)
 
 
-def _decompose_norm(graph: onnx.GraphProto) -> None:
-    """A LayerNormalization as a converter that takes operators apart would leave it, in float16."""
-    norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
-    at = list(graph.node).index(norm)
-    source, gain = norm.input[0], norm.input[1]
-    last = int(onnx.helper.get_node_attr_value(norm, "axis"))
-    weights = next(tensor for tensor in graph.initializer if tensor.name == gain)
-    half = numpy_helper.from_array(numpy_helper.to_array(weights).astype(np.float16), "gain_half")
-    axes = numpy_helper.from_array(np.array([last], np.int64), "norm_axes")
-    epsilon = numpy_helper.from_array(np.array(1e-5, np.float16), "norm_epsilon")
-    graph.initializer.extend([half, axes, epsilon])
-    made = [
-        helper.make_node("Cast", [source], ["n_half"], to=TensorProto.FLOAT16),
-        helper.make_node("ReduceMean", ["n_half", "norm_axes"], ["n_mean"], name="mean_of_norm"),
-        helper.make_node("Sub", ["n_half", "n_mean"], ["n_centred"]),
-        helper.make_node("Mul", ["n_centred", "n_centred"], ["n_squares"]),
-        helper.make_node("ReduceMean", ["n_squares", "norm_axes"], ["n_variance"]),
-        helper.make_node("Add", ["n_variance", "norm_epsilon"], ["n_safe"]),
-        helper.make_node("Sqrt", ["n_safe"], ["n_deviation"]),
-        helper.make_node("Div", ["n_centred", "n_deviation"], ["n_unit"]),
-        helper.make_node("Mul", ["n_unit", "gain_half"], ["n_scaled"]),
-        helper.make_node("Cast", ["n_scaled"], [norm.output[0]], to=TensorProto.FLOAT),
-    ]
-    graph.node.remove(norm)
+def insert(graph: onnx.GraphProto, reader: onnx.NodeProto, *made: onnx.NodeProto) -> None:
+    """Put nodes in a row between a node and its first input."""
+    at = list(graph.node).index(reader)
     for offset, node in enumerate(made):
+        node.input.insert(0, made[offset - 1].output[0] if offset else reader.input[0])
         graph.node.insert(at + offset, node)
+    reader.input[0] = made[-1].output[0]
 
 
-def test_a_decomposed_norm_in_fp16_is_named(copied: Copied, vouch: Vouch, tmp_path: Path) -> None:
-    repository = copied("fp16")
-    graph = graph_of(repository)
-    edit(graph, _decompose_norm)
-    vouch(graph)
-    with pytest.raises(
-        EngineError, match=r"node 'mean_of_norm' \(ReduceMean\) is a decomposed LayerNorm"
-    ):
-        build_engines(repository, RTX, out=tmp_path / "engines")
-    assert not list((tmp_path / "engines").glob("**/model.rtx"))
+def first(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
+    return next(node for node in graph.node if node.op_type == operator)
+
+
+def _decompose_norm(graph: onnx.GraphProto) -> None:
+    """A piece of a LayerNormalization that a converter took apart, in float16."""
+    insert(
+        graph, first(graph, "LayerNormalization"),
+        helper.make_node("Cast", [], ["n_half"], to=TensorProto.FLOAT16),
+        helper.make_node("Sqrt", [], ["n_deviation"], name="deviation_of_norm"),
+        helper.make_node("Cast", [], ["n_back"], to=TensorProto.FLOAT),
+    )  # fmt: skip
 
 
 def _search_in_half(graph: onnx.GraphProto) -> None:
-    search = next(node for node in graph.node if node.op_type == "ArgMax")
-    at = list(graph.node).index(search)
-    cast = helper.make_node("Cast", [search.input[0]], ["near"], to=TensorProto.FLOAT16)
-    search.input[0] = "near"
-    graph.node.insert(at, cast)
+    cast = helper.make_node("Cast", [], ["near"], to=TensorProto.FLOAT16)
+    insert(graph, first(graph, "ArgMax"), cast)
 
 
 def _einsum(graph: onnx.GraphProto) -> None:
-    product = next(node for node in graph.node if node.op_type == "MatMul")
+    product = first(graph, "MatMul")
     product.op_type = "Einsum"
     product.attribute.append(helper.make_attribute("equation", "...ij,jk->...ik"))
 
 
 def _uneven_zero_point(graph: onnx.GraphProto) -> None:
-    node = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    node = first(graph, "QuantizeLinear")
     zero = next(tensor for tensor in graph.initializer if tensor.name == node.input[2])
     zero.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), zero.name))
 
 
 def _rounded_search(graph: onnx.GraphProto) -> None:
     makers = {output: node for node in graph.node for output in node.output}
-    (search,) = (makers[node.input[0]] for node in graph.node if node.op_type == "ArgMax")
-    at = list(graph.node).index(search)
-    scale = numpy_helper.from_array(np.array(0.01, np.float32), "s_scale")
-    zero = numpy_helper.from_array(np.array(0, np.int8), "s_zero")
-    graph.initializer.extend([scale, zero])
-    tail = ["s_scale", "s_zero"]
-    made = [
-        helper.make_node("QuantizeLinear", [search.input[0], *tail], ["s_low"]),
-        helper.make_node("DequantizeLinear", ["s_low", *tail], ["s_back"]),
-    ]
-    search.input[0] = "s_back"
-    for offset, node in enumerate(made):
-        graph.node.insert(at + offset, node)
+    tail = {"s_scale": np.array(0.01, np.float32), "s_zero": np.array(0, np.int8)}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in tail.items())
+    insert(
+        graph, makers[first(graph, "ArgMax").input[0]],
+        helper.make_node("QuantizeLinear", [*tail], ["s_low"]),
+        helper.make_node("DequantizeLinear", [*tail], ["s_back"]),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("precision", "change", "reason"),
     [
+        (
+            "fp16", _decompose_norm,
+            r"'deviation_of_norm' \(Sqrt\) is a decomposed LayerNormalization in float16",
+        ),
         ("fp16", _search_in_half, r"\(ArgMax\) searches the codebook in float16"),
         ("fp32", _einsum, r"\(Einsum\) is an Einsum, which no attention kernel matches"),
         ("int8", _uneven_zero_point, r"\(QuantizeLinear\) has a zero point other than 0"),
         ("int8", _rounded_search, r"\(MatMul\) searches the codebook in int8"),
     ],
-)
+)  # fmt: skip
 def test_what_low_precision_must_not_do(
     precision: str, change: Callable[[onnx.GraphProto], None], reason: str, copied: Copied
 ) -> None:
@@ -159,10 +135,19 @@ def test_a_precision_that_is_not_the_promised_one(
         check_typed_graph(graph_of(exported(held)), promised)
 
 
+def test_a_build_checks_what_it_is_given(copied: Copied, vouch: Vouch, tmp_path: Path) -> None:
+    repository = copied()
+    graph = graph_of(repository)
+    edit(graph, _einsum)
+    vouch(graph)
+    with pytest.raises(EngineError, match=r"ctclip_vision: node .* is an Einsum"):
+        build_engines(repository, RTX, out=tmp_path / "engines")
+    assert not (tmp_path / "engines").exists()
+
+
 def test_a_graph_that_was_swapped_is_refused(copied: Copied, tmp_path: Path) -> None:
     repository = copied()
     graph = graph_of(repository, TEXT_ENCODER.name)
-    edit(graph, lambda g: g.initializer[0].CopyFrom(g.initializer[0]))
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(EngineError, match=r"ctclip_text: model\.onnx is not the file that prov"):
         build_engines(repository, RTX, out=tmp_path / "engines")
@@ -209,7 +194,6 @@ def test_the_right_engine_is_taken(built: Path, key: Key) -> None:
         ({"profile": {"VOXELS": [[1]]}}, "it was built for other shapes"),
         ({"plan_sha256": "0" * 64}, "is not the file that engine.json describes"),
         ({"plan_bytes": 7}, "model.plan is truncated: 6 of 7 bytes"),
-        ({"onnx_sha256": "0" * 64}, "built from another ONNX file"),
         ({"onnx_sha256": None}, "onnx_sha256: got null, expected text"),
     ],
 )
@@ -243,31 +227,32 @@ def test_an_engine_of_another_graph_is_built_anew(copied: Copied, tmp_path: Path
 # --- builds that cannot be, or do not end well ---
 
 
-def test_a_compiler_that_is_killed_is_a_failure(copied: Copied, tmp_path: Path) -> None:
-    graph = graph_of(copied("fp32"))
-    job = Job(
-        RTX.name, str(graph), str(tmp_path / "model.rtx"), str(tmp_path / "outcome.json"), "8.0",
-        profile_of(VISION, graph), 2**30, "",
+@pytest.fixture
+def job(exported: Callable[[str], Path], tmp_path: Path) -> Job:
+    graph = graph_of(exported("fp32"))
+    return Job(
+        RTX.name, VISION.name, str(graph), str(tmp_path / "model.rtx"), "8.0",
+        profile_of(VISION, graph),
     )  # fmt: skip
+
+
+def test_a_graph_that_the_library_does_not_take_is_said(job: Job) -> None:
+    """Its guard: a build takes it out first."""
     with pytest.raises(EngineError, match="its parser refuses the graph: node 'guard_"):
-        compile_in_process(job, lambda _: None)
-    proto = onnx.load(graph)
-    remove_guard(proto)
-    onnx.save(proto, graph)
+        compile_in_process(job)
 
-    def kill(process: int) -> None:
-        threading.Timer(0.3, os.kill, (process, signal.SIGKILL)).start()
 
+def test_a_compiler_that_is_killed_is_a_failure(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    suicide = "import os; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(process_module, "_COMMAND", (sys.executable, "-c", suicide))
     with pytest.raises(EngineError, match="the compiler was killed by SIGKILL") as caught:
-        compile_in_process(job, lambda _: None, kill)
+        compile_in_process(job)
     assert "out of memory" in caught.value.remedy
 
 
 def test_without_a_plan_there_is_nothing_to_run(exported: Callable[[str], Path]) -> None:
     graph = graph_of(exported("fp32"))
     assert missing_engine(graph).startswith("no model.plan in the repository")
-    with pytest.raises(InvalidInput, match=r"ctclip_vision has no model\.plan"):
-        checked_engine(VISION, graph, "fp32")
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")

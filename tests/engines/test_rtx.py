@@ -9,17 +9,30 @@ from pathlib import Path
 import onnx
 import pytest
 
-from ctclip_client.contract import CLASSFINE, FINDINGS, RELEVANCE, SCORE, TEXT_ENCODER, VISION
+from ctclip_client.contract import (
+    CLASSFINE,
+    FINDINGS,
+    RELEVANCE,
+    SCORE,
+    TEXT_ENCODER,
+    VISION,
+    Model,
+)
 from ctclip_client.release.digest import sha256
-from ctclip_client.system.progress import Stages
-from ctclip_export.engines.build import Engine, build_engines
-from ctclip_export.engines.layers import read_layers
+from ctclip_export.engines.build import ENCODERS, Engine, build_engines
+from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.target import RTX
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PRECISIONS = [*DTYPES, "int8"]
 LOW = ["fp16", "bf16"]
 Compiled = Callable[[str], list[Engine]]
+
+
+def report_of(engines: list[Engine], model: Model) -> LayerReport:
+    (engine,) = (engine for engine in engines if engine.model == model.name)
+    assert engine.report is not None
+    return engine.report
 
 
 def islands(graph: onnx.GraphProto) -> set[str]:
@@ -51,70 +64,54 @@ def test_every_graph_compiles(precision: str, compiled: Compiled) -> None:
 @pytest.mark.parametrize("precision", LOW)
 @pytest.mark.parametrize(("model", "blocks"), [(VISION, 4), (TEXT_ENCODER, 2)])
 def test_every_attention_block_fuses(
-    model: object, blocks: int, precision: str, compiled: Compiled
+    model: Model, blocks: int, precision: str, compiled: Compiled
 ) -> None:
-    (engine,) = (engine for engine in compiled(precision) if engine.model == model.name)
-    assert engine.report is not None
-    assert len(engine.report.attention) == blocks
-    assert [block.fused for block in engine.report.attention] == [True] * blocks
-    assert {block.dtype for block in engine.report.attention} == {DTYPES[precision]}
+    attention = report_of(compiled(precision), model).attention
+    assert [block.fused for block in attention] == [True] * blocks
+    assert {block.dtype for block in attention} == {DTYPES[precision]}
 
 
 def test_float32_attention_is_found_but_not_fused(compiled: Compiled) -> None:
     """The report tells the two apart: the library has no float32 kernel for it."""
-    (vision,) = (engine for engine in compiled("fp32") if engine.model == VISION.name)
-    assert vision.report is not None
-    assert (len(vision.report.attention), vision.report.fused) == (4, 0)
+    report = report_of(compiled("fp32"), VISION)
+    assert (len(report.attention), report.fused) == (4, 0)
 
 
 @pytest.mark.parametrize("precision", LOW)
-@pytest.mark.parametrize("model", [VISION, TEXT_ENCODER], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", ENCODERS, ids=lambda model: model.name)
 def test_islands_stay_float32_in_the_engine(
-    model: object, precision: str, compiled: Compiled, exported: Callable[[str], Path]
+    model: Model, precision: str, compiled: Compiled, exported: Callable[[str], Path]
 ) -> None:
-    (engine,) = (engine for engine in compiled(precision) if engine.model == model.name)
+    report = report_of(compiled(precision), model)
     graph = onnx.load(exported(precision) / model.name / "1" / "model.onnx").graph
-    assert engine.report is not None
-    products = engine.report.products
-    assert set(products["float32"]) == islands(graph)
-    assert set(products) == {"float32", DTYPES[precision]}
-    assert islands(graph) <= set(engine.report.float32_nodes)
-    if model is VISION:
-        (search,) = (node.name for node in graph.node if node.op_type == "ArgMax")
-        assert search in engine.report.float32_nodes
-
-
-@pytest.mark.parametrize("precision", LOW)
-def test_nothing_is_inserted_but_host_code(precision: str, compiled: Compiled) -> None:
-    """A reformat that the builder puts between two layers would be a copy of the whole grid."""
-    for engine in compiled(precision):
-        if engine.model in (VISION.name, TEXT_ENCODER.name):
-            assert engine.report is not None
-            kinds = {layer.kind for layer in engine.report.layers if not layer.nodes}
-            assert kinds <= {"shape_call"}
+    assert set(report.products["float32"]) == islands(graph)
+    assert set(report.products) == {"float32", DTYPES[precision]}
+    assert islands(graph) <= set(report.float32_nodes)
+    searches = {node.name for node in graph.node if node.op_type == "ArgMax"}
+    assert searches <= set(report.float32_nodes)
+    # A reformat that the builder puts between two layers would be a copy of the whole grid.
+    assert {layer.kind for layer in report.layers if not layer.nodes} <= {"shape_call"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_guards_are_not_compiled(
     precision: str, compiled: Compiled, exported: Callable[[str], Path]
 ) -> None:
-    for engine in compiled(precision):
-        if engine.model in (VISION.name, TEXT_ENCODER.name):
-            path = exported(precision) / engine.model / "1" / "model.onnx"
-            assert engine.record.onnx_sha256 == sha256(path)
-            served = {node.name for node in onnx.load(path).graph.node}
-            guards = {name for name in served if name.startswith("guard_")}
-            assert guards
-            assert engine.report is not None
-            assert not guards & {name for layer in engine.report.layers for name in layer.nodes}
-            left = {file.name for file in engine.folder.iterdir()}
-            assert left == {"model.rtx", "engine.json", "layers.json"}
+    for model in ENCODERS:
+        path = exported(precision) / model.name / "1" / "model.onnx"
+        served = {node.name for node in onnx.load(path).graph.node}
+        guards = {name for name in served if name.startswith("guard_")}
+        assert guards
+        layers = report_of(compiled(precision), model).layers
+        assert not guards & {name for layer in layers for name in layer.nodes}
 
 
 def test_the_record_says_what_it_was_built_from(
     compiled: Compiled, exported: Callable[[str], Path]
 ) -> None:
     engine = compiled("fp16")[0]
+    files = {file.name for file in engine.folder.iterdir()}
+    assert files == {"model.rtx", "engine.json", "layers.json"}
     record = json.loads((engine.folder / "engine.json").read_text())
     assert {
         "onnx_sha256", "tensorrt_version", "gpu_name", "compute_capability", "profile",
@@ -142,9 +139,7 @@ def test_another_architecture_is_another_engine(exported: Callable[[str], Path],
         ("8.6", "there is no model.rtx"),
         ("8.9", "it was built for another GPU architecture: 8.6, expected 8.9"),
     ):
-        engines = build_engines(
-            exported("fp32"), RTX, compute_capability=capability, out=tmp_path, stages=Stages()
-        )
+        engines = build_engines(exported("fp32"), RTX, compute_capability=capability, out=tmp_path)
         assert {engine.changed for engine in engines} == {reason}
         assert {engine.record.compute_capability for engine in engines} == {capability}
 

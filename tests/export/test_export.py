@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,7 +39,6 @@ from ctclip_export.parity.check_fp32 import (
 from ctclip_export.parity.compare import ParityError
 from ctclip_export.repository import build, make
 from ctclip_export.repository.configs import ensemble_config, model_config
-from ctclip_export.repository.placement import staged
 from ctclip_export.repository.python_models import copy_sources
 from ctclip_export.repository.variants import variant_configs
 
@@ -190,29 +190,32 @@ def test_refusals(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag", [("volume_shape", "40x60"), ("target_spacing", "1,0,1")])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("volume_shape", "40x60", ""),
+        ("target_spacing", "1,0,1", ""),
+        *(
+            ("target_spacing", value, "more than 0.05 and less than 20 mm")
+            for value in ("1e-3,1,1", "1,1,20", "1,0.05,1", "nan,1,1", "1,1,inf")
+        ),
+    ],
+)
 def test_flags_that_mean_nothing(
-    flag: tuple[str, str], arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    name: str,
+    value: str,
+    expected: str,
+    arguments: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(arguments(**dict([flag])))
+        main(arguments(**{name: value}))
     assert caught.value.code == 2
     cause, remedy = capsys.readouterr().err.splitlines()
-    assert flag[1] in cause
+    assert f"--{name.replace('_', '-')}" in cause
+    assert value in cause
+    assert expected in cause
     assert "ctclip export --help" in remedy
-
-
-@pytest.mark.parametrize("spacing", ["1e-3,1,1", "1,1,20", "1,0.05,1", "nan,1,1", "1,1,inf"])
-def test_a_spacing_that_no_scan_may_have_is_refused_by_its_flag(
-    spacing: str, arguments: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments(target_spacing=spacing))
-    assert caught.value.code == 2
-    cause, _remedy = capsys.readouterr().err.splitlines()
-    assert "--target-spacing" in cause
-    assert f"got '{spacing}'" in cause
-    assert "more than 0.05 and less than 20 mm" in cause
 
 
 def test_a_failed_check_leaves_the_old_repository_untouched(
@@ -226,12 +229,12 @@ def test_a_failed_check_leaves_the_old_repository_untouched(
     before = snapshot(copied)
     trace = make.trace_text
 
-    def faulty(model: object, precision: str) -> onnx.ModelProto:
-        proto = trace(model, precision)  # type: ignore[arg-type]
-        weight = next(i for i in proto.graph.initializer if i.name == "projection.weight")
-        values = onnx.numpy_helper.to_array(weight).copy()
-        values[0] *= 1.01
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    def faulty(model: Any, precision: str) -> onnx.ModelProto:
+        onnx.save(trace(model, precision), tmp_path / "traced.onnx")
+        spoilt = spoil(tmp_path / "traced.onnx", "embeddings.norm.weight", 1.05, tmp_path / "x")
+        proto = onnx.load(spoilt)
+        for file in (tmp_path / "traced.onnx", spoilt):
+            file.unlink()
         return proto
 
     monkeypatch.setattr(make, "trace_text", faulty)
@@ -239,51 +242,6 @@ def test_a_failed_check_leaves_the_old_repository_untouched(
         build.export_repository(checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, copied)
     assert snapshot(copied) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository"]
-
-
-def test_an_interrupt_while_placing_restores_everything(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (copied / "somebody_elses_model").mkdir()
-    (copied / "somebody_elses_model" / "config.pbtxt").write_text("")
-    before = snapshot(copied)
-    rename, calls = Path.rename, 0
-
-    def interrupted(self: Path, target: Path) -> Path:
-        nonlocal calls
-        calls += 1
-        if calls == 8:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _replace_all(copied)
-    assert calls > 8
-    assert snapshot(copied) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["repository"]
-
-
-def _replace_all(out: Path) -> None:
-    with staged(out) as staging:
-        for model in out.iterdir():
-            (staging / model.name).mkdir()
-            (staging / model.name / "config.pbtxt").write_text("new")
-
-
-def test_replacing_keeps_other_peoples_models(copied: Path) -> None:
-    (copied / "somebody_elses_model").mkdir()
-    (copied / "somebody_elses_model" / "config.pbtxt").write_text("theirs")
-    with staged(copied) as staging:
-        (staging / "ctclip_text").mkdir()
-        (staging / "ctclip_text" / "config.pbtxt").write_text("new")
-    assert (copied / "somebody_elses_model" / "config.pbtxt").read_text() == "theirs"
-    assert snapshot(copied / "ctclip_text") == snapshot_of("config.pbtxt", "new")
-    assert (copied / "ctclip_vision" / "1" / "model.onnx").is_file()
-
-
-def snapshot_of(name: str, content: str) -> dict[str, str]:
-    return {name: hashlib.sha256(content.encode()).hexdigest()}
 
 
 def test_a_terminated_export_leaves_nothing(
@@ -301,79 +259,60 @@ def test_a_terminated_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_faults_in_any_graph_are_found(
-    repository: Path, checkpoint: Checkpoint, golden: Golden, tmp_path: Path
+def spoil(source: Path, initializer: str, factor: float, target: Path) -> Path:
+    """A copy of a graph with one of its weights multiplied."""
+    proto = onnx.load(source)
+    weight = next(i for i in proto.graph.initializer if i.name == initializer)
+    values = onnx.numpy_helper.to_array(weight)
+    scaled = (values * factor).astype(values.dtype)
+    weight.CopyFrom(onnx.numpy_helper.from_array(scaled, weight.name))
+    onnx.save(proto, target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "initializer", "factor", "message"),
+    [
+        ("ctclip_preprocess", "half", 1.1, "VOXELS"),
+        ("ctclip_vision", "token_norm.weight", -1, ".* codes differ"),
+        ("ctclip_vision", "projection.weight", 1.01, "IMAGE_NORM"),
+        ("ctclip_text", "embeddings.norm.weight", 1.05, "TEXT_EMBEDDING"),
+        ("ctclip_score", "scale", 1.001, "LOGITS"),
+        ("ctclip_findings", "scale", 1.001, "LOGITS"),
+    ],
+)
+def test_a_fault_in_any_graph_is_found(
+    name: str,
+    initializer: str,
+    factor: float,
+    message: str,
+    repository: Path,
+    checkpoint: Checkpoint,
+    golden: Golden,
+    tmp_path: Path,
 ) -> None:
-    """A check that passes everything would be worse than none: plant a fault in each graph."""
-    model = checkpoint.model
-    image = golden.expected["b1_image_latent"]
-    texts = golden.expected["prompt_text_latent"]
-    ids = golden.expected["prompt_input_ids"].astype(np.int64)
-    volume = torch.from_numpy(golden.expected["b1_volume"])
-    with torch.no_grad():
-        stages = model.vision.stages(volume)
+    """A check that passes everything would be worse than none."""
     files = {m.name: repository / m.name / "1" / "model.onnx" for m in MODELS}
+    files[name] = spoil(files[name], initializer, factor, tmp_path / "model.onnx")
+    model, expected = checkpoint.model, golden.expected
+    ids = expected["prompt_input_ids"].astype(np.int64)
+    volume = torch.from_numpy(expected["b1_volume"])
 
-    def spoiled(name: str, initializer: str, factor: float) -> Path:
-        proto = onnx.load(files[name])
-        weight = next(i for i in proto.graph.initializer if i.name == initializer)
-        values = onnx.numpy_helper.to_array(weight).copy()
-        scaled = (values * factor).astype(values.dtype)
-        weight.CopyFrom(onnx.numpy_helper.from_array(scaled, weight.name))
-        path = tmp_path / f"{name}.onnx"
-        onnx.save(proto, path)
-        return path
+    def check() -> None:
+        if name == "ctclip_preprocess":
+            check_preprocess(files[name], golden.geometry)
+        elif name == "ctclip_vision":
+            with torch.no_grad():
+                stages = model.vision.stages(volume)
+            check_vision(files[name], model.vision, volume, stages)
+        elif name == "ctclip_text":
+            check_text(files[name], model, ids, (ids != 0).astype(np.int64))
+        else:
+            image, texts = expected["b1_image_latent"], expected["prompt_text_latent"]
+            check_scores(files["ctclip_score"], files["ctclip_findings"], model, image, texts)
 
-    checks: list[tuple[str, Callable[[], object]]] = [
-        (
-            "ctclip_preprocess: VOXELS",
-            lambda: check_preprocess(spoiled("ctclip_preprocess", "half", 1.1), golden.geometry),
-        ),
-        (
-            "ctclip_vision: .* codes differ",
-            lambda: check_vision(
-                spoiled("ctclip_vision", "token_norm.weight", -1), model.vision, volume, stages
-            ),
-        ),
-        (
-            "ctclip_vision: IMAGE_NORM",
-            lambda: check_vision(
-                spoiled("ctclip_vision", "projection.weight", 1.01), model.vision, volume, stages
-            ),
-        ),
-        (
-            "ctclip_text: TEXT_EMBEDDING",
-            lambda: check_text(
-                spoiled("ctclip_text", "embeddings.norm.weight", 1.05),
-                model,
-                ids,
-                (ids != 0).astype(np.int64),
-            ),
-        ),
-        (
-            "ctclip_score: LOGITS",
-            lambda: check_scores(
-                spoiled("ctclip_score", "scale", 1.001),
-                files["ctclip_findings"],
-                model,
-                image,
-                texts,
-            ),
-        ),
-        (
-            "ctclip_findings: LOGITS",
-            lambda: check_scores(
-                files["ctclip_score"],
-                spoiled("ctclip_findings", "scale", 1.001),
-                model,
-                image,
-                texts,
-            ),
-        ),
-    ]
-    for message, check in checks:
-        with pytest.raises(ParityError, match=message):
-            check()
+    with pytest.raises(ParityError, match=f"{name}: {message}"):
+        check()
 
 
 def test_a_vocabulary_that_was_swapped_is_refused_at_load(copied: Path) -> None:

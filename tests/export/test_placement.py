@@ -32,9 +32,11 @@ def names(folder: Path) -> list[str]:
 def test_a_classifier_of_an_earlier_release_does_not_stay(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(out, "old", VISION.name, CLASSFINE.name, CLASSIFY.name, "theirs")
+    (out / VISION.name / "1").mkdir()
     with staged(out, OWNED) as staging:
         write(staging, "new", VISION.name)
     assert content(out) == {VISION.name: "new", "theirs": "old"}
+    assert names(out / VISION.name) == ["config.pbtxt"]  # replaced whole
     assert names(tmp_path) == ["out"]
 
 

@@ -125,20 +125,30 @@ def _deep_in_text(model: CTCLIP) -> None:
     layer.attention_out.weight /= factor
 
 
+def _outlier(model: CTCLIP) -> None:
+    """The same function in float32, but one hidden channel that leaves int8 no range for others."""
+    block = model.vision.temporal.blocks[0].feed_forward
+    block.to_hidden.weight[0] *= 1e5
+    block.to_out.weight[:, 0] /= 1e5
+
+
 @pytest.mark.parametrize(
-    ("plant", "message"),
+    ("plant", "precision", "message"),
     [
-        (_overflow, r"ctclip_vision in fp16: .*First part beyond: temporal\.blocks\.0\."),
-        (_too_large, r"ctclip_vision: spatial\.blocks\.1\.attention\.to_q: weights beyond"),
-        (_deep_in_text, r"ctclip_text in fp16: .*First part beyond: layers\.1\."),
+        (_overflow, "fp16", r"vision in fp16: .*First part beyond: temporal\.blocks\.0\."),
+        (_too_large, "fp16", r"vision: spatial\.blocks\.1\.attention\.to_q: weights beyond"),
+        (_deep_in_text, "fp16", r"ctclip_text in fp16: .*First part beyond: layers\.1\."),
+        (_outlier, "int8", r"vision in int8: .*First part beyond: temporal\.blocks\.0\."),
     ],
 )
 def test_the_first_part_beyond_is_named_and_nothing_is_placed(
     plant: Callable[[CTCLIP], None],
+    precision: str,
     message: str,
     golden: Golden,
     checkpoint: Checkpoint,
     text_model: TextModel,
+    phantoms: Path,
     tmp_path: Path,
 ) -> None:
     model = copy.deepcopy(checkpoint.model)
@@ -148,7 +158,7 @@ def test_the_first_part_beyond_is_named_and_nothing_is_placed(
     with pytest.raises(ParityError, match=message) as caught:
         export_repository(
             planted, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "out",
-            precision="fp16",
+            precision=precision, calibration_folder=phantoms,
         )  # fmt: skip
     assert "higher precision" in caught.value.remedy or "bf16" in caught.value.remedy
     assert list(tmp_path.iterdir()) == []

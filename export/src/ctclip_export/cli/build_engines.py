@@ -98,9 +98,5 @@ def _report(engines: Sequence[Engine]) -> None:
     console.print(table)
     for engine in engines:
         if engine.report is not None and "float16" in str(engine.report.products):
-            print(f"{engine.model}, products in float32: {_float32(engine)}")
-
-
-def _float32(engine: Engine) -> str:
-    names = () if engine.report is None else engine.report.products.get("float32", ())
-    return ", ".join(names) or "none"
+            names = ", ".join(engine.report.products.get("float32", ())) or "none"
+            print(f"{engine.model}, products in float32: {names}")

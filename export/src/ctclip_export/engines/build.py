@@ -22,14 +22,14 @@ from ctclip_client.contract import (
 )
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
-from ctclip_client.release.engines import EngineRecord
+from ctclip_client.release.engines import EngineRecord, read_engine_record
 from ctclip_client.release.members import pinned_version_by_text
 from ctclip_client.release.records import ReleaseRecord, read_model_record
 from ctclip_client.system.progress import Stages
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu, read_gpu
 from ctclip_export.engines.graph_types import check_typed_graph
-from ctclip_export.engines.key import Key, difference, require
+from ctclip_export.engines.key import Key, difference
 from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
@@ -52,9 +52,6 @@ COMPILED = (*ENCODERS, SCORE, FINDINGS, RELEVANCE, CLASSFINE)
 """What TensorRT for RTX compiles: everything but preprocessing (INT16 and FP64, which TensorRT
 does not take) and Python."""
 DEFAULT_CAPABILITY = "8.0"
-WORKSPACE_BYTES = 4 * 2**30
-"""Most that one engine may ask for beside its weights. The published model in float32 takes 3.2 GB
-for four volumes and 2.1 GB for 64 texts of 512 tokens."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,6 @@ def build_engines(
     *,
     compute_capability: str | None = None,
     out: Path | None = None,
-    workspace_bytes: int = WORKSPACE_BYTES,
     stages: Stages | None = None,
 ) -> list[Engine]:
     """Build what is missing or does not match, all or nothing.
@@ -93,9 +89,8 @@ def build_engines(
     capability = _capability(gpu, compute_capability)
     check_capability(target, library, capability)
     builder = _Builder(
-        repository, target, str(library.__version__), capability, gpu,
-        workspace_bytes, stages or Stages(),
-    )  # fmt: skip
+        repository, target, str(library.__version__), capability, gpu, stages or Stages()
+    )
     with _gone_if_empty(out), ExitStack() as staging:
         engines = [
             builder.build(model, version, release, out, staging)
@@ -119,7 +114,6 @@ class _Builder:
     library_version: str
     capability: str
     gpu: Gpu | None
-    workspace_bytes: int
     stages: Stages
 
     def build(
@@ -143,8 +137,7 @@ class _Builder:
             )  # fmt: skip
             reason = difference(folder, self.target.plan, key)
         if not reason:
-            record = require(folder, self.target.plan, key)
-            return Engine(model.name, folder, "", record, None), None
+            return Engine(model.name, folder, "", read_engine_record(folder), None), None
         beside = graph.parent if out is None else out
         beside.mkdir(parents=True, exist_ok=True)
         # On the same disk, so that placing is renaming.
@@ -152,10 +145,14 @@ class _Builder:
             staging.enter_context(tempfile.TemporaryDirectory(prefix=".engine-", dir=beside))
         )
         plan = made / self.target.plan
-        source = _unguarded(graph, made)
+        source = made / "model.onnx"
+        proto = onnx.load(graph)
+        remove_guard(proto)
+        onnx.save(proto, source)
+        del proto
         job = Job(
-            self.target.name, str(source), str(plan), str(made / "outcome.json"), self.capability,
-            key.profile, self.workspace_bytes, self._timing_cache(),
+            self.target.name, model.name, str(source), str(plan), self.capability, key.profile,
+            self._timing_cache(),
         )  # fmt: skip
         with self.stages.stage(f"{model.name}: build for {self.capability}", 100) as advance:
             outcome = compile_in_process(job, advance)
@@ -181,16 +178,6 @@ class _Builder:
         if self.target is not TENSORRT:
             return ""
         return str(kept_folder() / f"timing-{self.library_version}-sm{self.capability}.bin")
-
-
-def _unguarded(graph: Path, folder: Path) -> Path:
-    """A copy that the compiler takes, in folders of the same names: its messages say them."""
-    copy = folder / Path(*graph.parts[-3:])
-    copy.parent.mkdir(parents=True)
-    proto = onnx.load(graph)
-    remove_guard(proto)
-    onnx.save(proto, copy)
-    return copy
 
 
 def check_memory(records: list[EngineRecord], gpu: Gpu) -> None:

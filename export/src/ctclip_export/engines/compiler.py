@@ -1,7 +1,7 @@
 """Compile one graph; runs as a program of its own, since the library may take its process down.
 
 It reads one line of JSON, a `Job`, from standard input. It writes its progress in percent, a line
-each, to standard output, and leaves the plan and an `Outcome` where the job says.
+each, to standard output, and leaves the plan where the job says, with an `Outcome` beside it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,33 @@ from typing import Any
 from ctclip_client.errors import CTClipError
 from ctclip_client.release.engines import Shapes
 from ctclip_client.system.files import placed
-from ctclip_export.engines.target import TARGETS, Target, load_library
+from ctclip_export.engines.target import TARGETS, load_library
 
+WORKSPACE_BYTES = 4 * 2**30
+"""Most that one engine may ask for beside its weights. The published model in float32 takes 3.2 GB
+for four volumes and 2.1 GB for 64 texts of 512 tokens."""
 _MEMORY_LINES = ("Total Activation Memory", "Total Weights Memory")
 
 
 @dataclass(frozen=True)
 class Job:
-    """target: its name. plan, outcome: files to write. timing_cache: a file, or "" for none.
+    """target, model: their names. plan: the file to write. timing_cache: a file, or "" for none.
 
     compute_capability: such as "8.0"; of the GPU to compile for, where the library can choose.
     """
 
     target: str
+    model: str
     onnx: str
     plan: str
-    outcome: str
     compute_capability: str
     profile: Shapes
-    workspace_bytes: int
-    timing_cache: str
+    timing_cache: str = ""
+
+    @property
+    def outcome(self) -> Path:
+        """Where the `Outcome` goes."""
+        return Path(self.plan).with_name("outcome.json")
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,12 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
     # Everywhere: what is float32 in the graph is so because it must be exact.
     config.clear_flag(library.BuilderFlag.TF32)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.progress_monitor = monitor = _monitor(library, progress)
-    _aim(library, target, config, job.compute_capability)
+    if not target.builds_on_gpu:
+        name = f"SM{job.compute_capability.replace('.', '')}"
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(library.ComputeCapability, name), 0)
     profile = builder.create_optimization_profile()
     for name, shapes in job.profile.items():
         profile.set_shape(name, *shapes)
@@ -96,14 +106,6 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
     if cache is not None:
         _keep(cache, bytes(config.get_timing_cache().serialize()))
     return _outcome(logger, "")
-
-
-def _aim(library: Any, target: Target, config: Any, compute_capability: str) -> None:
-    """Choose the architecture, where the library does not take that of the GPU it runs on."""
-    if not target.builds_on_gpu:
-        name = f"SM{compute_capability.replace('.', '')}"
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(library.ComputeCapability, name), 0)
 
 
 def _kept(cache: Path) -> bytes:
@@ -172,11 +174,11 @@ def _monitor(library: Any, progress: Callable[[int], None]) -> Any:
             return True
 
         def fraction(self, parent: str | None = None) -> float:
-            inside = [name for name, phase in self.open.items() if phase[2] == parent]
-            shares = [
+            shares = (
                 min((done + self.fraction(name) * (done < steps)) / steps, 1.0)
-                for name, (done, steps, _) in ((name, self.open[name]) for name in inside)
-            ]
+                for name, (done, steps, above) in self.open.items()
+                if above == parent
+            )
             return max(shares, default=0.0)
 
     return Monitor()
@@ -197,7 +199,7 @@ def main() -> int:
         outcome = compile_plan(job, progress)
     except CTClipError as error:
         outcome = Outcome(f"{error.cause} {error.remedy}".strip(), [], [])
-    Path(job.outcome).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    job.outcome.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     return 0
 
 

@@ -16,6 +16,7 @@ DRIVERS_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 is by speed."""
 _QUERY = "name,compute_cap,memory.total,memory.used,driver_version"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_REMEDY = "An engine for Triton is built on the GPU that will serve it."
 
 
 class NoGpu(CTClipError):
@@ -40,7 +41,7 @@ def read_gpu(environment: Mapping[str, str] | None = None) -> Gpu:
     """
     program = shutil.which("nvidia-smi")
     if program is None:
-        raise NoGpu("no NVIDIA driver: nvidia-smi is not on this machine.", _remedy())
+        raise NoGpu("no NVIDIA driver: nvidia-smi is not on this machine.", _REMEDY)
     name = _first_visible(os.environ if environment is None else environment)
     try:
         done = subprocess.run(
@@ -48,10 +49,10 @@ def read_gpu(environment: Mapping[str, str] | None = None) -> Gpu:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoGpu(f"nvidia-smi does not answer: {error}.", _remedy()) from error
+        raise NoGpu(f"nvidia-smi does not answer: {error}.", _REMEDY) from error
     if done.returncode != 0:
         said = (done.stdout + done.stderr).strip() or f"exit code {done.returncode}"
-        raise NoGpu(f"nvidia-smi: {said.splitlines()[0]}", _remedy())
+        raise NoGpu(f"nvidia-smi: {said.splitlines()[0]}", _REMEDY)
     return parse_gpu(done.stdout)
 
 
@@ -62,7 +63,7 @@ def parse_gpu(text: str) -> Gpu:
         name, capability, total, used, driver = fields
         return Gpu(name, capability, int(total) * 2**20, int(used) * 2**20, driver)
     except ValueError as error:
-        raise NoGpu(f"nvidia-smi: not understood: {text.strip()!r}", _remedy()) from error
+        raise NoGpu(f"nvidia-smi: not understood: {text.strip()!r}", _REMEDY) from error
 
 
 def _first_visible(environment: Mapping[str, str]) -> str:
@@ -75,7 +76,3 @@ def _first_visible(environment: Mapping[str, str]) -> str:
             "Name one, or leave the variable out.",
         )
     return first
-
-
-def _remedy() -> str:
-    return "An engine for Triton is built on the GPU that will serve it."

@@ -16,9 +16,9 @@ from onnx import TensorProto, shape_inference
 from ctclip_export.engines.target import EngineError
 from ctclip_export.graphs.guards import remove_guard
 
-LOW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+_LOW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 _INT8 = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-_PRECISIONS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_WANTED = {"fp16": "float16", "bf16": "bfloat16"}
 
 _DECOMPOSED = {
     "Erf": "Gelu",
@@ -48,14 +48,9 @@ def check_typed_graph(path: Path, precision: str) -> None:
             raise _refused(path, node, "is an Einsum, which no attention kernel matches")
     _check_int8(path, model.graph, precision)
     graph = _without_weights(path, model)
-    if precision not in _PRECISIONS:
-        low = next(_low_precision(graph), None)
-        if low is not None:
-            raise _refused(path, low[0], f"computes in {low[1]}, but the release is {precision}")
-        return
     found = list(_low_precision(graph))
-    wanted = LOW[_PRECISIONS[precision]]
-    if not any(dtype == wanted for _, dtype in found):
+    wanted = _WANTED.get(precision)
+    if wanted and not any(dtype == wanted for _, dtype in found):
         raise EngineError(
             f"{path.parent.parent.name}: the release is {precision}, but nothing in its graph "
             f"computes in {wanted}.",
@@ -69,7 +64,9 @@ def check_typed_graph(path: Path, precision: str) -> None:
             raise _refused(path, node, f"is a decomposed {whole} in {dtype}")
         if node.op_type in _ISLANDS:
             raise _refused(path, node, f"{_ISLANDS[node.op_type]} in {dtype}")
-        if node.op_type == "LayerNormalization" and _stash_type(node) != TensorProto.FLOAT:
+        if any(
+            each.name == "stash_type" and each.i != TensorProto.FLOAT for each in node.attribute
+        ):
             raise _refused(path, node, f"keeps its statistics in {dtype}")
 
 
@@ -82,8 +79,8 @@ def _low_precision(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str
         if node.op_type in ("Cast", "Constant"):
             continue
         for name in (*node.input[:1], *node.output[:1]):
-            if types.get(name) in LOW:
-                yield node, LOW[types[name]]
+            if types.get(name) in _LOW:
+                yield node, _LOW[types[name]]
                 break
 
 
@@ -127,13 +124,6 @@ def _without_weights(path: Path, model: onnx.ModelProto) -> onnx.GraphProto:
             if output and output not in known:
                 raise _refused(path, node, f"has an output '{output}' of unknown type")
     return inferred
-
-
-def _stash_type(node: onnx.NodeProto) -> int:
-    for attribute in node.attribute:
-        if attribute.name == "stash_type":
-            return int(attribute.i)
-    return int(TensorProto.FLOAT)
 
 
 def _refused(path: Path, node: onnx.NodeProto, why: str) -> EngineError:

@@ -7,10 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO
 
 from ctclip_client.system.child import child
 from ctclip_client.system.progress import Advance
@@ -21,33 +18,27 @@ from ctclip_export.engines.target import EngineError
 _COMMAND = (sys.executable, "-m", "ctclip_export.engines.compiler")
 
 
-def compile_in_process(
-    job: Job,
-    advance: Advance,
-    started: Callable[[int], None] = lambda _: None,
-) -> Outcome:
+def compile_in_process(job: Job, advance: Advance = lambda _: None) -> Outcome:
     """Compile; `job.plan` exists and is complete when this returns.
 
-    advance: called with the percent gained. started: called with the process id.
+    advance: called with the percent gained.
     Raises: EngineError with what the compiler said, or how its process ended.
     """
-    name = Path(job.onnx).parent.parent.name
     with tempfile.TemporaryFile() as said:
         with child(
             _COMMAND, DRIVERS_ORDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
         ) as process:
-            started(process.pid)
             _converse(process, job, advance)
-        code = process.returncode
-        outcome = _read_outcome(job)
-        if code != 0 or outcome is None:
-            raise EngineError(f"{name}: no engine: {_how(code)}{_last(said)}.", _advice(code))
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    outcome = _read_outcome(job)
+    if process.returncode != 0 or outcome is None:
+        last = f" ({lines[-1].strip()[:300]})" if lines else ""
+        raise _died(job.model, process.returncode, last)
     if outcome.failure:
         raise EngineError(
-            f"{name}: no engine: {job.target}: {outcome.failure}", "Nothing was placed."
+            f"{job.model}: no engine: {job.target}: {outcome.failure}", "Nothing was placed."
         )
-    if not Path(job.plan).is_file() or not Path(job.plan).stat().st_size:
-        raise EngineError(f"{name}: no engine: the compiler left an empty plan.")
     return outcome
 
 
@@ -69,24 +60,16 @@ def _converse(process: subprocess.Popen[str], job: Job, advance: Advance) -> Non
 
 def _read_outcome(job: Job) -> Outcome | None:
     try:
-        return Outcome(**json.loads(Path(job.outcome).read_text(encoding="utf-8")))
+        return Outcome(**json.loads(job.outcome.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _how(code: int) -> str:
+def _died(model: str, code: int, last: str) -> EngineError:
+    how = f"ended with exit code {code} and without a result"
+    advice = "Nothing was placed. Report it with the version of TensorRT and the GPU's name."
     if code < 0:
-        return f"the compiler was killed by {signal.Signals(-code).name}"
-    return f"the compiler ended with exit code {code} and without a result"
-
-
-def _last(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode("utf-8", "replace").strip().splitlines()
-    return f" ({lines[-1].strip()[:300]})" if lines else ""
-
-
-def _advice(code: int) -> str:
+        how = f"was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:
-        return "Usually that is the system running out of memory; nothing was placed."
-    return "Nothing was placed. Report it with the version of TensorRT and the GPU's name."
+        advice = "Usually that is the system running out of memory; nothing was placed."
+    return EngineError(f"{model}: no engine: the compiler {how}{last}.", advice)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_client.contract import VISION, Model
-from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.errors import CTClipError
 from ctclip_client.release.digest import sha256
-from ctclip_export.engines.build import WORKSPACE_BYTES
 from ctclip_export.engines.compiler import Job, logger_of
 from ctclip_export.engines.gpu import read_gpu
 from ctclip_export.engines.key import Key, require
@@ -113,16 +112,14 @@ class EngineVision:
             onnx.helper.make_tensor_value_info(self._tokens, onnx.TensorProto.FLOAT, None)
         )
         with tempfile.TemporaryDirectory(prefix="ctclip-probe-") as folder:
-            probe = Path(folder) / VISION.name / "1" / "model.onnx"
-            probe.parent.mkdir(parents=True)
+            probe = Path(folder) / "model.onnx"
             onnx.save(proto, probe)
             del proto
             job = Job(
-                TENSORRT.name, str(probe), str(probe.with_name("probe.plan")),
-                str(probe.with_name("outcome.json")), read_gpu().compute_capability,
-                profile_of(VISION, graph), WORKSPACE_BYTES, "",
+                TENSORRT.name, VISION.name, str(probe), f"{folder}/probe.plan",
+                read_gpu().compute_capability, profile_of(VISION, graph),
             )  # fmt: skip
-            compile_in_process(job, lambda _: None)
+            compile_in_process(job)
             self._probe = Engine(Path(job.plan))
 
     def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
@@ -137,8 +134,6 @@ def checked_engine(model: Model, graph: Path, precision: str) -> Engine:
 
     Raises: EngineError saying what differs.
     """
-    if not (graph.parent / TENSORRT.plan).is_file():
-        raise InvalidInput(f"engine: {model.name} has no {TENSORRT.plan}.", "Build the engines.")
     key = Key(
         sha256(graph), str(load_library(TENSORRT).__version__), read_gpu().compute_capability,
         profile_of(model, graph), precision,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import onnx
 import torch
 from torch import nn
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Model
+from ctclip_export.graphs.quiet import quiet
 from ctclip_export.graphs.versions import IR_VERSION, OPSETS
 from ctclip_export.model import CTViT, TextEncoder
 
@@ -38,7 +33,7 @@ def _trace(
     dynamic_axes: tuple[dict[int, str], ...],
     opset: int,
 ) -> onnx.ModelProto:
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             model,
             example,
@@ -86,23 +81,3 @@ def _forget_origin(proto: onnx.ModelProto) -> None:
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
         del value.metadata_props[:]
         value.doc_string = ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx prints its progress and warns about its internals; neither helps a user."""
-    names = ("torch.onnx", "onnxscript", "torch.export")
-    levels: list[tuple[Any, int]] = []
-    for name in names:
-        logger = logging.getLogger(name)
-        levels.append((logger, logger.level))
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        for logger, level in levels:
-            logger.setLevel(level)

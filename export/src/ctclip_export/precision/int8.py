@@ -8,9 +8,7 @@ cores: 1.86 s, this one 1.79 s, float32 2.68 s). So it would be one more library
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 
 from ctclip_client.system.progress import Advance
+from ctclip_export.graphs.quiet import quiet
 from ctclip_export.model import CTViT
 from ctclip_export.precision.products import dense_products
 from ctclip_export.precision.typed_twin import trunk_parts
@@ -106,8 +105,16 @@ class Quantiser:
         tensors of a volume at once, 9 GB at the published geometry.
         """
         largest = dict.fromkeys(self._layers.values(), 0.0)
+
+        def widen(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                here = (abs(float(end)) for end in inputs[0].aminmax())
+                largest[layer] = max(largest[layer], *here)
+
+            return hook
+
         hooks = [
-            self._model.get_submodule(layer).register_forward_pre_hook(_Largest(layer, largest))
+            self._model.get_submodule(layer).register_forward_pre_hook(widen(layer))
             for layer in largest
         ]
         try:
@@ -136,7 +143,7 @@ class Quantiser:
             for product, layer in self._layers.items()
             if any(_within(layer, part) for part in parts)
         ]
-        with _quiet():
+        with quiet():  # it recommends a clean-up that the exporter has done
             quantize_static(
                 self._source,
                 target,
@@ -156,27 +163,3 @@ class Quantiser:
 
 def _within(layer: str, part: str) -> bool:
     return f"{layer}.".startswith(f"{part}.")
-
-
-class _Largest:
-    """A hook that keeps the largest |input| of its layer."""
-
-    def __init__(self, layer: str, largest: dict[str, float]) -> None:
-        self._layer = layer
-        self._largest = largest
-
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        here = max(abs(float(end)) for end in inputs[0].aminmax())
-        self._largest[self._layer] = max(self._largest[self._layer], here)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser recommends, on the root logger, a clean-up that the exporter has done."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

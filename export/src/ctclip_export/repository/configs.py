@@ -18,6 +18,7 @@ from ctclip_client.contract import (
 )
 from ctclip_export.repository.pbtxt import (
     VERSION,
+    config,
     dynamic_batching,
     parameters,
     tensors,
@@ -37,19 +38,15 @@ _PARAMETERS: Mapping[str, Mapping[str, object]] = {
 
 def model_config(model: Model, dimensions: Dimensions) -> str:
     """The default `config.pbtxt`: ONNX Runtime for graphs, on a GPU where there is one."""
-    sizes = dimensions.sizes()
-    parts = [
-        f'name: "{model.name}"',
-        f'backend: "{model.backend}"',
-        f"max_batch_size: {model.max_batch_size}",
-        version_policy(VERSION),
-        tensors("input", model.inputs, sizes),
-        tensors("output", model.outputs, sizes),
+    # One each: a second copy of the vision model would hold its weights and its 450 MB of code
+    # similarities once more, without computing faster.
+    kind = "KIND_CPU" if model.backend == "python" else "KIND_AUTO"
+    return config(
+        model, dimensions, f'backend: "{model.backend}"',
         parameters(_PARAMETERS.get(model.name, {})),
         dynamic_batching(model),
-        _instances(model),
-    ]
-    return "\n".join(part for part in parts if part) + "\n"
+        f"instance_group [{{ count: 1, kind: {kind} }}]",
+    )  # fmt: skip
 
 
 def ensemble_config(ensemble: Ensemble, dimensions: Dimensions, version: int = VERSION) -> str:
@@ -96,10 +93,3 @@ def _maps(kind: str, tensors: Iterable[Tensor], renames: Mapping[str, str]) -> I
     for tensor in tensors:
         outside = renames.get(tensor.name, tensor.name)
         yield f'{kind} {{ key: "{tensor.name}", value: "{outside}" }}'
-
-
-def _instances(model: Model) -> str:
-    # One each: a second copy of the vision model would hold its weights and its 450 MB of code
-    # similarities once more, without computing faster.
-    kind = "KIND_CPU" if model.backend == "python" else "KIND_AUTO"
-    return f"instance_group [{{ count: 1, kind: {kind} }}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ctclip_client.contract import TEXT_ENCODER, VISION, Model, Tensor
+from ctclip_client.contract import TEXT_ENCODER, VISION, Dimensions, Model, Tensor
 
 VERSION = 1
 """Version folder of a fresh export; every model of a release has the same."""
@@ -15,6 +15,21 @@ _QUEUES = {
 }
 """Queue length and seconds a request may wait; by default Triton has no limit on either, and a
 server that falls behind would collect volumes until its memory is gone."""
+
+
+def config(model: Model, dimensions: Dimensions, backend: str, *rest: str) -> str:
+    """A model's `config.pbtxt`. backend: the lines that name it; rest: what follows the tensors."""
+    sizes = dimensions.sizes()
+    parts = [
+        f'name: "{model.name}"',
+        backend,
+        f"max_batch_size: {model.max_batch_size}",
+        version_policy(VERSION),
+        tensors("input", model.inputs, sizes),
+        tensors("output", model.outputs, sizes),
+        *rest,
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
 
 
 def version_policy(version: int) -> str:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Dimensions, Model, Tensor
-from ctclip_export.repository.pbtxt import (
-    VERSION,
-    dynamic_batching,
-    parameters,
-    tensors,
-    version_policy,
-)
+from ctclip_export.repository.pbtxt import config, dynamic_batching, parameters
 
 WARMUP_TOKENS = 16
 """Length of the warm-up's text: the shape that most requests have."""
@@ -19,14 +13,8 @@ _WARMUP_BATCHES = {VISION.name: (1, VISION.max_batch_size), TEXT_ENCODER.name: (
 
 def tensorrt_config(model: Model, dimensions: Dimensions) -> str:
     """The same tensors as the default config; `model.plan` is made by `ctclip build-engines`."""
-    sizes = dimensions.sizes()
-    parts = [
-        f'name: "{model.name}"',
-        'backend: "tensorrt"',
-        f"max_batch_size: {model.max_batch_size}",
-        version_policy(VERSION),
-        tensors("input", model.inputs, sizes),
-        tensors("output", model.outputs, sizes),
+    return config(
+        model, dimensions, 'backend: "tensorrt"',
         dynamic_batching(model),
         # One execution context for each model and GPU, which takes all the memory it will ever
         # need when the model loads: what does not fit fails then, and not under load.
@@ -34,8 +22,7 @@ def tensorrt_config(model: Model, dimensions: Dimensions) -> str:
         parameters({"execution_context_allocation_strategy": "STATIC"}),
         _cuda_graphs(model, dimensions),
         _warmup(model, dimensions),
-    ]
-    return "\n".join(part for part in parts if part) + "\n"
+    )  # fmt: skip
 
 
 def _cuda_graphs(model: Model, dimensions: Dimensions) -> str:
