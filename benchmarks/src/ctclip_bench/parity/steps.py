@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +76,13 @@ def _pytorch(inputs: ParityInputs, scans: Scans, precision: str) -> Answers:
 
 def onnx_runtime(inputs: ParityInputs, scans: Scans) -> Answers:
     """The repository's graphs, one after the other, in ONNX Runtime on the CPU."""
-
-    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
-        return run_text_onnx(inputs.file(TEXT_ENCODER.name), ids, mask)
-
+    encode = partial(run_text_onnx, inputs.file(TEXT_ENCODER.name))
     return _graphs(inputs, scans, OnnxRuntimeVision(inputs.file(VISION.name)), encode)
 
 
 def openvino(inputs: ParityInputs, scans: Scans) -> Answers:
     """Both encoders in OpenVINO on the CPU, the scores in ONNX Runtime as they are served."""
-
-    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
-        return run_text_openvino(inputs.file(TEXT_ENCODER.name), ids, mask)
-
+    encode = partial(run_text_openvino, inputs.file(TEXT_ENCODER.name))
     return _graphs(inputs, scans, OpenVINOVision(inputs.file(VISION.name)), encode)
 
 
@@ -183,9 +178,7 @@ def from_file(inputs: ParityInputs, scans: Scans) -> Answers:
             path = scan.scan.as_file(Path(folder), scan.volume())
             scores = client.pathologies(read_volume(path))
             _check_release(inputs, [scores.provenance.release])
-            yield StepAnswer(
-                None, scores.image_embedding, scores.logits, scores.probabilities, bank
-            )
+            yield StepAnswer.of_scores(scores, bank)
 
 
 def _check_release(inputs: ParityInputs, answering: Sequence[str]) -> None:
