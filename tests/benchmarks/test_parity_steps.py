@@ -129,7 +129,7 @@ def two_releases(
 
 def named(inputs: ParityInputs, release: str, url: str) -> ParityInputs:
     return replace(
-        inputs, release=replace(inputs.release, name=release), connection=Connection(url)
+        inputs, release=replace(inputs.release, release=release), connection=Connection(url)
     )
 
 
