@@ -126,7 +126,7 @@ def test_the_embedded_server_is_started_and_stopped(
     printed = capsys.readouterr().out
     assert printed.startswith("PARITY PASS against PyTorch fp32, worst of 1 scans")
     assert f"checkpoint {sha256(golden.checkpoint)[:16]}…" in printed
-    for part in ("whole path, own bank", "zero-shot", "p99", "scans/s", "Inside Triton", "n < 100"):
+    for part in ("whole path, own bank", "zero-shot", "p99", "per s", "Inside Triton", "n < 100"):
         assert part in printed
     found = written(tmp_path)
     assert found["server"]["kind"] == "embedded"

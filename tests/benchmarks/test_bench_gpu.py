@@ -148,7 +148,7 @@ def test_the_container_is_taken_down_whatever_happens(
     assert "--scans" in capfd.readouterr().err
     calls = [line.split(" ", 1)[1].strip() for line in log.read_text().splitlines()]
     user = f"[{os.getuid()}:{os.getgid()}]"
-    assert calls[2:] == [
+    assert calls == [
         "--profile cpu --profile gpu --profile tensorrt ps --quiet []",
         f"--profile tensorrt build build-engines triton-tensorrt {user}",
         f"--profile tensorrt run --rm build-engines {user}",
@@ -188,12 +188,8 @@ def checked(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
     ("code", "text", "message"),
     [
         (0, "", "printed no result"),
-        (0, "{}", "printed no result"),
         (-9, json.dumps(checked()), "exit code -9"),
         (2, "", "exit code 2"),
-        (1, json.dumps(checked()), "does not fit together"),
-        (0, json.dumps(checked(passed=False)), "does not fit together"),
-        (0, json.dumps({**checked(), "rungs": []}), "does not fit together"),
     ],
 )
 def test_a_check_that_died_is_no_result(code: int, text: str, message: str) -> None:
@@ -242,19 +238,16 @@ def test_the_check_is_kept_with_the_gpus_name(
         steps.append(command[3])
         return 0
 
-    def parity(
-        command: Sequence[str], environment: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
+    def parity(_: object, environment: Mapping[str, str]) -> dict[str, Any]:
         assert environment["CUDA_VISIBLE_DEVICES"] == "1"
-        steps.append(command[3])
-        return subprocess.CompletedProcess(command, 0, json.dumps(checked(engine)))
+        return checked(engine)
 
     monkeypatch.setenv("CTCLIP_GPU", "1")
-    monkeypatch.setattr(check_module, "require_tensorrt", lambda: None)
+    monkeypatch.setattr(check_module, "load_library", lambda _: None)
     monkeypatch.setattr(check_module, "run", step)
     monkeypatch.setattr(check_module, "run_parity", parity)
     assert main(["check", "--repository", str(repository), "--out", str(tmp_path / "out")]) == code
-    assert steps == ["build-engines", "parity"]
+    assert steps == ["build-engines"]
     (path,) = (tmp_path / "out").iterdir()
     name = "nvidia-a100-sxm4-80gb-0123abcd-tensorrt-parity" + ("" if code == 0 else "-FAILED")
     assert path.name.endswith(f"-{name}.json")

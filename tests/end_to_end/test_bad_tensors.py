@@ -136,6 +136,8 @@ CHECKED: list[Bad] = [
     ("SPACING", spacing(1, INF, 1), INVALID, "x is inf mm, expected a finite number between"),
     ("SPACING", spacing(1, 1, -1), INVALID, "y is -1.0 mm, expected a finite number between"),
     ("SPACING", spacing(1e300, 1, 1), INVALID, r"z is 1e\+300 mm, expected a finite"),
+    ("SPACING", spacing(0.01, 1, 1), INVALID, "z is 0.01 mm, expected a finite number between"),
+    ("SPACING", spacing(1, 20, 1), INVALID, "x is 20.0 mm, expected a finite number between"),
     ("RESCALE", rescale(NAN, 0), INVALID, "slope is nan, expected a finite number other than 0"),
     ("RESCALE", rescale(0, 0), INVALID, "slope is 0.0, expected a finite number other than 0"),
     ("RESCALE", rescale(1, -INF), INVALID, "intercept is -inf, expected a finite number"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctclip_bench.cli import bench
-from ctclip_bench.load.server import describe_server, running
+from ctclip_bench.load.server import Raw, describe_server, running
 from ctclip_client.cli.connection import read_connection
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -108,7 +108,7 @@ def test_bench_asks_a_guarded_server_about_itself(
     args = parser.parse_args(["--repository", str(live), "--url", triton.grpc_url, *flags])
     server = running(read_connection(args, args.url))
     assert describe_server(server, live, None)["models"]
-    with server.questions() as raw:
+    with Raw(server) as raw:
         assert raw.statistics()
 
 

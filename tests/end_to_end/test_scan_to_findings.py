@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton
-from numpy.typing import NDArray
 
 from ctclip_client import Client, InvalidInput, Volume, read_volume
 from ctclip_client.cli.program import main
@@ -127,44 +126,6 @@ def test_predict_prints_what_the_client_returns(
     assert printed["provenance"]["checkpoint"]["name"] == "ctclip.pt"
 
 
-BAD_METADATA = [
-    ((0.01, 1, 1), (1, 0), "SPACING: z is 0.01 mm"),
-    ((1, 20.0, 1), (1, 0), "SPACING: x is 20.0 mm"),
-    ((1, 1, np.nan), (1, 0), "SPACING: y is nan"),
-    ((1, 1, -1), (1, 0), "SPACING: y is -1.0"),
-    ((1, 1, 1), (0, 0), "RESCALE: slope is 0.0"),
-    ((1, 1, 1), (np.nan, 0), "RESCALE: slope is nan"),
-    ((1, 1, 1), (1, np.inf), "RESCALE: intercept is inf"),
-]
-
-
-@pytest.mark.parametrize(("spacing", "rescale", "message"), BAD_METADATA)
-def test_absurd_metadata_is_refused_and_the_next_answer_is_bit_the_same(
-    spacing: tuple[float, ...],
-    rescale: tuple[float, ...],
-    message: str,
-    phantom: Volume,
-    server: EmbeddedTriton,
-) -> None:
-    with Client(server.grpc_url) as client:
-        before = client.pathologies(phantom)
-        with pytest.raises(triton.InferenceServerException) as caught:
-            raw_pathologies(server.grpc_url, phantom.voxels, spacing, rescale)
-        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-        assert message in str(caught.value)
-        after = client.pathologies(phantom)
-    np.testing.assert_array_equal(after.logits, before.logits)
-    np.testing.assert_array_equal(after.image_embedding, before.image_embedding)
-
-
-@pytest.mark.parametrize("shape", [(0, 9, 9), (9, 0, 9), (9, 9, 0), (1, 9, 9)])
-def test_volumes_without_content_are_refused(
-    shape: tuple[int, ...], server: EmbeddedTriton
-) -> None:
-    with pytest.raises(triton.InferenceServerException, match="every axis needs at least 1 voxel"):
-        raw_pathologies(server.grpc_url, np.zeros(shape, np.int16), (0.4, 1, 1), (1, 0))
-
-
 @pytest.mark.parametrize("method", ["pathologies", "explain", "encode_image"])
 def test_a_slice_that_is_too_thin_is_the_callers_error(method: str, server: EmbeddedTriton) -> None:
     thin = Volume.from_array(np.zeros((9, 9, 1), np.int16), (2.5, 0.7, 0.7), (1, 0))
@@ -173,28 +134,3 @@ def test_a_slice_that_is_too_thin_is_the_callers_error(method: str, server: Embe
         pytest.raises(InvalidInput, match=r"1 voxels of 0\.7 mm along y .* model's, .* 0\.75 mm"),
     ):
         getattr(client, method)(thin)
-
-
-def raw_pathologies(
-    url: str, voxels: NDArray[np.int16], spacing: object, rescale: object
-) -> triton.InferResult:
-    """What a careless caller sends: nothing is checked on this side."""
-    inputs = []
-    for name, array, dtype in (
-        ("VOLUME", np.ascontiguousarray(voxels), "INT16"),
-        ("SPACING", np.array(spacing, np.float64), "FP64"),
-        ("RESCALE", np.array(rescale, np.float32), "FP32"),
-    ):
-        tensor = triton.InferInput(name, list(array.shape), dtype)
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
-    client = triton.InferenceServerClient(url)
-    try:
-        return client.infer("ctclip_pathologies", inputs)
-    finally:
-        client.close()
-
-
-def test_the_client_refuses_before_it_sends(server: EmbeddedTriton) -> None:
-    with pytest.raises(InvalidInput, match="spacing_mm"):
-        Volume.from_array(np.zeros((2, 2, 2), np.int16), (1, 1, 30), (1, 0))

@@ -113,7 +113,4 @@ def _time_table(result: DemoResult, stages_ms: dict[str, float]) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column)
-    return table
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD)

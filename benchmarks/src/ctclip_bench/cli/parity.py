@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.connection import add_connection_options, read_optional_connection
+from ctclip_bench.cli.subject import add_subject_options, check_together, read_subject
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, CTClipError, InvalidInput
 from ctclip_client.system.files import destination, placed
 from ctclip_client.system.signals import termination_interrupts
@@ -24,32 +24,16 @@ SUMMARY = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("--repository", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--against", type=Path, metavar="CHECKPOINT",
-        help="the checkpoint of the export; without it the first ONNX graph is the reference",
-    )  # fmt: skip
-    parser.add_argument("--text-model", type=Path, metavar="DIR", help="goes with --against")
-    parser.add_argument(
-        "--scans", type=Path, metavar="DIR",
-        help="NIfTI files to compare on; without it a public chest CT and ten variations of it",
+    add_subject_options(
+        parser, "a server of this repository for the two steps that are served, "
+        "not the embedded one",
     )  # fmt: skip
     parser.add_argument(
         "--labels", type=Path, metavar="CSV",
         help="a row a scan (first column: its file name), a column a finding: adds AUROC",
     )  # fmt: skip
-    parser.add_argument(
-        "--config-name", metavar="NAME",
-        help="configs of the embedded server (default: the repository's own; openvino for bf16)",
-    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
-    add_connection_options(
-        parser,
-        "a server of this repository for the two steps that are served (never taken from the "
-        "environment); without it the embedded one",
-        timeout_s=600.0,
-    )
 
 
 @termination_interrupts()
@@ -61,32 +45,19 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ctclip_bench.parity.auroc import compare_auroc, read_labels
-    from ctclip_bench.parity.inputs import read_inputs
     from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table, reasons
     from ctclip_bench.parity.run import run_parity
     from ctclip_client.release.parity_runs import read_runs
     from ctclip_client.system.progress import Stages
-    from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
-    from ctclip_export.samples.scans import sample_and_variations, scans_in
+    from ctclip_export.samples.scans import VARIATIONS
 
     _check_options(args)
-    connection = read_optional_connection(args)
-    if connection is not None:  # now, and not after an hour of references
-        with connection.client() as client:
-            client.check_ready()
-    if args.scans:
-        scans = scans_in(args.scans)
-    else:
-        scans = sample_and_variations(fetch(CHEST_CT, kept_folder()))
-    inputs = read_inputs(
-        args.repository, scans, args.against, args.text_model,
-        connection=connection, config_name=args.config_name,
-    )  # fmt: skip
+    inputs = read_subject(args, VARIATIONS)
     read_runs(inputs.repository, inputs.version)  # a damaged list is said now, not in an hour
     findings = inputs.release.findings
     labels = None
     if args.labels:
-        labels = read_labels(args.labels, [scan.name for scan in scans], findings)
+        labels = read_labels(args.labels, [scan.name for scan in inputs.scans], findings)
     with Stages() as stages:
         result = run_parity(inputs, stages)
     _keep(result.as_run(args.url, sample=not args.scans), inputs.repository, inputs.version)
@@ -114,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    if (args.against is None) != (args.text_model is None):
-        raise InvalidInput("--against and --text-model go together.", "Give both, or neither.")
+    check_together(args)
     if args.labels and not args.scans:
         raise InvalidInput("--labels needs --scans.", "Name the folder of the labelled scans.")
     if args.report and not args.report.absolute().parent.is_dir():

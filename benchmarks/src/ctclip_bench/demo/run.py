@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tritonclient.grpc import InferenceServerClient
-
 from ctclip_bench.demo.checkpoint import DemoModel, make_checkpoint, write_text_model
 from ctclip_bench.demo.codebook import CodeUsage
+from ctclip_bench.load.server import Raw, Server
 from ctclip_client import Client, Scores, Volume, read_volume
 from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError
@@ -33,7 +32,6 @@ class DemoResult:
     scan: Path
     volume: Volume
     read_ms: float
-    repository: Path
     usage: CodeUsage
     agreements: Sequence[Agreement]
     scores: Scores
@@ -67,37 +65,21 @@ def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
         reference = reference_answer(
             checkpoint, text_model, demo.geometry, volume, PUBLISHED_FINDINGS
         )
-    with stages.stage("Triton: start and load all models"):
-        triton = EmbeddedTriton(repository)
-        triton.start()
-    try:
+    with ExitStack() as stack:
+        with stages.stage("Triton: start and load all models"):
+            triton = stack.enter_context(EmbeddedTriton(repository))
         with stages.stage("Triton: the CT through the gRPC client"):
             with Client(triton.grpc_url, timeout_s=300) as client:
                 scores = client.pathologies(volume)
-            server_ms = _server_ms(triton.grpc_url)
-    finally:
-        with stages.stage("Triton: stop"):
-            triton.stop()
-    served = StepAnswer(None, scores.image_embedding, scores.logits, scores.probabilities)
+            with Raw(Server(triton.grpc_url)) as raw:
+                spent = raw.statistics()
+    names = [step.model.name for step in PATHOLOGIES.steps]
+    server_ms = {name: spent[name].mean_ms("compute_infer") for name in names}
+    served = StepAnswer.of_scores(scores)
     parity = judge("served by Triton", [served], [reference], BOUNDS["fp32"])
     if parity.verdict != "PASS":
         raise CTClipError(
             f"parity: served and reference differ: {parity.reason}.",
             "Report it with the processor's name and the versions of onnxruntime and torch.",
         )
-    return DemoResult(
-        scan, volume, read_ms, repository, usage, export.agreements, scores, parity, server_ms
-    )
-
-
-def _server_ms(url: str) -> dict[str, float]:
-    """Milliseconds that each model of the ensemble took to compute, since the server started."""
-    client = InferenceServerClient(url)
-    try:
-        spent = {}
-        for step in PATHOLOGIES.steps:
-            (stats,) = client.get_inference_statistics(step.model.name).model_stats
-            spent[step.model.name] = float(np.float64(stats.inference_stats.compute_infer.ns) / 1e6)
-        return spent
-    finally:
-        client.close()
+    return DemoResult(scan, volume, read_ms, usage, export.agreements, scores, parity, server_ms)

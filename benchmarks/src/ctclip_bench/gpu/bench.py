@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from ctclip_bench.gpu.steps import (
     chosen_gpu,
     ctclip,
     gpu_environment,
-    require_docker,
     require_gpu,
     run,
 )
@@ -42,7 +42,11 @@ def bench(inputs: Inputs) -> int:
     # Without the variable it is 0 for Compose, whatever CUDA sees outside of the container.
     gpu = gpu_environment(variables.get(GPU) or "0")
     require_gpu("Run make gpu-bench on the machine with the GPU. " + _REMEDY, gpu)
-    docker = require_docker("Install Docker Engine with Compose. " + _REMEDY)
+    docker = shutil.which("docker")
+    if docker is None:
+        raise Unavailable(
+            "docker: it is not on this machine.", f"Install Docker Engine with Compose. {_REMEDY}"
+        )
     inputs.check()
     with (
         _container(docker, inputs.repository, variables) as url,
@@ -82,7 +86,8 @@ def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> I
         [docker, "compose", *every, "ps", "--quiet"], capture_output=True, text=True, check=False
     )
     if running.returncode:
-        raise Unavailable(f"docker compose ps: {running.stderr.strip()}", _REMEDY)
+        said = running.stderr.strip().splitlines() or ["no reason given"]
+        raise Unavailable(f"docker compose ps: {said[-1]}", _REMEDY)
     if running.stdout.strip():
         # `up` would start it anew with another repository, under whoever uses it.
         raise InvalidInput(

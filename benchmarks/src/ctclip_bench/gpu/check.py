@@ -16,7 +16,6 @@ from ctclip_bench.gpu.steps import (
     ctclip,
     gpu_environment,
     require_gpu,
-    require_tensorrt,
     run,
 )
 from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
@@ -24,6 +23,7 @@ from ctclip_bench.parity import ENGINE_STEP
 from ctclip_client.errors import CTClipError
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import Gpu
+from ctclip_export.engines.target import TENSORRT, load_library
 
 
 def check(inputs: Inputs) -> int:
@@ -35,14 +35,14 @@ def check(inputs: Inputs) -> int:
     gpu = require_gpu(
         "Run make gpu-check on the machine with the GPU that will serve.", environment
     )
-    require_tensorrt()
+    load_library(TENSORRT)
     inputs.check()
     check_folder(inputs.out)
     repository = str(inputs.repository)
     build = ctclip("build-engines", "--repository", repository, "--target", "tensorrt")
     if code := run(build, environment):
         return code
-    found = _parity(inputs, environment)
+    found = run_parity(inputs, environment)
     content = {
         **without_names(found, inputs.url),
         "passed": found["passed"] and not engine_complaint(found),
@@ -59,44 +59,30 @@ def check(inputs: Inputs) -> int:
     return 0 if found["passed"] else 1
 
 
-def _parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What it printed. Its exit code says nothing here: 1 is a result, and a death is seen."""
+def run_parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What `ctclip parity --json` found, its progress before everyone's eyes.
+
+    Raises: CTClipError if it ended otherwise than with a finished check.
+    """
     url = ["--url", inputs.url] if inputs.url else []
     command = ctclip(
         "parity", "--repository", str(inputs.repository), *inputs.reference(), *url, "--json",
         *inputs.more,
     )  # fmt: skip
-    done = run_parity(command, environment)
-    return read_parity(done.returncode, done.stdout)
-
-
-def run_parity(
-    command: list[str], environment: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run `ctclip parity`, its progress before everyone's eyes and its JSON caught."""
     with child(command, environment, grace_s=PUTS_AWAY_S, stdout=subprocess.PIPE) as process:
         text, _ = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, text)
+    return read_parity(process.returncode, text)
 
 
 def read_parity(code: int, text: str) -> dict[str, Any]:
-    """What `ctclip parity --json` printed. Raises: CTClipError if that is no finished check."""
+    """The JSON that it printed. Raises: CTClipError if it died: exit codes 0 and 1 are results."""
     remedy = "See what it said above; nothing was written."
     if code not in (0, 1):
         raise CTClipError(f"ctclip parity ended with exit code {code}.", remedy)
     try:
         found: dict[str, Any] = json.loads(text)
-        passed, steps = found["passed"], found["rungs"]
-        _ = found["machine"], found["scans"], found["release"]["release"]
-        _ = found["release"]["checkpoint"]["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CTClipError(f"ctclip parity printed no result ({error!r}).", remedy) from error
-    if not steps or passed != (code == 0):
-        raise CTClipError(
-            f"ctclip parity: exit code {code}, passed {passed}, {len(steps)} steps: that does not "
-            "fit together.",
-            remedy,
-        )
+    except ValueError as error:  # 1 is the code of other errors, too
+        raise CTClipError("ctclip parity printed no result.", remedy) from error
     return found
 
 
@@ -104,13 +90,7 @@ def without_names(found: Mapping[str, Any], url: str | None) -> dict[str, Any]:
     """The same without a server's address and without files' names, which may name patients."""
     steps = found["rungs"]
     if url is not None:
-        steps = [
-            {
-                k: v.replace(url, "a running server") if isinstance(v, str) else v
-                for k, v in step.items()
-            }
-            for step in steps
-        ]
+        steps = json.loads(json.dumps(steps).replace(url, "a running server"))
     release = without_name(found["release"])
     return {**found, "release": release, "rungs": steps, "scans": len(found["scans"])}
 

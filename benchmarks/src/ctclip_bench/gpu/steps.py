@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +10,11 @@ from pathlib import Path
 
 from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
-from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
+from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import DRIVERS_ORDER, Gpu, NoGpu, read_gpu
-from ctclip_export.engines.target import TENSORRT, load_library
 
 CONFIG_NAME = "tensorrt"
-_DOCKER_ANSWERS_S = 30
 PUTS_AWAY_S = 60.0
 """Seconds that an interrupted step gets."""
 
@@ -76,30 +72,6 @@ def require_gpu(remedy: str, environment: Mapping[str, str]) -> Gpu:
         raise NoGpu(error.cause, remedy) from error
 
 
-def require_tensorrt() -> None:
-    """Raises: InvalidInput with the line that installs it."""
-    load_library(TENSORRT)
-
-
-def require_docker(remedy: str) -> str:
-    """The docker program, with an engine and Compose that answer. Raises: Unavailable."""
-    program = shutil.which("docker")
-    if program is None:
-        raise Unavailable("docker: it is not on this machine.", remedy)
-    for command in (["compose", "version"], ["info", "--format", "{{.ServerVersion}}"]):
-        try:
-            done = subprocess.run(
-                [program, *command],
-                capture_output=True, text=True, check=False, timeout=_DOCKER_ANSWERS_S,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"docker {command[0]}: {error}.", remedy) from error
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise Unavailable(f"docker {command[0]}: {said[-1]}", remedy)
-    return program
-
-
 def ctclip(*arguments: str) -> list[str]:
     """The command line of a `ctclip` of this environment."""
     return [sys.executable, "-m", "ctclip_client", *arguments]
@@ -114,12 +86,9 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     with child(command, environment, grace_s=PUTS_AWAY_S) as process:
         pass
     if process.returncode < 0:
+        name = " ".join(command[2:5] if command[0] == sys.executable else command[:3])
         raise CTClipError(
-            f"{_name(command)} was killed by signal {-process.returncode}.",
+            f"{name} was killed by signal {-process.returncode}.",
             "Nothing can be said of what it had not finished: run it again.",
         )
     return process.returncode
-
-
-def _name(command: Sequence[str]) -> str:
-    return " ".join(command[2:5] if command[0] == sys.executable else command[:3])

@@ -90,17 +90,17 @@ def compare_with_reference(
     if failure:
         return JudgedAnswers(baseline, bounds, (StepVerdict(baseline, "FAIL", failure),))
     verdicts = (
-        judge(WHOLE_PATH, [_answer(scores) for scores in served], ran.answers, bounds),
-        judge(ZERO_SHOT, [_answer(zero_shot)], ran.answers[:1], bounds),
+        judge(WHOLE_PATH, [StepAnswer.of_scores(scores) for scores in served], ran.answers, bounds),
+        judge(ZERO_SHOT, [StepAnswer.of_scores(zero_shot)], ran.answers[:1], bounds),
     )
     return JudgedAnswers(baseline, bounds, verdicts, tuple(served), text_embeddings)
 
 
 def difference(bounds: Bounds, scores: Scores, expected: Scores) -> str:
     """What is wrong with a timed answer, "" if nothing: it must repeat the one that was judged."""
-    return embedding_difference(
-        bounds, scores.image_embedding, expected.image_embedding
-    ) or _probability_difference(bounds, scores, expected)
+    found = embedding_difference(bounds, scores.image_embedding, expected.image_embedding)
+    largest = float(np.abs(scores.probabilities - expected.probabilities).max())
+    return found or ("" if largest <= bounds.probability else f"|Δprobability| {largest:.1e}")
 
 
 def embedding_difference(
@@ -113,11 +113,6 @@ def embedding_difference(
     return "" if lowest >= bounds.cosine else f"embedding: cosine {lowest:.6f}"
 
 
-def _probability_difference(bounds: Bounds, scores: Scores, expected: Scores) -> str:
-    largest = float(np.abs(scores.probabilities - expected.probabilities).max())
-    return "" if largest <= bounds.probability else f"|Δprobability| {largest:.1e}"
-
-
 def _check_release(scores: Scores, expected: str, server: Server) -> None:
     got = scores.provenance.release
     if got != expected:
@@ -125,7 +120,3 @@ def _check_release(scores: Scores, expected: str, server: Server) -> None:
             f"--repository: it holds release {expected}; {server.url} serves {got}.",
             "Name the repository that the server was started with.",
         )
-
-
-def _answer(scores: Scores) -> StepAnswer:
-    return StepAnswer(None, scores.image_embedding, scores.logits, scores.probabilities)

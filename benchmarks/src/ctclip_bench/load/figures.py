@@ -17,23 +17,19 @@ FEW = 100
 """Below so many requests the 99th percentile is little more than the largest value."""
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds, of the requests that were answered."""
+def latency(milliseconds: Sequence[float]) -> dict[str, float]:
+    """p50, p95, p99, mean, least and largest of one value at least.
 
-    p50: float
-    p95: float
-    p99: float
-    mean: float
-    least: float
-    largest: float
-
-    @classmethod
-    def of(cls, milliseconds: Sequence[float]) -> Latency:
-        """Percentiles by linear interpolation (NumPy's default). Needs one value at least."""
-        values = np.asarray(milliseconds, np.float64)
-        p50, p95, p99 = (float(p) for p in np.percentile(values, PERCENTILES))
-        return cls(p50, p95, p99, float(values.mean()), float(values.min()), float(values.max()))
+    Percentiles by linear interpolation (NumPy's default).
+    """
+    values = np.asarray(milliseconds, np.float64)
+    found = {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
+    return {
+        **found,
+        "mean": float(values.mean()),
+        "least": float(values.min()),
+        "largest": float(values.max()),
+    }
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Level:
     load: Mapping[str, float | str]
     units: int
     n: int
-    latency_ms: Latency | None
+    latency_ms: Mapping[str, float] | None
     throughput_per_s: float
     duration_s: float
     errors: Mapping[str, int]
@@ -77,22 +73,19 @@ def make_level(
     duration_s = 0.0
     if samples:
         duration_s = max(s.end_s for s in samples) - min(s.start_s for s in samples)
-    parts = {key: [s.parts_ms[key] for s in answered] for key in (
-        answered[0].parts_ms if answered else ()
-    )}  # fmt: skip
+    parts = answered[0].parts_ms if answered else ()
+    times = [(sample.end_s - sample.start_s) * 1000 for sample in answered]
     return Level(
         name=name,
         load=load,
         units=units,
         n=len(answered),
-        latency_ms=Latency.of([(s.end_s - s.start_s) * 1000 for s in answered])
-        if answered
-        else None,
+        latency_ms=latency(times) if times else None,
         throughput_per_s=len(answered) * units / duration_s if duration_s else 0.0,
         duration_s=duration_s,
         errors=dict(Counter(type(error).__name__ for error in failed)),
         wrong=[sample.complaint for sample in answered if sample.complaint],
         first_error=failed[0] if failed else None,
-        client_ms={key: float(np.median(values)) for key, values in parts.items()},
+        client_ms={key: float(np.median([s.parts_ms[key] for s in answered])) for key in parts},
         stages=stages,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ from ctclip_bench.load.agreement import JudgedAnswers, compare_with_reference
 from ctclip_bench.load.figures import Level, make_level
 from ctclip_bench.load.load import Amount, Sample, Starter, Work, closed_loop, open_loop
 from ctclip_bench.load.memory import Usage, Watch, gpu_memory
-from ctclip_bench.load.server import Server, without_address
+from ctclip_bench.load.server import Raw, Server, without_address
 from ctclip_bench.load.statistics import Spent, difference
 from ctclip_bench.load.workloads import prepared, split, texts, vision_batches, whole_path
 from ctclip_bench.parity.inputs import ParityInputs
@@ -23,6 +25,10 @@ from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
 from ctclip_client.system.progress import Advance, Stages
 
 A = TypeVar("A")
+_NO_SHARED_MEMORY = (
+    "No shared memory with the server: the vision model's volumes were sent in messages, which is "
+    "in its latency. Enlarge /dev/shm (shm_size of a container), or allow it in the server."
+)
 
 
 @dataclass(frozen=True)
@@ -87,34 +93,29 @@ class Measurement:
         return sum(sum(level.errors.values()) for level in self.levels)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is measured. volumes: of inputs.scans, in their order."""
-
-    server: Server
-    inputs: ParityInputs
-    volumes: Sequence[Volume]
-
-
 def measure(
-    subject: Subject, plan: Plan, stages: Stages, gpu_before_bytes: int | None = None
+    server: Server,
+    inputs: ParityInputs,
+    volumes: Sequence[Volume],
+    plan: Plan,
+    stages: Stages,
+    *,
+    gpu_before_bytes: int | None = None,
 ) -> Measurement:
     """Judge, and only where that passes, measure.
 
+    volumes: of inputs.scans, in their order.
     gpu_before_bytes: memory in use on the GPU before this server was started, if that is known.
     A level that cannot be measured is kept with its reason, and the next one is tried, unless the
     server has gone.
     Raises: InvalidInput, ServiceError, before the first level.
     """
-    server = subject.server
-    agreement = compare_with_reference(server, subject.inputs, subject.volumes, stages)
+    agreement = compare_with_reference(server, inputs, volumes, stages)
     if not agreement.passed:
         return Measurement(agreement)
-    with (
-        Watch(gpu_memory if server.on_this_machine else _unknown, gpu_before_bytes) as gpu,
-        Watch(server.memory_bytes) as process,
-    ):
-        load = _Load(subject, plan, stages, agreement)
+    load = _Load(server, inputs, volumes, plan, stages, agreement)
+    read_gpu = gpu_memory if server.on_this_machine else lambda: None
+    with Watch(read_gpu, gpu_before_bytes) as gpu, Watch(server.memory_bytes) as process:
         load.run()
     return Measurement(
         agreement,
@@ -126,155 +127,122 @@ def measure(
     )
 
 
-def _unknown() -> None:
-    return None
-
-
 @dataclass(frozen=True)
-class _What:
-    """kind: of `Measurement`. load: what the level is. units: volumes or texts in one request."""
+class _Task:
+    """One level that is to be measured. kind: of `Measurement`. load: what the level is.
+
+    run: None where it could not be prepared, because the server has gone. units: volumes or texts
+    in one request.
+    """
 
     kind: str
+    name: str
     load: Mapping[str, float | str]
+    run: Callable[[Starter, Advance], list[Sample]] | None
     units: int = 1
 
 
+@dataclass
 class _Load:
     """Runs the levels, one after the other."""
 
-    def __init__(
-        self, subject: Subject, plan: Plan, stages: Stages, agreement: JudgedAnswers
-    ) -> None:
-        self.server, self.inputs, self.volumes = subject.server, subject.inputs, subject.volumes
-        self.plan, self.stages, self.agreement = plan, stages, agreement
-        self.levels: dict[str, list[Level]] = {
-            "whole_path": [], "arrivals": [], "vision": [], "texts": [],
-        }  # fmt: skip
-        self.notes: list[str] = []
-        self.gone_at = ""
-        self._not_tried = ""
-        self._read: Callable[[], dict[str, Spent]] = dict
+    server: Server
+    inputs: ParityInputs
+    volumes: Sequence[Volume]
+    plan: Plan
+    stages: Stages
+    agreement: JudgedAnswers
+    levels: dict[str, list[Level]] = field(default_factory=lambda: defaultdict(list))
+    notes: list[str] = field(default_factory=list)
+    gone_at: str = ""
+    not_tried: str = ""
 
     def run(self) -> None:
-        with self.server.questions() as raw:
+        with Raw(self.server) as raw, closing(self._tasks()) as tasks:
+            read: Callable[[], dict[str, Spent]] = raw.statistics
             try:
-                raw.statistics()
+                read()
             except CTClipError as error:  # restricted, for instance; latencies are still to be had
                 self.notes.append(f"no statistics from Triton: {type(error).__name__}")
-            else:
-                self._read = raw.statistics
-            self._whole_path()
-            self._vision()
-            self._texts()
+                read = dict
+            for task in tasks:
+                self.levels[task.kind].append(self._level(task, read))
 
-    def _whole_path(self) -> None:
+    def _tasks(self) -> Generator[_Task]:
         work = whole_path(self.server, self.volumes, self.agreement)
         for clients in self.plan.concurrency:
             name = f"Whole path, {_count(clients, 'client')}"
-            self._closed(name, _What("whole_path", {"clients": clients}), work, clients)
+            yield _Task("whole_path", name, {"clients": clients}, self._closed(work, clients))
         for rate in self.plan.rates:
             name = f"Whole path, {rate:g} scans a second arrive"
-            run = partial(open_loop, work, rate, self.plan.amount)
-            what = _What("arrivals", {"rate_per_s": rate})
-            self._level(name, what, run, self.plan.amount.requests)
+            arrive = partial(open_loop, work, rate, self.plan.amount)
+            yield _Task("arrivals", name, {"rate_per_s": rate}, arrive)
+        if self.plan.batches:
+            yield from self._vision_tasks()
+        for count in self.plan.texts:
+            run = self._closed(texts(self.server, self.inputs, count, self.agreement))
+            yield _Task(
+                "texts", f"Text encoder, {_count(count, 'text')}", {"texts": count}, run, count
+            )
 
-    def _vision(self) -> None:
-        if not self.plan.batches:
-            return
-        if self.gone_at:
-            for batch in self.plan.batches:
-                self._keep(*self._batch(batch, "none"), [], None)
-            return
+    def _vision_tasks(self) -> Generator[_Task]:
         limit = VISION.max_batch_size
         order = np.arange(min(max(self.plan.batches), limit)) % len(self.volumes)
-        with self.stages.stage("Vision model: prepare its volumes"):
-            voxels = prepared(self.inputs, self.volumes)[order]
         expected = np.stack([scores.image_embedding for scores in self.agreement.served])[order]
-        with vision_batches(self.server, voxels) as batches:
-            self.notes += [batches.note] if batches.note else []
+        with ExitStack() as stack:
+            batches = None
+            if not self.gone_at:
+                with self.stages.stage("Vision model: prepare its volumes"):
+                    voxels = prepared(self.inputs, self.volumes)[order]
+                batches = stack.enter_context(vision_batches(self.server, voxels))
+                if batches.transport == "grpc" and self.server.on_this_machine:
+                    self.notes.append(_NO_SHARED_MEMORY)
             for batch in self.plan.batches:
-                work = batches.work(split(batch, limit), expected, self.agreement)
-                self._closed(*self._batch(batch, batches.transport), work)
+                sizes = split(batch, limit)
+                load: dict[str, float | str] = {
+                    "volumes": batch, "requests_at_once": len(sizes),
+                    "sent_as": " + ".join(map(str, sizes)),
+                    "transport": "none" if batches is None else batches.transport,
+                }  # fmt: skip
+                run = None
+                if batches is not None:
+                    run = self._closed(batches.work(sizes, expected, self.agreement))
+                name = f"Vision model, {_count(batch, 'volume')}"
+                yield _Task("vision", name, load, run, batch)
 
-    @staticmethod
-    def _batch(batch: int, transport: str) -> tuple[str, _What]:
-        sizes = split(batch, VISION.max_batch_size)
-        load: dict[str, float | str] = {
-            "volumes": batch, "requests_at_once": len(sizes),
-            "sent_as": " + ".join(map(str, sizes)), "transport": transport,
-        }  # fmt: skip
-        return f"Vision model, {_count(batch, 'volume')}", _What("vision", load, batch)
+    def _closed(
+        self, work: Work[A], clients: int = 1
+    ) -> Callable[[Starter, Advance], list[Sample]]:
+        return partial(closed_loop, work, clients, self.plan.amount)
 
-    def _texts(self) -> None:
-        for count in self.plan.texts:
-            work = texts(self.server, self.inputs, count, self.agreement)
-            name = f"Text encoder, {_count(count, 'text')}"
-            self._closed(name, _What("texts", {"texts": count}, count), work)
-
-    def _closed(self, name: str, what: _What, work: Work[A], clients: int = 1) -> None:
-        def run(started: Starter, advance: Advance) -> list[Sample]:
-            return closed_loop(work, clients, self.plan.amount, started, advance)
-
-        self._level(name, what, run, max(self.plan.amount.requests, clients))
-
-    def _level(
-        self,
-        name: str,
-        what: _What,
-        run: Callable[[Starter, Advance], list[Sample]],
-        requests: int,
-    ) -> None:
-        if self.gone_at:
-            self._keep(name, what, [], None)
-            return
-        before: dict[str, Spent] = {}
+    def _level(self, task: _Task, read: Callable[[], dict[str, Spent]]) -> Level:
         samples: list[Sample] = []
+        before: dict[str, Spent] = {}
         spent: dict[str, Spent] = {}
         error: CTClipError | None = None
-        with self.stages.stage(name, requests) as advance:
-            try:
-                samples = run(lambda: before.update(self._read()), advance)
-                spent = difference(self._read(), before)
-            except CTClipError as caught:  # the other levels are worth an hour, perhaps
-                error = caught
-        self._keep(name, what, samples, error, spent)
-
-    def _keep(
-        self,
-        name: str,
-        what: _What,
-        samples: Sequence[Sample],
-        error: CTClipError | None,
-        spent: Mapping[str, Spent] | None = None,
-    ) -> None:
-        level = make_level(name, what.load, what.units, samples, spent or None)
-        failure = self._not_tried
-        if not failure:
-            lost = _lost(samples, error)
-            if lost is not None and self._has_gone():
-                self.gone_at = name
-                error = error or lost  # what was measured was a server that is ending
-            elif error is None and level.n == 0:
-                error = level.first_error
-            failure = "" if error is None else self._said(error)
-        self.levels[what.kind].append(replace(level, failure=failure))
-
-    def _has_gone(self) -> bool:
-        """Ask a server that has left requests without an answer for a sign of life."""
-        silence = self.server.silence()
+        if task.run is not None and not self.gone_at:
+            with self.stages.stage(task.name, self.plan.amount.requests) as advance:
+                try:
+                    samples = task.run(lambda: before.update(read()), advance)
+                    spent = difference(read(), before)
+                except CTClipError as caught:  # the other levels are worth an hour, perhaps
+                    error = caught
+        level = make_level(task.name, task.load, task.units, samples, spent or None)
+        if self.gone_at:
+            return replace(level, failure=self.not_tried)
+        every = (error, *(sample.error for sample in samples))
+        lost = next((e for e in every if isinstance(e, Unavailable | DeadlineExceeded)), None)
+        silence = None if lost is None else self.server.silence()
         if silence is not None:
-            said = self._said(silence)
-            self._not_tried = f"not tried: the server no longer answers ({said})"
-        return silence is not None
+            self.gone_at = task.name
+            self.not_tried = f"not tried: the server no longer answers ({self._said(silence)})"
+            error = error or lost  # what was measured was a server that is ending
+        elif error is None and level.n == 0:
+            error = level.first_error
+        return replace(level, failure="" if error is None else self._said(error))
 
     def _said(self, error: CTClipError) -> str:
         return f"{type(error).__name__}: {without_address(error.cause, self.server.url)}"
-
-
-def _lost(samples: Sequence[Sample], error: CTClipError | None) -> CTClipError | None:
-    """The first of a level's errors after which the server may be gone."""
-    every = (error, *(sample.error for sample in samples))
-    return next((each for each in every if isinstance(each, Unavailable | DeadlineExceeded)), None)
 
 
 def _count(number: int, noun: str) -> str:

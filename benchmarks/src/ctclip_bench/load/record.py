@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ctclip_bench.load.figures import Latency, Level
+from ctclip_bench.load.figures import Level
 from ctclip_bench.load.measure import Measurement, Plan
-from ctclip_bench.load.memory import Usage
 from ctclip_bench.machine import describe_machine
 from ctclip_client import InvalidInput, Volume
 from ctclip_client.system.files import placed
@@ -68,14 +67,18 @@ def as_json(
         "vision": [_level(level) for level in found.vision],
         "texts": [_level(level) for level in found.texts],
         "memory": {
-            "gpu": "no GPU" if gpu is None else _usage(found.gpu),
-            "server_processes": _usage(found.process),
+            "gpu": "no GPU" if gpu is None else found.gpu and asdict(found.gpu),
+            "server_processes": found.process and asdict(found.process),
         },
         "notes": list(found.notes),
         "machine": {
             **describe_machine(),
             "load_before": about["load_before"],
-            "gpu": None if gpu is None else _gpu(gpu),
+            "gpu": gpu
+            and {
+                name: getattr(gpu, name)
+                for name in ("name", "compute_capability", "memory_bytes", "driver")
+            },
         },
     }
 
@@ -94,32 +97,18 @@ def _level(level: Level) -> dict[str, Any]:
         "failure": level.failure or None,
         "errors": dict(level.errors),
         "wrong_answers": len(level.wrong),
-        "latency_ms": None if level.latency_ms is None else _rounded(level.latency_ms),
+        "latency_ms": level.latency_ms and _rounded(level.latency_ms),
         "throughput_per_s": round(level.throughput_per_s, 4),
         "units_per_request": level.units,
         "duration_s": round(level.duration_s, 3),
-        "client_median_ms": {name: round(value, 3) for name, value in level.client_ms.items()},
-        "triton": None
-        if level.stages is None
-        else {name: spent.as_json() for name, spent in sorted(level.stages.items())},
+        "client_median_ms": _rounded(level.client_ms),
+        "triton": level.stages
+        and {name: spent.as_json() for name, spent in sorted(level.stages.items())},
     }
 
 
-def _rounded(latency: Latency) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in asdict(latency).items()}
-
-
-def _usage(usage: Usage | None) -> dict[str, int] | None:
-    return None if usage is None else asdict(usage)
-
-
-def _gpu(gpu: Gpu) -> dict[str, Any]:
-    return {
-        "name": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "memory_bytes": gpu.memory_bytes,
-        "driver": gpu.driver,
-    }
+def _rounded(milliseconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in milliseconds.items()}
 
 
 def file_name(content: Mapping[str, Any], kind: str = "") -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +31,7 @@ from ctclip_client.release.repository import (
     read_config,
 )
 from ctclip_client.transport.connection import Connection
+from ctclip_client.transport.endpoint import Endpoint
 from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -55,11 +55,7 @@ class Server(Connection):
     @property
     def on_this_machine(self) -> bool:
         """Whether its address is a loopback one."""
-        host = self.url.rpartition(":")[0].strip("[]")
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host.lower() == "localhost"
+        return Endpoint.parse(self.url).loopback
 
     def memory_bytes(self) -> int | None:
         """Main memory of the embedded server's processes; None for any other, or if it is gone."""
@@ -78,15 +74,9 @@ class Server(Connection):
         try:
             with brief.client() as client:
                 client.check_ready()
-        except (Unavailable, DeadlineExceeded) as error:
-            return error
-        except CTClipError:
-            return None
+        except CTClipError as error:
+            return error if isinstance(error, Unavailable | DeadlineExceeded) else None
         return None
-
-    def questions(self) -> Raw:
-        """For single models, and for questions."""
-        return Raw(self)
 
 
 @contextmanager
@@ -97,14 +87,12 @@ def embedded(repository: Path, config_name: str | None, timeout_s: float) -> Ite
 
 
 def running(connection: Connection) -> Server:
-    """The server that a connection leads to. Raises: what its readiness check raises."""
-    with connection.client() as client:
-        client.check_ready()
+    """The server that a connection leads to."""
     return Server(connection.url, connection.timeout_s, connection.tls, connection.headers)
 
 
 class Raw:
-    """tritonclient with the errors of `ctclip_client.errors`."""
+    """For single models, and for questions: tritonclient with `ctclip_client.errors`."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -137,60 +125,32 @@ class Raw:
         read = self.connection.get_inference_statistics
         return settled(lambda: read_statistics(self.ask(read)))
 
-    def version(self) -> str:
-        """Triton's own version."""
-        return str(self.ask(self.connection.get_server_metadata).version)
-
-    def config(self, model: str) -> Any:
-        """A ModelConfig as it is in force."""
-        return self.ask(self.connection.get_model_config, model).config
-
-
-@dataclass(frozen=True)
-class Shared:
-    """name: of a region that the server has mapped; "" if there is none. note: why there is none,
-    where somebody can do something about it.
-    """
-
-    name: str = ""
-    note: str = ""
-
 
 @contextmanager
-def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[Shared]:
-    """An array in system shared memory, for a server on this machine that allows it."""
-    if not raw.server.on_this_machine:
-        yield Shared()
-        return
+def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[str]:
+    """The name of a region of system shared memory that holds an array and that the server has
+    mapped; "" where it is on another machine, does not allow it, or there is too little memory.
+    """
     with ExitStack() as stack:
-        try:
-            region = Region(array.nbytes)
-        except OSError as error:
-            yield Shared(
-                note=f"no shared memory ({array.nbytes:,} bytes): {error.strerror or error}. The "
-                "vision model's volumes were sent in messages, which is in its latency. "
-                "Enlarge /dev/shm (shm_size of a container)."
-            )
-            return
-        stack.callback(region.close)
-        register = raw.connection.register_system_shared_memory
-        try:
-            raw.ask(register, region.name, region.key, region.nbytes)
-        except CTClipError:  # off by default in Triton since 26.04
-            yield Shared()
-            return
-        stack.callback(_forget, raw, region.name)
-        # The server has mapped it. Without its name, it goes with the last of the two processes.
-        region.unlink()
-        region.write(np.ascontiguousarray(array).view(np.int16))
-        yield Shared(region.name)
+        name = ""
+        # There is too little of it, or Triton forbids it, as by default since 26.04.
+        with suppress(OSError, CTClipError):
+            if raw.server.on_this_machine:
+                region = Region(array.nbytes)
+                stack.callback(region.close)
+                register = raw.connection.register_system_shared_memory
+                raw.ask(register, region.name, region.key, region.nbytes)
+                stack.callback(_forget, raw, region.name)
+                # Mapped. Without its name, it goes with the last of the two processes.
+                region.unlink()
+                region.write(np.ascontiguousarray(array).view(np.int16))
+                name = region.name
+        yield name
 
 
 def _forget(raw: Raw, name: str) -> None:
-    try:
+    with suppress(CTClipError):  # the server has gone, and its mapping with it
         raw.ask(raw.connection.unregister_system_shared_memory, name)
-    except CTClipError:
-        return  # the server has gone, and its mapping with it
 
 
 def without_address(text: str, address: str) -> str:
@@ -209,10 +169,10 @@ def describe_server(server: Server, repository: Path, config_name: str | None) -
     """
     wanted = expected_backends(repository, config_name)
     models: dict[str, Any] = {}
-    with server.questions() as raw:
-        version = raw.version()
+    with Raw(server) as raw:
+        version = str(raw.ask(raw.connection.get_server_metadata).version)
         for model in MODELS:
-            config = raw.config(model.name)
+            config = raw.ask(raw.connection.get_model_config, model.name).config
             backend = backend_of(config)
             if backend != wanted.get(model.name, backend):
                 raise InvalidInput(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 _PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
@@ -31,16 +32,10 @@ class Spent:
     compute_output_ns: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
+        return Spent(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, other: Spent) -> Spent:
-        return Spent(*(a - b for a, b in zip(self._values(), other._values(), strict=True)))
-
-    def _values(self) -> tuple[int, ...]:
-        return (
-            self.requests, self.rows, self.executions, self.success_ns, self.queue_ns,
-            self.compute_input_ns, self.compute_infer_ns, self.compute_output_ns,
-        )  # fmt: skip
+        return Spent(*map(operator.sub, astuple(self), astuple(other)))
 
     @property
     def batch(self) -> float:

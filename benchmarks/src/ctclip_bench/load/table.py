@@ -20,19 +20,20 @@ _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 def show(console: Console, found: Measurement, content: Mapping[str, Any]) -> None:
     """Print the verdict, and under a passed one the numbers. content: the JSON of it."""
-    for line in verdict_lines(found, content):
+    for line in _verdict_lines(found, content):
         console.print(line, highlight=False, soft_wrap=True)
     console.print()
     if not found.right:
         console.print("No timings: what answers wrongly has no latency.", highlight=False)
         return
-    for table in _tables(found):
-        console.print(table)
+    console.print(_levels(found.levels))
+    for level in _ends(found):
+        console.print(_stages(level))
     for line in _remarks(found, content):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
+def _verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
     """PASS or FAIL of each check, what could not be measured, then what was measured and where."""
     style = "bold green" if found.right else "bold red"
     agreement = found.agreement
@@ -69,47 +70,26 @@ def verdict_lines(found: Measurement, content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tables(found: Measurement) -> list[Table]:
-    tables = [
-        _levels(
-            "Whole path: client, ensemble, findings (a volume in memory; latencies in ms)",
-            found.whole_path, ("clients",), "scans/s",
-        ),
-        _levels(
-            "The same, arriving by themselves (Poisson); latency counts from the arrival",
-            found.arrivals, ("rate_per_s",), "scans/s",
-        ),
-        _levels(
-            "Vision model alone, prepared volumes (ms until the last answer)",
-            found.vision, ("volumes", "sent_as", "transport"), "volumes/s",
-        ),
-        _levels("Text encoder, tokenizer included (ms)", found.texts, ("texts",), "texts/s"),
-    ]  # fmt: skip
-    tables += [_stages(level) for level in _ends(found)]
-    return [table for table in tables if table.row_count]
-
-
 def _ends(found: Measurement) -> list[Level]:
     """The whole path under the least and the most load that was measured."""
     measured = [level for level in found.whole_path if level.n]
     return measured[:1] + measured[1:][-1:]
 
 
-def _levels(title: str, levels: Sequence[Level], load: Sequence[str], unit: str) -> Table:
-    table = _table(title, [name.replace("_", " ") for name in load])
-    for column in ("n", "errors", "p50", "p95", "p99", unit, "mean batch"):
+def _levels(levels: Sequence[Level]) -> Table:
+    table = _table("Latencies in ms", "level")
+    for column in ("n", "errors", "p50", "p95", "p99", "per s", "mean batch"):
         table.add_column(column, justify="right")
     for level in levels:
-        latency = level.latency_ms
-        shown = () if latency is None else (latency.p50, latency.p95, latency.p99)
+        how = [str(level.load[key]) for key in ("sent_as", "transport") if key in level.load]
         stages = level.stages or {}
         encoder = stages.get("ctclip_vision") or stages.get("ctclip_text")
         table.add_row(
-            *(str(level.load[name]) for name in load),
+            level.name + (f" ({', '.join(how)})" if how else ""),
             str(level.n),
             ", ".join(f"{count} {name}" for name, count in level.errors.items())
             or ("FAILED" if level.failure else "0"),
-            *(map(_ms, shown) if shown else ("", "", "")),
+            *(_ms(level.latency_ms[p]) if level.latency_ms else "" for p in ("p50", "p95", "p99")),
             f"{level.throughput_per_s:.3g}",
             "" if encoder is None else f"{encoder.batch:.2g}",
         )
@@ -118,7 +98,7 @@ def _levels(title: str, levels: Sequence[Level], load: Sequence[str], unit: str)
 
 def _stages(level: Level) -> Table:
     title = f"Inside Triton: {level.name[0].lower()}{level.name[1:]} (mean ms of a request)"
-    table = _table(title, ["model"])
+    table = _table(title, "model")
     for column in ("requests", "executions", *(name.replace("_", " ") for name in _PHASES)):
         table.add_column(column, justify="right")
     for name, spent in (level.stages or {}).items():
@@ -147,8 +127,6 @@ def _remarks(found: Measurement, content: Mapping[str, Any]) -> list[str]:
     )
     if found.process is not None:
         lines.append(f"Main memory of the server's processes: {_memory(found.process)}")
-    versions = ", ".join(f"{k} {v}" for k, v in content["machine"]["versions"].items())
-    lines.append(f"Versions on this side: Python {content['machine']['python']}, {versions}")
     return lines + [escape(note) for note in found.notes]
 
 
@@ -164,8 +142,5 @@ def _ms(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column)
-    return table
+def _table(title: str, first: str) -> Table:
+    return Table(first, title=title, title_justify="left", box=SIMPLE_HEAD)

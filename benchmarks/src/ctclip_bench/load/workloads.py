@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ctclip_bench.load.agreement import JudgedAnswers, difference, embedding_difference
 from ctclip_bench.load.load import Work
-from ctclip_bench.load.server import Raw, Server, Shared, shared_region
+from ctclip_bench.load.server import Raw, Server, shared_region
 from ctclip_bench.parity.inputs import ParityInputs
-from ctclip_client import Client, Scores, Volume
+from ctclip_client import Scores, Volume
 from ctclip_client.contract import PREPROCESS, VISION, VOXELS
 from ctclip_export.graphs.run import run_preprocess
 
@@ -46,7 +46,7 @@ def texts(
     @contextmanager
     def connect() -> Iterator[Callable[[int], NDArray[np.float32]]]:
         with server.client() as client:
-            yield lambda _: _encode(client, sentences)
+            yield lambda _: client.encode_text(sentences)
 
     def inspect(_: int, embeddings: NDArray[np.float32]) -> str:
         if expected is None:
@@ -54,10 +54,6 @@ def texts(
         return embedding_difference(agreement.bounds, embeddings, expected)
 
     return Work(connect, inspect)
-
-
-def _encode(client: Client, sentences: Sequence[str]) -> NDArray[np.float32]:
-    return client.encode_text(sentences)
 
 
 def prepared(inputs: ParityInputs, volumes: Sequence[Volume]) -> NDArray[np.float32]:
@@ -76,16 +72,17 @@ class VisionBatches:
     """The vision model alone, with prepared volumes that lie ready in the request.
 
     transport: how they travel; without shared memory their 221 MB each (at the published geometry)
-    are part of the latency. note: why there is none, if that can be changed.
+    are part of the latency.
     """
 
-    def __init__(self, raw: Raw, voxels: NDArray[np.float32], shared: Shared) -> None:
-        """voxels: (B, 1, D, H, W), as many as the largest request holds; shared: they lie there."""
-        self.transport = "shared_memory" if shared.name else "grpc"
-        self.note = shared.note
+    def __init__(self, raw: Raw, voxels: NDArray[np.float32], region: str) -> None:
+        """voxels: (B, 1, D, H, W), as many as the largest request holds. region: of shared memory
+        where they lie, "" if there is none.
+        """
+        self.transport = "shared_memory" if region else "grpc"
         self._raw = raw
         self._voxels = voxels
-        self._name = shared.name
+        self._region = region
         self._outputs = [triton.InferRequestedOutput(tensor.name) for tensor in VISION.outputs]
 
     def work(
@@ -134,8 +131,8 @@ class VisionBatches:
     def _tensor(self, size: int) -> triton.InferInput:
         part = self._voxels[:size]
         tensor = triton.InferInput(VOXELS.name, list(part.shape), VOXELS.dtype)
-        if self._name:
-            tensor.set_shared_memory(self._name, part.nbytes)
+        if self._region:
+            tensor.set_shared_memory(self._region, part.nbytes)
         else:
             tensor.set_data_from_numpy(part)
         return tensor
@@ -144,5 +141,5 @@ class VisionBatches:
 @contextmanager
 def vision_batches(server: Server, voxels: NDArray[np.float32]) -> Iterator[VisionBatches]:
     """Place VOXELS (B, 1, D, H, W) where the server can see them, if it is on this machine."""
-    with server.questions() as raw, shared_region(raw, voxels) as shared:
-        yield VisionBatches(raw, voxels, shared)
+    with Raw(server) as raw, shared_region(raw, voxels) as region:
+        yield VisionBatches(raw, voxels, region)

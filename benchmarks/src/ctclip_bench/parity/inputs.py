@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,7 @@ class ParityInputs:
     @property
     def bounds(self) -> Bounds:
         """What may differ in the release's precision, on its grid of codes."""
-        slabs, rows, columns = self.release.geometry.token_shape
-        return bounds_for(self.release.precision, slabs * rows * columns)
+        return bounds_for(self.release.precision, math.prod(self.release.geometry.token_shape))
 
     @property
     def sentences(self) -> list[str]:

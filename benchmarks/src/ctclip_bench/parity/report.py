@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ctclip_bench.machine import describe_machine
@@ -84,7 +85,8 @@ def auroc_lines(result: FinishedCheck, areas: Sequence[Auroc]) -> list[str]:
         f"AUROC of {result.scored} against {result.baseline}:",
         *(
             f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
-            f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f})"
+            f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f}, "
+            f"{area.positives} positives)"
             for area in areas
         ),
     ]
@@ -113,45 +115,13 @@ def as_json(result: FinishedCheck, areas: Sequence[Auroc]) -> dict[str, Any]:
 
 
 def as_page(result: FinishedCheck, areas: Sequence[Auroc]) -> str:
-    """One HTML page without anything to load."""
-    machine = "".join(f"<li>{_e(k)}: {_e(v)}</li>" for k, v in describe_machine().items())
-    scores = "".join(
-        f"<tr><td>{_e(a.finding)}</td><td>{a.positives}</td><td>{a.baseline:.4f}</td>"
-        f"<td>{a.served:.4f}</td><td>{a.difference_low:+.4f} … {a.difference_high:+.4f}</td></tr>"
-        for a in areas
-    )
-    auroc = (
-        "<h2>AUROC</h2><table><tr><th>finding</th><th>positives</th>"
-        f"<th>{_e(result.baseline)}</th><th>{_e(result.scored)}</th>"
-        f"<th>difference, 95 %</th></tr>{scores}</table>"
-        if areas
-        else ""
-    )
-    verdict = "PASSED" if result.passed else "FAILED"
-    rows = "".join(
-        f"<tr class='{_e(v.verdict.split()[0])}'>"
-        + "".join(f"<td>{_e(cell)}</td>" for cell in row(v))
-        + "</tr>"
-        for v in result.verdicts
-    )
-    why = "".join(f"<li>{_e(reason)}</li>" for reason in reasons(result))
-    heads = "".join(f"<th>{_e(column)}</th>" for column in COLUMNS)
-    scans = "".join(f"<li>{_e(name)}</li>" for name in result.scans)
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Parity: {verdict}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto }}
-table {{ border-collapse: collapse }}
-td, th {{ padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right }}
-td:first-child, th:first-child {{ text-align: left }}
-.PASS td:last-child {{ color: #17692b }} .FAIL td {{ color: #b00020; font-weight: 600 }}
-.NOT td {{ color: #806000 }}
-</style>
-<h1>Parity check: {verdict}</h1><p>{_e(headline(result))}</p>
-<table><tr>{heads}</tr>{rows}</table><ul>{why}</ul>{auroc}
-<h2>Scans</h2><ul>{scans}</ul><h2>Machine</h2><ul>{machine}</ul></html>
-"""
-
-
-def _e(value: object) -> str:
-    return html.escape(str(value))
+    """One HTML page without anything to load: what the terminal shows, scans and machine."""
+    console = Console(file=io.StringIO(), width=160, record=True)
+    console.print(f"Parity check: {'PASSED' if result.passed else 'FAILED'}", style="bold")
+    console.print(parity_table(result))
+    machine = (f"{name}: {value}" for name, value in describe_machine().items())
+    for lines in (reasons(result), auroc_lines(result, areas), ("Scans:", *result.scans), machine):
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+    return console.export_html()

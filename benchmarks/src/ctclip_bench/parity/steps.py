@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import tritonclient.grpc as triton
 from numpy.typing import NDArray
-from tritonclient.utils import np_to_triton_dtype
 
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_bench.parity.prepared_scans import PreparedScan
 from ctclip_client import InvalidInput, read_volume
-from ctclip_client.contract import CHECK, FINDINGS, TEXT_ENCODER, TOKENIZER, VISION
+from ctclip_client.contract import CHECK, FINDINGS, TEXT_ENCODER, TOKENIZER, VISION, Model
 from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.engines.gpu import DRIVERS_ORDER
@@ -75,19 +74,13 @@ def _pytorch(inputs: ParityInputs, scans: Scans, precision: str) -> Answers:
 
 def onnx_runtime(inputs: ParityInputs, scans: Scans) -> Answers:
     """The repository's graphs, one after the other, in ONNX Runtime on the CPU."""
-
-    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
-        return run_text_onnx(inputs.file(TEXT_ENCODER.name), ids, mask)
-
+    encode = partial(run_text_onnx, inputs.file(TEXT_ENCODER.name))
     return _graphs(inputs, scans, OnnxRuntimeVision(inputs.file(VISION.name)), encode)
 
 
 def openvino(inputs: ParityInputs, scans: Scans) -> Answers:
     """Both encoders in OpenVINO on the CPU, the scores in ONNX Runtime as they are served."""
-
-    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
-        return run_text_openvino(inputs.file(TEXT_ENCODER.name), ids, mask)
-
+    encode = partial(run_text_openvino, inputs.file(TEXT_ENCODER.name))
     return _graphs(inputs, scans, OpenVINOVision(inputs.file(VISION.name)), encode)
 
 
@@ -125,51 +118,34 @@ def _graphs(
 
 def served(inputs: ParityInputs, scans: Scans) -> Answers:
     """The release's models inside a real Triton, asked one by one over gRPC."""
-    connection = _connection(inputs)
-    version = _served_version(inputs, connection)
-    client = connection.raw()
+    with Control(_connection(inputs)) as control:
+        # A server may count the release's versions otherwise, or have several releases.
+        versions = {
+            str(control.provenance(CHECK.name, version).get("release")): version
+            for version in control.versions(CHECK.name)
+        }
+        _check_release(inputs, list(versions))
 
-    def ask(model: str, **tensors: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return _infer(client, model, version, tensors, connection)
+        def ask(model: Model, **tensors: NDArray[Any]) -> dict[str, NDArray[Any]]:
+            return control.infer(model.name, versions[inputs.release.name], tensors)
 
-    try:
-        bank = _served_bank(inputs, ask)
+        size = TEXT_ENCODER.max_batch_size
+        pieces = []
+        for start in range(0, len(inputs.sentences), size):
+            some = [sentence.encode() for sentence in inputs.sentences[start : start + size]]
+            tokens = ask(TOKENIZER, TEXT=np.array(some, np.object_))
+            pieces.append(ask(TEXT_ENCODER, **tokens)["TEXT_EMBEDDING"])
+        bank = np.concatenate(pieces)
         for scan in scans:
-            vision = ask(VISION.name, VOXELS=scan.voxels())
-            scores = ask(FINDINGS.name, IMAGE_EMBEDDING=vision["IMAGE_EMBEDDING"])
+            vision = ask(VISION, VOXELS=scan.voxels())
+            scores = ask(FINDINGS, IMAGE_EMBEDDING=vision["IMAGE_EMBEDDING"])
             yield StepAnswer.of({**vision, **scores}, bank)
-    finally:
-        client.close()
 
 
 def _connection(inputs: ParityInputs) -> Connection:
     if inputs.connection is None:
         raise InvalidInput("the steps that are served need a server.")
     return inputs.connection
-
-
-def _served_version(inputs: ParityInputs, connection: Connection) -> str:
-    """The version by which a server knows the release: it may count otherwise, or have several."""
-    with Control(connection) as control:
-        found = {
-            str(control.provenance(CHECK.name, version).get("release")): version
-            for version in control.versions(CHECK.name)
-        }
-    _check_release(inputs, list(found))
-    return str(found[inputs.release.name])
-
-
-def _served_bank(
-    inputs: ParityInputs, ask: Callable[..., dict[str, NDArray[Any]]]
-) -> NDArray[np.float32]:
-    """Embeddings (2F, E) of the bank's sentences, by tokenizer and encoder of one release."""
-    size = TEXT_ENCODER.max_batch_size
-    pieces = []
-    for start in range(0, len(inputs.sentences), size):
-        some = [sentence.encode() for sentence in inputs.sentences[start : start + size]]
-        tokens = ask(TOKENIZER.name, TEXT=np.array(some, np.object_))
-        pieces.append(ask(TEXT_ENCODER.name, **tokens)["TEXT_EMBEDDING"])
-    return np.concatenate(pieces)
 
 
 def from_file(inputs: ParityInputs, scans: Scans) -> Answers:
@@ -183,9 +159,7 @@ def from_file(inputs: ParityInputs, scans: Scans) -> Answers:
             path = scan.scan.as_file(Path(folder), scan.volume())
             scores = client.pathologies(read_volume(path))
             _check_release(inputs, [scores.provenance.release])
-            yield StepAnswer(
-                None, scores.image_embedding, scores.logits, scores.probabilities, bank
-            )
+            yield StepAnswer.of_scores(scores, bank)
 
 
 def _check_release(inputs: ParityInputs, answering: Sequence[str]) -> None:
@@ -196,23 +170,3 @@ def _check_release(inputs: ParityInputs, answering: Sequence[str]) -> None:
             f"{inputs.release.name}.",
             "Name the server that serves --repository.",
         )
-
-
-def _infer(
-    client: triton.InferenceServerClient,
-    model: str,
-    version: str,
-    inputs: Mapping[str, NDArray[Any]],
-    connection: Connection,
-) -> dict[str, NDArray[Any]]:
-    tensors = []
-    for name, array in inputs.items():
-        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    result = client.infer(
-        model, tensors, version,
-        headers=dict(connection.headers), client_timeout=connection.timeout_s,
-    )  # fmt: skip
-    names = [output.name for output in result.get_response().outputs]
-    return {output: result.as_numpy(output) for output in names}

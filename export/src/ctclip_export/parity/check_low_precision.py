@@ -16,14 +16,9 @@ from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Advance
 from ctclip_export.model import CTViT, TextEncoder
 from ctclip_export.parity.compare import Agreement, ParityError
-from ctclip_export.parity.judge import BOUNDS, Bounds, StepAnswer, StepVerdict, bounds_for
+from ctclip_export.parity.judge import BOUNDS, Bounds, StepAnswer, StepVerdict
 from ctclip_export.parity.reference import Reference
-from ctclip_export.parity.runtimes import (
-    OnnxRuntimeVision,
-    VisionRuntime,
-    text_runtime,
-    vision_runtime,
-)
+from ctclip_export.parity.runtimes import OnnxRuntimeVision, VisionRuntime, cpu_runtime
 from ctclip_export.precision.first_failing_part import first_part_to_fail, first_to_fail
 from ctclip_export.precision.typed_twin import typed
 
@@ -52,7 +47,7 @@ def check_typed_vision(
     Raises: ParityError with what is out of bounds and the first part of the network that is.
     """
     reference.read(voxels)
-    bounds = _bounds(reference, precision)
+    bounds = reference.bounds(precision)
 
     def verdict(other: Any) -> StepVerdict:
         return reference.judge(f"{precision} PyTorch", [reference.answer(other, voxels)], bounds)
@@ -65,13 +60,13 @@ def check_typed_vision(
         raise _out_of_bounds(VISION.name, judged.reason, part, precision)
     found = _agreements(judged, bounds)
     try:
-        runtime_name, runtime = vision_runtime(path, precision)
+        runtime_name, load, _ = cpu_runtime(precision)
     except InvalidInput:  # OpenVINO is optional: then the twin alone has judged
         embedding, norm, codes = twin(voxels)
         outputs = {"IMAGE_EMBEDDING": embedding, "IMAGE_NORM": norm, "CODES": codes}
         return found, {name: tensor.numpy() for name, tensor in outputs.items()}
     step = f"{precision} {runtime_name}"
-    judged, graph_outputs = _judge_graph(step, runtime, [voxels.numpy()], reference, bounds)
+    judged, graph_outputs = _judge_graph(step, load(path), [voxels.numpy()], reference, bounds)
     if judged.verdict != "PASS":
         raise _out_of_bounds(VISION.name, judged.reason, _NOT_THE_TWIN, precision)
     return found + _agreements(judged, bounds), graph_outputs
@@ -99,7 +94,7 @@ def check_int8_vision(
         reference.read(torch.from_numpy(voxels))
         seen.append(voxels)
         advance(1)
-    bounds = _bounds(reference, "int8")
+    bounds = reference.bounds("int8")
 
     def verdict(graph: Path) -> tuple[StepVerdict, dict[str, NDArray[Any]]]:
         return _judge_graph("int8 ONNX Runtime", OnnxRuntimeVision(graph), seen, reference, bounds)
@@ -131,33 +126,31 @@ def check_typed_text(
     ParityError.
     """
     ids, mask = (torch.from_numpy(array) for array in tokens)
-    expected = model(ids, mask)
+    expected, bound = model(ids, mask), BOUNDS[precision].cosine
+    found: list[Agreement] = []
 
     def cosine(got: Tensor) -> float:
         return float((got * expected).sum(dim=-1).min())
 
-    def holds(other: Callable[[Tensor, Tensor], Tensor]) -> bool:
-        return cosine(other(ids, mask)) >= BOUNDS[precision].cosine
+    def keep(runtime: str, got: Tensor, first_part: Callable[[], str]) -> None:
+        measured = cosine(got)
+        if not measured >= bound:
+            reason = f"cosine {measured:.6f}, expected {bound}"
+            raise _out_of_bounds(TEXT_ENCODER.name, reason, first_part(), precision)
+        name = f"{precision} {runtime}: 1 − cosine"
+        found.append(Agreement(TEXT_ENCODER.name, name, 1 - measured, 1 - bound))
+
+    def first_part() -> str:
+        return first_part_to_fail(model, precision, lambda other: cosine(other(ids, mask)) >= bound)
 
     embeddings = twin(ids, mask)
-    name = f"{precision} PyTorch: 1 − cosine"
-    allowed = 1 - BOUNDS[precision].cosine
-    found = [Agreement(TEXT_ENCODER.name, name, 1 - cosine(embeddings), allowed)]
-    if not holds(twin):
-        part = first_part_to_fail(model, precision, holds)
-        reason = f"cosine {cosine(embeddings):.6f}, expected {BOUNDS[precision].cosine}"
-        raise _out_of_bounds(TEXT_ENCODER.name, reason, part, precision)
+    keep("PyTorch", embeddings, first_part)
     try:
-        runtime_name, run_text = text_runtime(precision)
+        runtime, _, run_text = cpu_runtime(precision)
     except InvalidInput:
         return found, embeddings.numpy()
     embeddings = torch.from_numpy(run_text(path, *tokens))
-    measured = cosine(embeddings)
-    if not measured >= BOUNDS[precision].cosine:
-        reason = f"cosine {measured:.6f}"
-        raise _out_of_bounds(TEXT_ENCODER.name, reason, _NOT_THE_TWIN, precision)
-    name = f"{precision} {runtime_name}: 1 − cosine"
-    found.append(Agreement(TEXT_ENCODER.name, name, 1 - measured, allowed))
+    keep(runtime, embeddings, lambda: _NOT_THE_TWIN)
     return found, embeddings.numpy()
 
 
@@ -177,11 +170,6 @@ def _judge_graph(
         scores = reference.scores(outputs["IMAGE_EMBEDDING"])
         answers.append(StepAnswer.of({**outputs, **scores}, tokens=tokens.numpy()))
     return reference.judge(step, answers, bounds), first
-
-
-def _bounds(reference: Reference, precision: str) -> Bounds:
-    slabs, rows, columns = reference.model.config.vision.token_shape
-    return bounds_for(precision, slabs * rows * columns)
 
 
 def _agreements(judged: StepVerdict, bounds: Bounds) -> list[Agreement]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctclip_client.results import Scores
 from ctclip_export.parity.figures import code_margins, largest_change, least_cosine, spearman
 
 
@@ -100,6 +101,14 @@ class StepAnswer:
             outputs[name][0] for name in ("CODES", "IMAGE_EMBEDDING", "LOGITS", "PROBABILITIES")
         )
         return cls(codes, embedding, logits, probabilities, text_embedding, tokens)
+
+    @classmethod
+    def of_scores(
+        cls, scores: Scores, text_embedding: NDArray[np.float32] | None = None
+    ) -> StepAnswer:
+        """From what the ensemble answered, which keeps codes to itself."""
+        found = scores.image_embedding, scores.logits, scores.probabilities
+        return cls(None, *found, text_embedding)
 
 
 @dataclass(frozen=True)

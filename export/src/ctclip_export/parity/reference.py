@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from ctclip_client.volume import Volume
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model import CTCLIP, CTViT
 from ctclip_export.model.preprocess import preprocess
-from ctclip_export.parity.judge import Bounds, StepAnswer, StepVerdict, judge
+from ctclip_export.parity.judge import Bounds, StepAnswer, StepVerdict, bounds_for, judge
 from ctclip_export.text.tokens import tokenised
 
 
@@ -77,6 +78,10 @@ class Reference:
         """LOGITS and PROBABILITIES of an embedding (V, E), by the reference's own bank."""
         logits, probabilities = self.model.score(torch.from_numpy(image_embedding), self._bank)
         return {"LOGITS": logits.numpy(), "PROBABILITIES": probabilities.numpy()}
+
+    def bounds(self, precision: str) -> Bounds:
+        """What may differ in a precision, on the model's grid of codes."""
+        return bounds_for(precision, math.prod(self.model.config.vision.token_shape))
 
     def judge(self, step: str, answers: Sequence[StepAnswer], bounds: Bounds) -> StepVerdict:
         """The verdict on answers for the volumes that were read, in their order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,29 +85,21 @@ class OpenVINOVision:
     def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
         """See `VisionRuntime`."""
         answer = self._compiled({"VOXELS": voxels})
-        found: Mapping[str, NDArray[Any]] = {
-            name: np.array(answer[name]) for name in (*_OUTPUTS, self._tokens)
-        }
-        return {name: found[name] for name in _OUTPUTS}, _flat(found[self._tokens])
+        outputs = {name: np.array(answer[name]) for name in _OUTPUTS}
+        return outputs, _flat(np.array(answer[self._tokens]))
 
 
-def vision_runtime(path: Path, precision: str) -> tuple[str, VisionRuntime]:
-    """What runs a vision graph of a precision on a CPU, and its name.
+def cpu_runtime(
+    precision: str,
+) -> tuple[str, Callable[[Path], VisionRuntime], RunText]:
+    """What runs graphs of a precision on a CPU: its name, and how it runs vision and text.
 
     Raises: InvalidInput if that is OpenVINO, and it is not installed or has no bfloat16 here.
     """
     if precision in ONNX_RUNTIME_PRECISIONS:
-        return "ONNX Runtime", OnnxRuntimeVision(path)
+        return "ONNX Runtime", OnnxRuntimeVision, run_text_onnx
     require_bfloat16()
-    return "OpenVINO", OpenVINOVision(path)
-
-
-def text_runtime(precision: str) -> tuple[str, RunText]:
-    """What runs a text graph of a precision on a CPU, and its name. Raises: as vision_runtime."""
-    if precision in ONNX_RUNTIME_PRECISIONS:
-        return "ONNX Runtime", run_text_onnx
-    require_bfloat16()
-    return "OpenVINO", run_text_openvino
+    return "OpenVINO", OpenVINOVision, run_text_openvino
 
 
 def run_text_onnx(
