@@ -22,7 +22,7 @@ from ctclip_bench.parity import steps
 from ctclip_bench.parity.inputs import ParityInputs, read_inputs
 from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import Step, run_step, without_names
-from ctclip_client.errors import InvalidInput, Unavailable
+from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
 from ctclip_client.transport.connection import Connection
 from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -204,7 +204,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         asked = Connection(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.5)
-        with pytest.raises(CTClipError, match="Deadline Exceeded|no answer in time|no Triton"):
+        with pytest.raises(CTClipError, match=r"no answer in time|no Triton"):
             next(steps.served(replace(inputs, connection=asked), scans))
 
 
