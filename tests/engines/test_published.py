@@ -19,13 +19,9 @@ from ctclip_export.graphs.encoders import trace_text, trace_vision
 from ctclip_export.model import CTViT, ModelConfig, TextEncoder
 from ctclip_export.precision.typed_twin import typed
 
+pytestmark = pytest.mark.slow
 CONFIG = ModelConfig()
 PRECISIONS = ["fp32", "fp16", "bf16"]
-# One of the published size in every run, the others with `make test-slow`.
-TEXT_PRECISIONS = [
-    "fp16",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("fp32", "bf16")),
-]
 LOW = {"fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -42,7 +38,6 @@ def compiled(proto: onnx.ModelProto, model: Model, precision: str, folder: Path)
     return report
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_vision(precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -62,7 +57,7 @@ def test_vision(precision: str, tmp_path: Path) -> None:
     assert 0 < report.activation_bytes < 5 * 2**30
 
 
-@pytest.mark.parametrize("precision", TEXT_PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_text(precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TextEncoder(CONFIG.text, CONFIG.vision.embedding_size).eval().requires_grad_(False)

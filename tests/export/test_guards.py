@@ -14,24 +14,29 @@ import pytest
 from numpy.typing import NDArray
 
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs.encoders import trace_text, trace_vision
 from ctclip_export.graphs.guards import guard_text, guard_vision, remove_guard
 from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, searched_tokens
-from ctclip_export.precision.typed_twin import typed
+from ctclip_export.repository.build import Export
 
 from ..conftest import Golden
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
+Traced = Callable[..., onnx.ModelProto]
 PRECISIONS = ["fp32", "fp16", "bf16"]
 MODELS = ["ctclip_vision", "ctclip_text"]
 
 
-def traced(checkpoint: Checkpoint, model: str, precision: str = "fp32") -> onnx.ModelProto:
-    clip = checkpoint.model
-    if model == "ctclip_vision":
-        return trace_vision(typed(clip.vision, precision), precision)
-    return trace_text(typed(clip.text, precision), precision)
+@pytest.fixture(scope="module")
+def traced(exported_in: Callable[[str], Export]) -> Traced:
+    """What was exported, without its guard, for the caller to change."""
+
+    def load(model: str, precision: str = "fp32") -> onnx.ModelProto:
+        proto = onnx.load(exported_in(precision).repository / model / "1" / "model.onnx")
+        remove_guard(proto)
+        return proto
+
+    return load
 
 
 def guard(proto: onnx.ModelProto, checkpoint: Checkpoint) -> None:
@@ -72,9 +77,9 @@ def good_inputs(model: str, golden: Golden) -> Arrays:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_it_comes_and_goes_without_a_trace(
-    model: str, precision: str, checkpoint: Checkpoint
+    model: str, precision: str, checkpoint: Checkpoint, traced: Traced
 ) -> None:
-    proto = traced(checkpoint, model, precision)
+    proto = traced(model, precision)
     before = proto.SerializeToString()
     tensors = [*proto.graph.input, *proto.graph.output]
     outside = [tensor.SerializeToString() for tensor in tensors]
@@ -114,10 +119,11 @@ def test_good_inputs_get_the_same_bits(
     model: str,
     precision: str,
     checkpoint: Checkpoint,
+    traced: Traced,
     golden: Golden,
     runtime: Callable[[onnx.ModelProto], Run],
 ) -> None:
-    proto = traced(checkpoint, model, precision)
+    proto = traced(model, precision)
     inputs = good_inputs(model, golden)
     expected = [array.tobytes() for array in runtime(proto)(inputs)]
     guard(proto, checkpoint)
@@ -144,10 +150,11 @@ def refused(run: Run, wrong: list[Arrays], good: Arrays, words: str) -> None:
 def test_voxels_that_are_no_numbers(
     precision: str,
     checkpoint: Checkpoint,
+    traced: Traced,
     golden: Golden,
     runtime: Callable[[onnx.ModelProto], Run],
 ) -> None:
-    proto = traced(checkpoint, "ctclip_vision", precision)
+    proto = traced("ctclip_vision", precision)
     guard_vision(proto)
     good = good_inputs("ctclip_vision", golden)
     voxels = good["VOXELS"]
@@ -168,9 +175,12 @@ def test_voxels_that_are_no_numbers(
 
 
 def test_ids_that_are_no_words(
-    checkpoint: Checkpoint, golden: Golden, runtime: Callable[[onnx.ModelProto], Run]
+    checkpoint: Checkpoint,
+    traced: Traced,
+    golden: Golden,
+    runtime: Callable[[onnx.ModelProto], Run],
 ) -> None:
-    proto = traced(checkpoint, "ctclip_text")
+    proto = traced("ctclip_text")
     guard(proto, checkpoint)
     good = good_inputs("ctclip_text", golden)
     ids, mask = good["INPUT_IDS"], good["ATTENTION_MASK"]
@@ -192,9 +202,12 @@ def test_ids_that_are_no_words(
 
 
 def test_masks_that_are_none(
-    checkpoint: Checkpoint, golden: Golden, runtime: Callable[[onnx.ModelProto], Run]
+    checkpoint: Checkpoint,
+    traced: Traced,
+    golden: Golden,
+    runtime: Callable[[onnx.ModelProto], Run],
 ) -> None:
-    proto = traced(checkpoint, "ctclip_text")
+    proto = traced("ctclip_text")
     guard(proto, checkpoint)
     good = good_inputs("ctclip_text", golden)
     ids, mask = good["INPUT_IDS"], good["ATTENTION_MASK"]
@@ -212,9 +225,9 @@ def test_masks_that_are_none(
     refused(runtime(proto), [good | each for each in wrong], good, words)
 
 
-def test_texts_without_tokens(checkpoint: Checkpoint, golden: Golden) -> None:
+def test_texts_without_tokens(checkpoint: Checkpoint, traced: Traced, golden: Golden) -> None:
     """The openvino backend refuses an axis of size 0 before the graph sees it."""
-    proto = traced(checkpoint, "ctclip_text")
+    proto = traced("ctclip_text")
     guard(proto, checkpoint)
     none = np.zeros((2, 0), np.int64)
     wrong = [{"INPUT_IDS": none, "ATTENTION_MASK": none}]
@@ -224,8 +237,10 @@ def test_texts_without_tokens(checkpoint: Checkpoint, golden: Golden) -> None:
     )  # fmt: skip
 
 
-def test_a_trunk_of_another_kind_is_not_guarded_by_half(checkpoint: Checkpoint) -> None:
-    proto = traced(checkpoint, "ctclip_vision")
+def test_a_trunk_of_another_kind_is_not_guarded_by_half(
+    checkpoint: Checkpoint, traced: Traced
+) -> None:
+    proto = traced("ctclip_vision")
     (reshape,) = (n for n in proto.graph.node if "VOXELS" in n.input and n.op_type == "Reshape")
     reshape.op_type = "Expand"
     before = proto.SerializeToString()
