@@ -21,7 +21,7 @@ from ctclip_bench.load.figures import latency, make_level
 from ctclip_bench.load.load import (
     Amount,
     Sample,
-    Work,
+    Workload,
     closed_loop,
     open_loop,
     poisson_arrivals,
@@ -74,8 +74,8 @@ class Counter:
             raise Unavailable("number seven")
         return number
 
-    def work(self) -> Work[int]:
-        return Work(self.connect, lambda number, answer: "odd" if answer % 2 else "")
+    def work(self) -> Workload[int]:
+        return Workload(self.connect, lambda number, answer: "odd" if answer % 2 else "")
 
 
 def test_a_closed_loop_asks_each_number_once_after_the_warm_up() -> None:
@@ -103,7 +103,7 @@ def test_a_client_that_cannot_start_ends_the_level() -> None:
         raise Unavailable("nobody there")
         yield  # pragma: no cover
 
-    work = Work(connect, lambda _, __: "")
+    work = Workload(connect, lambda _, __: "")
     with pytest.raises(Unavailable, match="nobody there"):
         closed_loop(work, 4, Amount(10, 1, 60))
     with pytest.raises(Unavailable, match="nobody there"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ctclip_bench.load import measure as measure_module
-from ctclip_bench.load.load import Work
+from ctclip_bench.load.load import Workload
 from ctclip_bench.load.server import Raw, Server, without_address
 from ctclip_bench.load.workloads import vision_batches
 from ctclip_client.cli.program import main
@@ -64,10 +64,10 @@ def test_another_machine_is_offered_none() -> None:
 # --- levels ---
 
 
-def failing(texts: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
+def failing(texts: Callable[..., Workload[Any]]) -> Callable[..., Workload[Any]]:
     """Of the text levels, one cannot connect, another gets nothing but errors."""
 
-    def work(server: Server, job: Any, count: int, agreement: Any) -> Work[Any]:
+    def work(server: Server, job: Any, count: int, agreement: Any) -> Workload[Any]:
         @contextmanager
         def connect() -> Iterator[Callable[[int], Any]]:
             if count == 2:
@@ -79,7 +79,7 @@ def failing(texts: Callable[..., Work[Any]]) -> Callable[..., Work[Any]]:
             yield ask
 
         good = texts(server, job, count, agreement)
-        return good if count in (1, 4) else Work(connect, good.inspect)
+        return good if count in (1, 4) else Workload(connect, good.inspect)
 
     return work
 
@@ -127,13 +127,13 @@ def test_a_server_that_has_gone_is_not_waited_for_level_after_level(
     """Each of the others would cost --timeout-s, ten minutes if nothing is said."""
     asked: list[str] = []
 
-    def gone(*_: Any) -> Work[Any]:
+    def gone(*_: Any) -> Workload[Any]:
         @contextmanager
         def connect() -> Iterator[Callable[[int], Any]]:
             raise DeadlineExceeded(f"no answer from {server.grpc_url} in 1 s.")
             yield  # pragma: no cover
 
-        return Work(connect, lambda _, __: "")
+        return Workload(connect, lambda _, __: "")
 
     def silence(server: Server) -> CTClipError | None:
         asked.append(server.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctclip_client.release.digest import sha256
-from ctclip_export.engines.build import Engine, build_engines
+from ctclip_export.engines.build import BuiltEngine, build_engines
 from ctclip_export.engines.target import RTX
 from ctclip_export.repository.build import Export
 
@@ -25,11 +25,11 @@ def exported(exported_in: Callable[[str], Export]) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def compiled(
     exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], list[Engine]]:
+) -> Callable[[str], list[BuiltEngine]]:
     """Engines of a precision for compute capability 8.0, built once. Read-only."""
 
     @functools.cache
-    def build(precision: str) -> list[Engine]:
+    def build(precision: str) -> list[BuiltEngine]:
         out = tmp_path_factory.mktemp(f"engines-{precision}")
         return build_engines(exported(precision), RTX, out=out)
 

@@ -19,17 +19,17 @@ from ctclip_client.contract import (
     Model,
 )
 from ctclip_client.release.digest import sha256
-from ctclip_export.engines.build import ENCODERS, Engine, build_engines
+from ctclip_export.engines.build import ENCODERS, BuiltEngine, build_engines
 from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.target import RTX
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PRECISIONS = [*DTYPES, "int8"]
 LOW = ["fp16", "bf16"]
-Compiled = Callable[[str], list[Engine]]
+Compiled = Callable[[str], list[BuiltEngine]]
 
 
-def report_of(engines: list[Engine], model: Model) -> LayerReport:
+def report_of(engines: list[BuiltEngine], model: Model) -> LayerReport:
     (engine,) = (engine for engine in engines if engine.model == model.name)
     assert engine.report is not None
     return engine.report

@@ -24,7 +24,7 @@ their waiting counts as latency."""
 
 
 @dataclass(frozen=True)
-class Work(Generic[A]):
+class Workload(Generic[A]):
     """What one client does again and again.
 
     connect: opens a connection and gives the function that performs request number i.
@@ -68,7 +68,7 @@ Starter = Callable[[], None]
 
 
 def closed_loop(
-    work: Work[A],
+    work: Workload[A],
     clients: int,
     amount: Amount,
     started: Starter = lambda: None,
@@ -95,7 +95,7 @@ def closed_loop(
 
 
 def open_loop(
-    work: Work[A],
+    work: Workload[A],
     rate_per_s: float,
     amount: Amount,
     started: Starter = lambda: None,
@@ -141,7 +141,7 @@ class _Crew(Generic[A]):
     """Threads, each with a connection of its own, that start together."""
 
     def __init__(
-        self, work: Work[A], size: int, warmup: int, started: Starter, advance: Advance
+        self, work: Workload[A], size: int, warmup: int, started: Starter, advance: Advance
     ) -> None:
         self.work, self.warmup, self.advance = work, warmup, advance
         self.start_s = 0.0

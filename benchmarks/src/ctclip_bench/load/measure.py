@@ -13,7 +13,7 @@ import numpy as np
 
 from ctclip_bench.load.agreement import JudgedAnswers, compare_with_reference
 from ctclip_bench.load.figures import Level, make_level
-from ctclip_bench.load.load import Amount, Sample, Starter, Work, closed_loop, open_loop
+from ctclip_bench.load.load import Amount, Sample, Starter, Workload, closed_loop, open_loop
 from ctclip_bench.load.memory import Usage, Watch, gpu_memory
 from ctclip_bench.load.server import Raw, Server, without_address
 from ctclip_bench.load.statistics import Spent, difference
@@ -211,7 +211,7 @@ class _Load:
                 yield _Task("vision", name, load, run, batch)
 
     def _closed(
-        self, work: Work[A], clients: int = 1
+        self, work: Workload[A], clients: int = 1
     ) -> Callable[[Starter, Advance], list[Sample]]:
         return partial(closed_loop, work, clients, self.plan.amount)
 

@@ -12,7 +12,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
 from ctclip_bench.load.agreement import JudgedAnswers, difference, embedding_difference
-from ctclip_bench.load.load import Work
+from ctclip_bench.load.load import Workload
 from ctclip_bench.load.server import Raw, Server, shared_region
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_client import Scores, Volume
@@ -20,7 +20,9 @@ from ctclip_client.contract import PREPROCESS, VISION, VOXELS
 from ctclip_export.graphs.run import run_preprocess
 
 
-def whole_path(server: Server, volumes: Sequence[Volume], agreement: JudgedAnswers) -> Work[Scores]:
+def whole_path(
+    server: Server, volumes: Sequence[Volume], agreement: JudgedAnswers
+) -> Workload[Scores]:
     """Volume in memory → client → ensemble → findings. Scans take turns."""
 
     @contextmanager
@@ -31,12 +33,12 @@ def whole_path(server: Server, volumes: Sequence[Volume], agreement: JudgedAnswe
     def inspect(number: int, scores: Scores) -> str:
         return difference(agreement.bounds, scores, agreement.served[number % len(volumes)])
 
-    return Work(connect, inspect, lambda scores: scores.timings_ms)
+    return Workload(connect, inspect, lambda scores: scores.timings_ms)
 
 
 def texts(
     server: Server, inputs: ParityInputs, count: int, agreement: JudgedAnswers
-) -> Work[NDArray[np.float32]]:
+) -> Workload[NDArray[np.float32]]:
     """Sentences → tokenizer → text encoder: the bank's prompts, as often as it takes."""
     bank = inputs.sentences
     sentences = [bank[number % len(bank)] for number in range(count)]
@@ -53,7 +55,7 @@ def texts(
             return "the texts' embeddings were never judged"
         return embedding_difference(agreement.bounds, embeddings, expected)
 
-    return Work(connect, inspect)
+    return Workload(connect, inspect)
 
 
 def prepared(inputs: ParityInputs, volumes: Sequence[Volume]) -> NDArray[np.float32]:
@@ -87,7 +89,7 @@ class VisionBatches:
 
     def work(
         self, sizes: Sequence[int], expected: NDArray[np.float32], agreement: JudgedAnswers
-    ) -> Work[list[NDArray[np.float32]]]:
+    ) -> Workload[list[NDArray[np.float32]]]:
         """One "request" is all of `sizes` sent at once; it is over with the last answer.
 
         expected: (B, E), the judged embeddings of `voxels`.
@@ -126,7 +128,7 @@ class VisionBatches:
             )
             return next((text for text in found if text), "")
 
-        return Work(connect, inspect)
+        return Workload(connect, inspect)
 
     def _tensor(self, size: int) -> triton.InferInput:
         part = self._voxels[:size]

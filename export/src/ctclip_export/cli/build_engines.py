@@ -14,7 +14,7 @@ from rich.table import Table
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
-    from ctclip_export.engines.build import Engine
+    from ctclip_export.engines.build import BuiltEngine
 
 SUMMARY = "Build TensorRT engines from a repository's graphs, each with a record of its origin."
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(engines: Sequence[Engine]) -> None:
+def _report(engines: Sequence[BuiltEngine]) -> None:
     from rich.console import Console
 
     first = engines[0].record

@@ -55,7 +55,7 @@ DEFAULT_CAPABILITY = "8.0"
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltEngine:
     """One engine in its place. changed: why it was built; "" if the one that lay there is right.
 
     report: None if it was not built now, or if the builder did not list its layers.
@@ -75,7 +75,7 @@ def build_engines(
     compute_capability: str | None = None,
     out: Path | None = None,
     stages: Stages | None = None,
-) -> list[Engine]:
+) -> list[BuiltEngine]:
     """Build what is missing or does not match, all or nothing.
 
     compute_capability: to compile for, with a target that needs no GPU. out: a folder for the
@@ -123,7 +123,7 @@ class _Builder:
         release: ReleaseRecord,
         out: Path | None,
         staging: ExitStack,
-    ) -> tuple[Engine, Path | None]:
+    ) -> tuple[BuiltEngine, Path | None]:
         """The engine of one model, and the folder where it waits to be placed (None: unchanged)."""
         graph = self.repository / model.name / version / "model.onnx"
         precision = precision_of(model, release.precision)
@@ -137,7 +137,7 @@ class _Builder:
             )  # fmt: skip
             reason = difference(folder, self.target.plan, key)
         if not reason:
-            return Engine(model.name, folder, "", read_engine_record(folder), None), None
+            return BuiltEngine(model.name, folder, "", read_engine_record(folder), None), None
         beside = graph.parent if out is None else out
         beside.mkdir(parents=True, exist_ok=True)
         # On the same disk, so that placing is renaming.
@@ -168,7 +168,7 @@ class _Builder:
         if report is not None and out is not None:
             text = json.dumps(asdict(report), indent=1)
             (made / "layers.json").write_text(text + "\n", encoding="utf-8")
-        return Engine(model.name, folder, reason, record, report), made
+        return BuiltEngine(model.name, folder, reason, record, report), made
 
     def _timing_cache(self) -> str:
         """TensorRT measures kernels for minutes; what it measured holds for this GPU and version.
@@ -198,7 +198,7 @@ def check_memory(records: list[EngineRecord], gpu: Gpu) -> None:
         )
 
 
-def _place(engine: Engine, made: Path, target: Target) -> None:
+def _place(engine: BuiltEngine, made: Path, target: Target) -> None:
     """Plan first: should the record not follow, the old one does not match, and it is refused."""
     engine.folder.mkdir(exist_ok=True)
     for name in (target.plan, "layers.json"):

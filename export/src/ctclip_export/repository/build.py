@@ -23,7 +23,7 @@ from ctclip_export.parity.compare import Agreement, largest
 from ctclip_export.precision.calibration import Calibration, Voxels, calibration
 from ctclip_export.repository import check, make
 from ctclip_export.repository.placement import check_target, staged
-from ctclip_export.repository.source import Source
+from ctclip_export.repository.source import ExportSource
 from ctclip_export.repository.write import write_release
 
 OWNED = (
@@ -63,7 +63,7 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
     """
     check_target(out)
     stages = stages or Stages()
-    source = Source(checkpoint, text_model, geometry, tuple(prompts), precision)
+    source = ExportSource(checkpoint, text_model, geometry, tuple(prompts), precision)
     scans = calibration(calibration_folder) if precision == "int8" else None
     with staged(out, OWNED) as staging:
         with stages.stage("Preprocessing: write and check the graph"):
@@ -93,7 +93,7 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
 
 
 def _vision(
-    source: Source, staging: Path, phantom: check.PhantomReference, stages: Stages
+    source: ExportSource, staging: Path, phantom: check.PhantomReference, stages: Stages
 ) -> tuple[list[Agreement], check.Outputs]:
     with stages.stage("Vision encoder: trace"):
         path, twin = make.make_vision(source, staging)
@@ -102,7 +102,7 @@ def _vision(
 
 
 def _int8_vision(
-    source: Source,
+    source: ExportSource,
     staging: Path,
     phantom: check.PhantomReference,
     scans: Calibration,

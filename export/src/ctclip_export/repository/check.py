@@ -48,7 +48,7 @@ from ctclip_export.parity.self_check import check_answer, make_self_check
 from ctclip_export.precision.calibration import Voxels
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.repository.make import QuantisedVision, graph_file
-from ctclip_export.repository.source import Source
+from ctclip_export.repository.source import ExportSource
 
 Outputs = dict[str, NDArray[Any]]
 """What the vision graph answers for one volume, by name."""
@@ -71,7 +71,7 @@ class PhantomReference:
 
 
 @torch.no_grad()
-def read_phantom(source: Source) -> PhantomReference:
+def read_phantom(source: ExportSource) -> PhantomReference:
     """Ask the reference."""
     phantom = small_phantom()
     voxels = preprocess(phantom.voxels, phantom.spacing_mm, phantom.rescale, source.geometry)
@@ -82,7 +82,7 @@ def read_phantom(source: Source) -> PhantomReference:
 
 
 def check_text_graph(
-    source: Source, path: Path, twin: TextEncoder
+    source: ExportSource, path: Path, twin: TextEncoder
 ) -> tuple[list[Agreement], NDArray[np.float32]]:
     """Prompts and odd texts. Returns the agreements, and the findings' embeddings (2F, E) by the
     graph (by `twin`, from which it was traced, where nothing here can run it). Raises: ParityError.
@@ -101,7 +101,7 @@ def check_text_graph(
 
 
 def check_vision_graph(
-    source: Source, path: Path, twin: CTViT, phantom: PhantomReference
+    source: ExportSource, path: Path, twin: CTViT, phantom: PhantomReference
 ) -> tuple[list[Agreement], Outputs]:
     """The phantom. Returns the agreements, and the graph's outputs (those of `twin`, from which it
     was traced, where nothing here can run it). Raises: ParityError.
@@ -113,7 +113,7 @@ def check_vision_graph(
 
 
 def check_int8_graph(
-    source: Source,
+    source: ExportSource,
     made: QuantisedVision,
     judging: Voxels,
     phantom: PhantomReference,
@@ -130,7 +130,7 @@ def check_int8_graph(
 
 
 def check_score_graphs(
-    source: Source, files: Mapping[Model, Path], image: Outputs, bank: NDArray[np.float32]
+    source: ExportSource, files: Mapping[Model, Path], image: Outputs, bank: NDArray[np.float32]
 ) -> list[Agreement]:
     """All graphs behind the encoders, on what those answered. Raises: ParityError."""
     embedding = image["IMAGE_EMBEDDING"]
@@ -142,7 +142,7 @@ def check_score_graphs(
 
 
 def check_self_check(
-    source: Source,
+    source: ExportSource,
     staging: Path,
     phantom: PhantomReference,
     image: Outputs,

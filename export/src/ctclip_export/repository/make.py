@@ -35,7 +35,7 @@ from ctclip_export.precision.calibration import Calibration, Voxels
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.precision.int8 import Quantiser
 from ctclip_export.repository.pbtxt import VERSION
-from ctclip_export.repository.source import Source
+from ctclip_export.repository.source import ExportSource
 
 
 def version_folder(staging: Path, model: Model) -> Path:
@@ -50,12 +50,12 @@ def graph_file(staging: Path, model: Model) -> Path:
     return version_folder(staging, model) / "model.onnx"
 
 
-def make_preprocess(source: Source, staging: Path) -> Path:
+def make_preprocess(source: ExportSource, staging: Path) -> Path:
     """Write the preprocessing graph."""
     return _save(staging, PREPROCESS, preprocess_graph(source.geometry))
 
 
-def make_text(source: Source, staging: Path) -> tuple[Path, TextEncoder]:
+def make_text(source: ExportSource, staging: Path) -> tuple[Path, TextEncoder]:
     """Trace the text encoder. Returns the file, and the encoder in its precision.
 
     Raises: ParityError for weights that do not fit into it.
@@ -68,7 +68,7 @@ def make_text(source: Source, staging: Path) -> tuple[Path, TextEncoder]:
     return _save(staging, TEXT_ENCODER, proto), twin
 
 
-def make_vision(source: Source, staging: Path) -> tuple[Path, CTViT]:
+def make_vision(source: ExportSource, staging: Path) -> tuple[Path, CTViT]:
     """Trace the vision encoder. Returns the file, and the encoder in its precision.
 
     Raises: ParityError for weights that do not fit into it.
@@ -90,7 +90,7 @@ class QuantisedVision:
 
 
 def make_int8_vision(
-    source: Source, staging: Path, scans: Calibration, work: Path, stages: Stages
+    source: ExportSource, staging: Path, scans: Calibration, work: Path, stages: Stages
 ) -> QuantisedVision:
     """Trace the vision encoder in float32 and quantise it by ranges of CTs.
 
@@ -114,7 +114,9 @@ def make_int8_vision(
 
 
 @torch.no_grad()
-def make_scores(source: Source, staging: Path, bank: NDArray[np.float32]) -> dict[Model, Path]:
+def make_scores(
+    source: ExportSource, staging: Path, bank: NDArray[np.float32]
+) -> dict[Model, Path]:
     """Write all graphs behind the encoders. bank: (2F, E), embeddings of the findings' sentences by
     the text graph that will serve.
     """

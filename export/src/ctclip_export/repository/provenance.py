@@ -13,13 +13,13 @@ from typing import Any
 
 from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION
 from ctclip_client.release.records import PROVENANCE
-from ctclip_export.repository.source import Source
+from ctclip_export.repository.source import ExportSource
 
 _TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
 
 
 def release_record(
-    source: Source, file_sha256: Mapping[str, str], ranges: Mapping[str, object] | None
+    source: ExportSource, file_sha256: Mapping[str, str], ranges: Mapping[str, object] | None
 ) -> dict[str, Any]:
     """What PROVENANCE tells a client. `file_sha256`: model name -> SHA-256 of its file.
 

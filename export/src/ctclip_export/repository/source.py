@@ -22,7 +22,7 @@ from ctclip_export.text.tokens import Ids, tokenised
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A loaded checkpoint, its text model, and what the user asked for."""
 
     checkpoint: Checkpoint

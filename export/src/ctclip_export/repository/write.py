@@ -17,12 +17,12 @@ from ctclip_export.repository.make import graph_file, version_folder
 from ctclip_export.repository.pbtxt import VERSION
 from ctclip_export.repository.provenance import release_record, write_provenance
 from ctclip_export.repository.python_models import copy_sources
-from ctclip_export.repository.source import Source
+from ctclip_export.repository.source import ExportSource
 from ctclip_export.repository.variants import variant_configs
 
 
 def write_release(
-    source: Source,
+    source: ExportSource,
     staging: Path,
     agreements: Sequence[Agreement],
     self_check: SelfCheck,
