@@ -13,11 +13,11 @@ from ctclip_client.release.records import PROVENANCE
 from ctclip_client.release.repository import (
     CONFIG,
     PLAN,
-    VARIANTS,
     VersionFolder,
     pins,
     plan_of,
     read_config,
+    variant_configs,
     version_folders,
 )
 
@@ -53,8 +53,7 @@ class Members:
 
     def config_files(self, model: str) -> tuple[Path, ...]:
         """All configs of a member: the default and the variants."""
-        variants = sorted((self.repository / model / VARIANTS).glob("*.pbtxt"))
-        return (self.config(model), *variants)
+        return (self.config(model), *variant_configs(self.repository / model))
 
     def versions(self, model: str) -> frozenset[int]:
         """Version folders of a member."""

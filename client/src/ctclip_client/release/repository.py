@@ -79,7 +79,7 @@ class ModelFolder:
 
     def variants(self) -> tuple[Path, ...]:
         """Configs beside the default one."""
-        return tuple(sorted((self.path / VARIANTS).glob("*.pbtxt")))
+        return variant_configs(self.path)
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ def version_folders(folder: Path) -> dict[int, VersionFolder]:
         if is_number and entry.is_dir():
             found[int(name)] = VersionFolder(entry, int(name))
     return found
+
+
+def variant_configs(folder: Path) -> tuple[Path, ...]:
+    """A model's configs beside the default one, which `--config-name` chooses."""
+    return tuple(sorted((folder / VARIANTS).glob("*.pbtxt")))
 
 
 def read_config(path: Path, *, unknown_fields: bool = True) -> Any:
