@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from ctclip_client.contract import Finding
@@ -13,6 +14,11 @@ from ctclip_client.errors import InvalidInput, Unreadable
 _REMEDY = 'Expected JSON: [{"finding": "…", "present": "…", "absent": "…"}, …].'
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 _KEYS = ("finding", "present", "absent")
+
+
+def sentences(bank: Iterable[Finding]) -> list[str]:
+    """A bank's texts in the order of the contract: present, absent, present, absent, …"""
+    return [text for entry in bank for text in (entry.present, entry.absent)]
 
 
 def read_prompts(path: Path) -> tuple[Finding, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.prompts import sentences
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import Members, pinned_version, read_members
 from ctclip_client.release.records import ReleaseRecord, read_model_record
@@ -48,7 +49,7 @@ class ParityInputs:
     @property
     def sentences(self) -> list[str]:
         """The bank: present, absent, present, absent, …"""
-        return [text for pair in self.release.prompts for text in (pair.present, pair.absent)]
+        return sentences(self.release.prompts)
 
     def file(self, model: str, name: str = "model.onnx") -> Path:
         """A file of the release's version of a model."""

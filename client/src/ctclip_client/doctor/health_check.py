@@ -42,6 +42,7 @@ from ctclip_client.doctor.report import (
 )
 from ctclip_client.doctor.triton import Triton
 from ctclip_client.errors import CTClipError, InvalidInput, ServerError
+from ctclip_client.prompts import sentences
 from ctclip_client.results import Provenance
 from ctclip_client.transport.infer import Answer, Call
 from ctclip_client.transport.wire import Input, strings
@@ -141,14 +142,14 @@ def _ask(triton: Triton, ensemble: Ensemble, answers: Answers) -> Check:
 
 def _call(ensemble: Ensemble, answers: Answers) -> Call:
     prompts = answers.prompts()
-    sentences = strings([text for entry in prompts for text in (entry.present, entry.absent)])
+    texts = strings(sentences(prompts))
     every: dict[str, NDArray[Any]] = {
         **small_phantom().tensors(),
-        PROMPTS.name: sentences,
-        TEXT.name: sentences,
+        PROMPTS.name: texts,
+        TEXT.name: texts,
     }
     inputs = tuple(Input(tensor, every[tensor.name]) for tensor in ensemble.inputs)
-    sizes = {**answers.sizes(), "P": len(prompts), "N": len(sentences)}
+    sizes = {**answers.sizes(), "P": len(prompts), "N": len(texts)}
     return Call(ensemble, inputs, sizes)
 
 

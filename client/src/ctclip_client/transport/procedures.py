@@ -28,6 +28,7 @@ from ctclip_client.contract import (
     Finding,
 )
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError, Unavailable
+from ctclip_client.prompts import sentences
 from ctclip_client.results import Classification, Explanation, Provenance, Scores
 from ctclip_client.transport.failures import check_ready, is_ready
 from ctclip_client.transport.infer import Answer, Call, infer
@@ -108,7 +109,7 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
     """Score a volume with the caller's prompts; more of them than fit at once go in pieces."""
     started = time.perf_counter()
     bank = [_finding(index, prompt) for index, prompt in enumerate(_listed(prompts, "prompts"))]
-    texts = [text for entry in bank for text in (entry.present, entry.absent)]
+    texts = sentences(bank)
     names = tuple(entry.finding for entry in bank)
     deadline = Deadline(session.timeout_s)
     if len(bank) <= PAIRS_AT_ONCE:

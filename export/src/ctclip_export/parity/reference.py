@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_client.contract import Finding, Geometry
+from ctclip_client.prompts import sentences
 from ctclip_client.volume import Volume
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model import CTCLIP, CTViT
@@ -49,8 +50,7 @@ def reference_answer(
 ) -> StepAnswer:
     """The whole way in PyTorch: upstream's preprocessing, both encoders, scores."""
     model = checkpoint.model
-    sentences = [text for entry in bank for text in (entry.present, entry.absent)]
-    tokens = tokenised(sentences, text_model.vocabulary_bytes.decode("utf-8"))
+    tokens = tokenised(sentences(bank), text_model.vocabulary_bytes.decode("utf-8"))
     ids, mask = (torch.from_numpy(array) for array in tokens)
     voxels = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry)
     return answer_in_pytorch(model, model.vision, model.text(ids, mask), voxels)

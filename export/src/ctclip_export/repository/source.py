@@ -16,6 +16,7 @@ from ctclip_client.contract import (
     Geometry,
     Model,
 )
+from ctclip_client.prompts import sentences
 from ctclip_export.checkpoint import Checkpoint, TextModel
 from ctclip_export.model import CTCLIP
 from ctclip_export.text.tokens import Ids, tokenised
@@ -57,7 +58,7 @@ class ExportSource:
     @property
     def sentences(self) -> list[str]:
         """Of all findings: present, absent, present, absent, …"""
-        return [text for prompt in self.prompts for text in (prompt.present, prompt.absent)]
+        return sentences(self.prompts)
 
     def tokenised(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
         """Token ids and mask (N, L) int64 of texts."""
