@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import onnx
 
 from ctclip_client.contract import (
     CLASSFINE,
@@ -41,7 +40,6 @@ from ctclip_export.engines.target import (
     load_library,
 )
 from ctclip_export.engines.warmup import write_warmup
-from ctclip_export.graphs.guards import remove_guard
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.samples.sample_data import kept_folder
 
@@ -145,19 +143,13 @@ class _Builder:
             staging.enter_context(tempfile.TemporaryDirectory(prefix=".engine-", dir=beside))
         )
         plan = made / self.target.plan
-        source = made / "model.onnx"
-        proto = onnx.load(graph)
-        remove_guard(proto)
-        onnx.save(proto, source)
-        del proto
         job = Job(
-            self.target.name, model.name, str(source), str(plan), self.capability, key.profile,
+            self.target.name, model.name, str(graph), str(plan), self.capability, key.profile,
             self._timing_cache(),
         )  # fmt: skip
         with self.stages.stage(f"{model.name}: build for {self.capability}", 100) as advance:
             outcome = compile_in_process(job, advance)
-        report = read_layers(outcome.log, source)
-        source.unlink()  # up to 700 MB, and other engines are still to come
+        report = read_layers(outcome.log, graph)
         record = EngineRecord(
             **asdict(key),
             gpu_name="" if self.gpu is None else self.gpu.name,

@@ -14,7 +14,6 @@ import onnx
 from onnx import TensorProto, shape_inference
 
 from ctclip_export.engines.target import EngineError
-from ctclip_export.graphs.guards import remove_guard
 
 _LOW: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 _INT8 = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -37,12 +36,11 @@ _ISLANDS = {"ArgMax": "searches the codebook", "TopK": "searches the codebook"}
 
 
 def check_typed_graph(path: Path, precision: str) -> None:
-    """Refuse a graph that is not what its precision promises; without its guard, as it is built.
+    """Refuse a graph that is not what its precision promises.
 
     precision: fp32, fp16, bf16 or int8. Raises: EngineError naming the node.
     """
     model = onnx.load(path)
-    remove_guard(model)
     for node in model.graph.node:
         if node.op_type == "Einsum":
             raise _refused(path, node, "is an Einsum, which no attention kernel matches")

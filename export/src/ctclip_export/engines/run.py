@@ -22,7 +22,6 @@ from ctclip_export.engines.key import Key, require
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import TENSORRT, EngineError, load_library
-from ctclip_export.graphs.guards import remove_guard
 from ctclip_export.parity.runtimes import searched_tokens
 
 _DTYPES = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}
@@ -106,7 +105,6 @@ class EngineVision:
         """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
         self._plan = checked_engine(VISION, graph, precision)
         proto = onnx.load(graph)
-        remove_guard(proto)  # as in the plan
         self._tokens = searched_tokens(proto.graph)
         proto.graph.output.append(
             onnx.helper.make_tensor_value_info(self._tokens, onnx.TensorProto.FLOAT, None)

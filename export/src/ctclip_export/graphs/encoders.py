@@ -1,4 +1,4 @@
-"""Both encoders, traced from the reference model."""
+"""Both encoders with their guards, traced from the reference model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Model
+from ctclip_export.graphs.guards import GuardedText, GuardedVision
 from ctclip_export.graphs.quiet import quiet
 from ctclip_export.graphs.versions import IR_VERSION, OPSETS
 from ctclip_export.model import CTViT, TextEncoder
@@ -16,14 +17,15 @@ def trace_vision(model: CTViT, precision: str = "fp32") -> onnx.ModelProto:
     """VOXELS (B, 1, D, H, W) -> IMAGE_EMBEDDING (B, E), IMAGE_NORM (B, 1), CODES (B, T, R, C)."""
     # Two volumes, since torch specialises an axis of length 1.
     volume = torch.zeros(2, 1, *model.config.volume_shape)
-    return _trace(model, (volume,), VISION, ({0: "batch"},), OPSETS[precision])
+    return _trace(GuardedVision(model), (volume,), VISION, ({0: "batch"},), OPSETS[precision])
 
 
 def trace_text(model: TextEncoder, precision: str = "fp32") -> onnx.ModelProto:
     """INPUT_IDS, ATTENTION_MASK (N, L) -> TEXT_EMBEDDING (N, E)."""
     ids = torch.ones(2, 7, dtype=torch.int64)
     axes = {0: "batch", 1: "length"}
-    return _trace(model, (ids, ids.clone()), TEXT_ENCODER, (axes, axes), OPSETS[precision])
+    guarded = GuardedText(model)
+    return _trace(guarded, (ids, ids.clone()), TEXT_ENCODER, (axes, axes), OPSETS[precision])
 
 
 def _trace(
