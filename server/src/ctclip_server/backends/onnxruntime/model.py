@@ -23,7 +23,7 @@ from ctclip_server.backends.shared.options import (
     graph_level,
     read_parameters,
 )
-from ctclip_server.backends.shared.rounds import RefusedError, Tensors, answer, told
+from ctclip_server.backends.shared.rounds import RefusedError, Tensors, answer
 from ctclip_server.backends.shared.signature import (
     FREE,
     GraphTensor,
@@ -67,7 +67,7 @@ class TritonPythonModel:
             self._run_options.add_run_config_entry(_SHRINKAGE, parameters[_SHRINKAGE])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests of one scheduling round: in one run if their shapes allow it."""
+        """Answer the requests of one scheduling round: in one run if the model is batched."""
         return answer(requests, self._feed, self._run, batched=self._batched)
 
     def _feed(self, request: Any) -> Tensors:
@@ -82,7 +82,7 @@ class TritonPythonModel:
         try:
             values = self._session.run(names, feed, self._run_options)
         except Exception as error:  # noqa: BLE001 (ONNX Runtime's errors have no common class)
-            raise RefusedError(f"{_one_line(error)}; {told(feed)}", invalid=False) from None
+            raise RefusedError(_one_line(error)) from None
         return dict(zip(names, values, strict=True))
 
 

@@ -21,7 +21,7 @@ from ctclip_server.backends.shared.options import (
     check_fields,
     read_parameters,
 )
-from ctclip_server.backends.shared.rounds import RefusedError, Tensors, answer, told
+from ctclip_server.backends.shared.rounds import RefusedError, Tensors, answer
 from ctclip_server.backends.shared.signature import (
     FREE,
     GraphTensor,
@@ -76,7 +76,7 @@ class TritonPythonModel:
             values = self._request.infer(feed, share_inputs=True)
             return {name: values[self._outputs[name]] for name in names}
         except RuntimeError as error:
-            raise RefusedError(f"{_one_line(error)}; {told(feed)}", invalid=False) from None
+            raise RefusedError(_one_line(error)) from None
 
 
 def _feed(request: Any) -> Tensors:
