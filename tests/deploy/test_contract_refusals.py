@@ -46,11 +46,6 @@ def relevance(code: int = 0, norm: float = 1) -> Arrays:
     return {"CODES": codes, "IMAGE_NORM": np.full((1, 1), norm, np.float32)}
 
 
-def tokens(word: int, kept: int) -> Arrays:
-    ids = np.full((1, 3), word, np.int64)
-    return {"INPUT_IDS": ids, "ATTENTION_MASK": np.full((1, 3), kept, np.int64)}
-
-
 NAN, INFINITE = float("nan"), float("inf")
 SCANS, EMBED = PATHOLOGIES.name, TEXT_EMBEDDING_ENSEMBLE.name
 
@@ -87,13 +82,7 @@ WRONG: dict[str, list[tuple[str, Arrays]]] = {
         ("ctclip_findings", {"IMAGE_EMBEDDING": np.full((1, 32), NAN, np.float32)}),
         ("ctclip_relevance", relevance(code=-1)),
         ("ctclip_relevance", relevance(norm=0)),
-    ],
-    "malformed voxels, token ids or mask, sent to a model": [
-        *(
-            ("ctclip_vision", {"VOXELS": np.full((1, 1, 40, 60, 100), bad, np.float32)})
-            for bad in (NAN, INFINITE)
-        ),
-        *(("ctclip_text", tokens(*pair)) for pair in ((-1, 1), (10**6, 1), (1, 0), (1, 2))),
+        ("ctclip_relevance", relevance(norm=NAN)),
     ],
     "an odd number of prompts": [(ZERO_SHOT.name, scan() | texts("PROMPTS", b"a", b"b", b"c"))],
     "an unknown model or version": [

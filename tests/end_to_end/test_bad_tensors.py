@@ -1,11 +1,12 @@
 """Every model of a repository, asked for nonsense past the client, which would refuse most of it.
 
-The answer names the field, what came and what was expected, and the next good request gets the bits
-that it got before.
+Nonsense gets an error that names the field and what was expected; in a batch, which callers share,
+its rows are marked by NaN and -1. The next good request gets the bits that it got before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,7 +146,7 @@ CHECKED: list[Bad] = [
 VOLUMES: list[Bad] = [
     *(
         ("VOLUME", np.zeros(shape, np.int16), INTERNAL,
-         rf"needs at least 1 voxel.*got .*VOLUME INT16 \[{', '.join(map(str, shape))}\]")
+         "needs at least 1 voxel")
         for shape in ((0, 24, 28), (20, 0, 28), (20, 24, 0), (0, 0, 0))
     ),
     ("VOLUME", np.zeros((24, 28), np.int16), INVALID, r"Expected \[-1,-1,-1\], got \[24,28\]"),
@@ -154,18 +155,15 @@ VOLUMES: list[Bad] = [
 # Asked directly, there is no ctclip_check in front: the graph has to refuse by itself.
 UNCHECKED: list[Bad] = [
     *(
-        ("SPACING", spacing(*values), INTERNAL, rf"between 0.05 and 20.*got .*SPACING .*{said}")
-        for values, said in (
-            ((NAN, 1, 1), "nan"), ((1, INF, 1), "inf"), ((1, 1, -1), "-1"), ((0, 1, 1), "0"),
-            ((1e300, 1, 1), r"1e\+300"), ((20, 1, 1), "20"), ((0.05, 1, 1), "0.05"),
+        ("SPACING", spacing(*values), INTERNAL, "between 0.05 and 20")
+        for values in (
+            (NAN, 1, 1), (1, INF, 1), (1, 1, -1), (0, 1, 1), (1e300, 1, 1), (20, 1, 1),
+            (0.05, 1, 1),
         )
     ),
     *(
-        ("RESCALE", rescale(*values), INTERNAL, rf"other than 0.*got .*RESCALE .*{said}")
-        for values, said in (
-            ((NAN, 0), "nan"), ((INF, 0), "inf"), ((0, 0), "0"), ((1, NAN), "nan"),
-            ((1, -INF), "-inf"),
-        )
+        ("RESCALE", rescale(*values), INTERNAL, "other than 0")
+        for values in ((NAN, 0), (INF, 0), (0, 0), (1, NAN), (1, -INF))
     ),
 ]  # fmt: skip
 TEXTS: list[Bad] = [
@@ -189,8 +187,8 @@ GATES: list[Bad] = [
     ("TEXT_EMBEDDING", floats(2, E - 1), INVALID, r"Expected \[-1,32\], got \[2,31\]"),
 ]
 EMBEDDINGS: list[Bad] = [
-    ("IMAGE_EMBEDDING", floats(0, E), INTERNAL, r"at least one.*got .*\[0, 32\]"),
-    ("IMAGE_EMBEDDING", floats(1, E, value=NAN), INTERNAL, r"finite.*got .*\[1, 32\]"),
+    ("IMAGE_EMBEDDING", floats(0, E), INTERNAL, "at least one"),
+    ("IMAGE_EMBEDDING", floats(1, E, value=NAN), INTERNAL, "finite"),
     ("IMAGE_EMBEDDING", np.vstack([floats(1, E), floats(1, E, value=INF)]), INTERNAL, "finite"),
     ("IMAGE_EMBEDDING", floats(1, E, value=3e38), INTERNAL, "finite"),
     ("IMAGE_EMBEDDING", floats(1, E - 1), INVALID, r"Expected \[-1,32\], got \[1,31\]"),
@@ -198,28 +196,14 @@ EMBEDDINGS: list[Bad] = [
     ("IMAGE_EMBEDDING", floats(1, E).astype(np.float64), INVALID, "'FP64'.*expects 'FP32'"),
 ]
 SCORES: list[Bad] = [
-    ("TEXT_EMBEDDING", floats(0, E), INTERNAL, r"must come in pairs.*got .*\[0, 32\]"),
-    ("TEXT_EMBEDDING", floats(3, E), INTERNAL, r"must come in pairs.*got .*\[3, 32\]"),
+    ("TEXT_EMBEDDING", floats(0, E), INTERNAL, "must come in pairs"),
+    ("TEXT_EMBEDDING", floats(3, E), INTERNAL, "must come in pairs"),
     ("TEXT_EMBEDDING", floats(2, E, value=NAN), INTERNAL, "finite"),
     ("TEXT_EMBEDDING", floats(2, E - 1), INVALID, r"Expected \[-1,32\], got \[2,31\]"),
 ]
 
 
-def voxels(value: float, at: int) -> Array:
-    """Of the golden grid, one of them odd."""
-    array = floats(1, 1, 40, 60, 100)
-    array.ravel()[at] = value
-    return array
-
-
-NO_VOXELS: list[Bad] = [
-    ("VOXELS", voxels(value, at), INTERNAL,
-     r"finite numbers.*got .*VOXELS FP32 \[1, 1, 40, 60, 100\]")
-    for value in (NAN, INF, -INF, 1e30)
-    for at in (0, 120_000, 239_999)
-]  # fmt: skip
 VOXELS: list[Bad] = [
-    *NO_VOXELS,
     ("VOXELS", floats(1, 1, 39, 60, 100), INVALID, r"Expected .*40,60,100\], got \[1,1,39"),
     ("VOXELS", floats(1, 40, 60, 100), INVALID, r"Expected .*40,60,100\], got \[1,40"),
     ("VOXELS", floats(1, 1, 40, 60, 100).astype(np.float16), INVALID, "'FP16'.*expects 'FP32'"),
@@ -228,46 +212,16 @@ VOXELS: list[Bad] = [
 CODES: list[Bad] = [
     ("CODES", np.full((1, 4, 3, 5), CODE_COUNT, np.int32), INTERNAL, "from 0 to 255"),
     ("CODES", np.full((1, 4, 3, 5), -1, np.int32), INTERNAL, "from 0 to 255"),
-    ("CODES", np.zeros((0, 4, 3, 5), np.int32), INTERNAL, r"at least one.*got .*\[0, 4, 3, 5\]"),
+    ("CODES", np.zeros((0, 4, 3, 5), np.int32), INTERNAL, "at least one"),
     ("CODES", np.zeros((1, 3, 3, 5), np.int32), INVALID, r"Expected \[-1,4,3,5\], got \[1,3"),
     *(
-        ("IMAGE_NORM", floats(1, 1, value=value), INTERNAL, r"above 0.*got .*\[1, 1\]")
+        ("IMAGE_NORM", floats(1, 1, value=value), INTERNAL, "above 0")
         for value in (0, -1, NAN, INF, 1e-45)
     ),
-    ("IMAGE_NORM", floats(2, 1), INTERNAL, r"for each volume.*got .*\[2, 1\]"),
+    ("IMAGE_NORM", floats(2, 1), INTERNAL, "for each volume"),
 ]
 TOKEN_SHAPE = (2, 11)  # of the good request
-
-
-def tokens(value: int, *at: int) -> Array:
-    array = np.ones(TOKEN_SHAPE, np.int64)
-    array[at] = value
-    return array
-
-
-NO_TOKENS: list[Bad] = [
-    *(
-        ("INPUT_IDS", tokens(value, 1, 10), INTERNAL,
-         r"rows of 1 to 512 ids, each from 0 to \d+'.*got INPUT_IDS INT64 \[2, 11\]")
-        for value in (-1, -(10**6), 10**6, 10**9, -(2**31), 2**31 - 1, 2**31, 2**32, -(2**63))
-    ),
-    *(
-        ("ATTENTION_MASK", wrong, INTERNAL,
-         rf"0 and 1 in the shape of INPUT_IDS, with a 1 in.*ATTENTION_MASK INT64 \[2, {length}\]")
-        for wrong, length in (
-            (tokens(0, 0), 11), (tokens(0, 1), 11), (tokens(0), 11), (tokens(2, 1, 3), 11),
-            (tokens(-1, 0, 0), 11), (tokens(2**32, 1, 10), 11), (tokens(1)[:, :1], 1),
-            (tokens(1)[:, :5], 5),
-        )
-    ),
-    ("INPUT_IDS", np.ones((2, 3), np.int64), INTERNAL,
-     r"in the shape of INPUT_IDS.*got INPUT_IDS INT64 \[2, 3\]"),
-    ("INPUT_IDS", np.ones((2, 513), np.int64), INTERNAL,
-     r"(rows of 1 to 512 ids|in the shape of INPUT_IDS).*got INPUT_IDS INT64 \[2, 513\]"),
-]  # fmt: skip
 TOKENS: list[Bad] = [
-    *NO_TOKENS,
-    ("INPUT_IDS", np.ones((2, 0), np.int64), INTERNAL, r"got INPUT_IDS INT64 \[2, 0\]"),
     ("INPUT_IDS", np.ones(9, np.int64), INVALID, "batch size does not match"),
     ("INPUT_IDS", np.ones(TOKEN_SHAPE, np.int32), INVALID, "'INT32'.*expects 'INT64'"),
 ]
@@ -338,7 +292,57 @@ def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Array
     assert caller.bits(model, good[model]) == before
 
 
-# --- the same graphs in the other engine ---
+# --- rows of a batch, which callers share ---
+
+
+def voxels(value: float, at: int) -> Array:
+    """Of the golden grid, one of them odd."""
+    array = floats(1, 1, 40, 60, 100)
+    array.ravel()[at] = value
+    return array
+
+
+def tokens(value: int, *at: int) -> Array:
+    array = np.ones(TOKEN_SHAPE, np.int64)
+    array[at] = value
+    return array
+
+
+MARKED: dict[str, list[tuple[str, Array, set[int]]]] = {
+    "ctclip_vision": [
+        ("VOXELS", np.vstack([floats(1, 1, 40, 60, 100), voxels(value, at)]), {1})
+        for value in (NAN, INF, -INF, 1e30)
+        for at in (0, 120_000, 239_999)
+    ],
+    "ctclip_text": [
+        *(
+            ("INPUT_IDS", tokens(value, 1, 10), {1})
+            for value in (
+                -1, -(10**6), 10**6, 10**9, -(2**31), 2**31 - 1, 2**31, 2**32, -(2**63),
+            )
+        ),
+        *(
+            ("ATTENTION_MASK", wrong, rows)
+            for wrong, rows in (
+                (tokens(0, 0), {0}), (tokens(0, 1), {1}), (tokens(0), {0, 1}),
+                (tokens(2, 1, 3), {1}), (tokens(-1, 0, 0), {0}), (tokens(2**32, 1, 10), {1}),
+            )
+        ),
+    ],
+}  # fmt: skip
+"""Input, what is sent in its place, the rows that are bad."""
+SHAPELESS = [
+    ("ATTENTION_MASK", tokens(1)[:, :1]), ("ATTENTION_MASK", tokens(1)[:, :5]),
+    *(("INPUT_IDS", np.ones((2, length), np.int64)) for length in (0, 1, 3, 513)),
+]  # fmt: skip
+
+
+def check_marks(found: Arrays, rows: set[int]) -> None:
+    for array in found.values():
+        marked = (array == -1) if array.dtype == np.int32 else np.isnan(array)
+        by_row = marked.reshape(len(array), -1)
+        assert set(np.flatnonzero(by_row.all(1))) == rows
+        assert set(np.flatnonzero(by_row.any(1))) == rows
 
 
 @pytest.fixture(scope="module")
@@ -348,20 +352,63 @@ def in_openvino(openvino_server: EmbeddedTriton) -> Iterator[Caller]:
     made.client.close()
 
 
-@pytest.mark.parametrize(
-    ("model", "tried"), [("ctclip_vision", NO_VOXELS), ("ctclip_text", NO_TOKENS)]
-)
-def test_openvino_refuses_every_time(
-    model: str, tried: list[Bad], in_openvino: Caller, good: dict[str, Arrays]
+@pytest.mark.parametrize("engine", ["caller", "in_openvino"])
+@pytest.mark.parametrize("model", MARKED)
+def test_a_bad_row_is_marked_and_the_others_are_answered(
+    model: str, engine: str, request: pytest.FixtureRequest, good: dict[str, Arrays]
 ) -> None:
-    """It infers a shape once and remembers that it did: a refusal must not wear off."""
-    before = in_openvino.bits(model, good[model])
-    for name, array, _, words in tried:
-        expected = INTERNAL, words
-        if array.dtype == np.int64 and not (array.min() >= -(2**31) and array.max() < 2**31):
-            expected = INVALID, f"input '{name}': got numbers from .* in 32 bits"
-        for _ in range(2):
-            status, message = in_openvino.refusal(model, good[model] | {name: array})
-            assert status == expected[0], message
-            assert re.search(expected[1], " ".join(message.split())), message
-        assert in_openvino.bits(model, good[model]) == before
+    asked: Caller = request.getfixturevalue(engine)
+    before = asked.bits(model, good[model])
+    for name, array, rows in MARKED[model]:
+        inputs = good[model] | {name: array}
+        beyond = array.dtype == np.int64 and not -(2**31) <= array.min() <= array.max() < 2**31
+        if engine == "in_openvino" and beyond:  # it would drop the upper half of the numbers
+            assert asked.refusal(model, inputs)[0] == INVALID
+        else:
+            check_marks(asked.arrays(model, inputs), rows)
+        assert asked.bits(model, good[model]) == before
+
+
+@pytest.mark.parametrize("engine", ["caller", "in_openvino"])
+def test_tensors_of_unequal_shapes_get_no_answer(
+    engine: str, request: pytest.FixtureRequest, good: dict[str, Arrays]
+) -> None:
+    """Refused or marked, as the engine has it: nobody else's request has such shapes."""
+    asked: Caller = request.getfixturevalue(engine)
+    for name, array in SHAPELESS:
+        with contextlib.suppress(triton.InferenceServerException):
+            found = asked.arrays("ctclip_text", good["ctclip_text"] | {name: array})
+            check_marks(found, set(range(len(array))))
+
+
+def test_bad_rows_of_one_caller_fail_no_other(caller: Caller, good: dict[str, Arrays]) -> None:
+    """A flood of them straight at the encoders, beside others' requests to the ensembles."""
+    text = good["ctclip_text_embedding"]
+    ids = caller.arrays("ctclip_tokenizer", text)
+    floods = [
+        ("ctclip_vision", {"VOXELS": voxels(NAN, 0)}),
+        ("ctclip_text", ids | {"INPUT_IDS": ids["INPUT_IDS"] + 10**6}),
+        ("ctclip_text", ids | {"ATTENTION_MASK": ids["ATTENTION_MASK"] * 0}),
+    ]
+    others = ["ctclip_pathologies", "ctclip_text_embedding", "ctclip_zero_shot"]
+    alone = {model: caller.arrays(model, good[model]) for model in others}
+
+    def ask(number: int) -> None:
+        if number % 2:
+            model, inputs = floods[number // 2 % len(floods)]
+            found = caller.arrays(model, inputs)
+            check_marks(found, set(range(len(next(iter(found.values()))))))
+            return
+        model = others[number // 2 % len(others)]
+        for name, array in caller.arrays(model, good[model]).items():
+            if array.dtype == np.float32:  # a product of more rows may round otherwise
+                np.testing.assert_allclose(array, alone[model][name], atol=1e-5)
+
+    def shared(model: str) -> int:
+        stats = caller.client.get_inference_statistics(model).model_stats[0]
+        return int(stats.inference_count - stats.execution_count)
+
+    before = [shared(model) for model in MARKED]
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(ask, range(360)))
+    assert all(shared(model) > count for model, count in zip(MARKED, before, strict=True))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from ctclip_client.cli.program import main
 from ctclip_client.contract import TEXT_ENCODER, VISION
@@ -236,10 +237,15 @@ def job(exported: Callable[[str], Path], tmp_path: Path) -> Job:
     )  # fmt: skip
 
 
-def test_a_graph_that_the_library_does_not_take_is_said(job: Job) -> None:
-    """Its guard: a build takes it out first."""
-    with pytest.raises(EngineError, match="its parser refuses the graph: node 'guard_"):
-        compile_in_process(job)
+def test_a_graph_that_the_library_does_not_take_is_said(job: Job, tmp_path: Path) -> None:
+    odd = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> odd (float[N,2,2] VOXELS) => (float[N] Y) '
+        "{ Y = Det (VOXELS) }"
+    )
+    odd.graph.node[0].name = "determinant"
+    onnx.save(odd, tmp_path / "odd.onnx")
+    with pytest.raises(EngineError, match="its parser refuses the graph: node 'determinant"):
+        compile_in_process(replace(job, onnx=str(tmp_path / "odd.onnx")))
 
 
 def test_a_compiler_that_is_killed_is_a_failure(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

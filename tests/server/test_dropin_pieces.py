@@ -16,7 +16,7 @@ from ctclip_server.backends.shared.options import (
     graph_level,
     read_parameters,
 )
-from ctclip_server.backends.shared.rounds import can_be_joined, split
+from ctclip_server.backends.shared.rounds import RefusedError, split
 from ctclip_server.backends.shared.signature import FREE, GraphTensor, check_tensors
 
 
@@ -29,15 +29,8 @@ def test_the_package_offers_one_name():
 # --- rounds ---
 
 
-def test_requests_of_other_shapes_are_not_joined():
-    first = {"X": np.zeros((1, 3)), "M": np.zeros((1, 3))}
-    assert can_be_joined([first, {"X": np.zeros((2, 3)), "M": np.zeros((2, 3))}])
-    assert not can_be_joined([first, {"X": np.zeros((1, 4)), "M": np.zeros((1, 4))}])
-    assert not can_be_joined([first, {"X": np.zeros((1, 3))}])
-
-
 def test_an_output_that_is_not_batched_is_refused():
-    with pytest.raises(ValueError, match="first axis is not the batch"):
+    with pytest.raises(RefusedError, match="first axis is not the batch"):
         split({"Y": np.zeros((1, 3))}, [1, 1])
 
 

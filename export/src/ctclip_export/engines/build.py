@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-
 from ctclip_client.contract import (
     CLASSFINE,
     FINDINGS,
