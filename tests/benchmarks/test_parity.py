@@ -208,7 +208,9 @@ def test_a_swapped_weight_fails_in_every_step(
     path = own / "ctclip_vision" / "1" / "model.onnx"
     proto = onnx.load(path)
     weight = next(
-        i for i in proto.graph.initializer if i.name == "temporal.blocks.1.token_conv.conv.bias"
+        i
+        for i in proto.graph.initializer
+        if i.name == "encoder.temporal.blocks.1.token_conv.conv.bias"
     )
     values = onnx.numpy_helper.to_array(weight)
     weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), weight.name))

@@ -231,7 +231,9 @@ def test_a_failed_check_leaves_the_old_repository_untouched(
 
     def faulty(model: Any, precision: str) -> onnx.ModelProto:
         onnx.save(trace(model, precision), tmp_path / "traced.onnx")
-        spoilt = spoil(tmp_path / "traced.onnx", "embeddings.norm.weight", 1.05, tmp_path / "x")
+        spoilt = spoil(
+            tmp_path / "traced.onnx", "encoder.embeddings.norm.weight", 1.05, tmp_path / "x"
+        )
         proto = onnx.load(spoilt)
         for file in (tmp_path / "traced.onnx", spoilt):
             file.unlink()
@@ -274,9 +276,9 @@ def spoil(source: Path, initializer: str, factor: float, target: Path) -> Path:
     ("name", "initializer", "factor", "message"),
     [
         ("ctclip_preprocess", "half", 1.1, "VOXELS"),
-        ("ctclip_vision", "token_norm.weight", -1, ".* codes differ"),
-        ("ctclip_vision", "projection.weight", 1.01, "IMAGE_NORM"),
-        ("ctclip_text", "embeddings.norm.weight", 1.05, "TEXT_EMBEDDING"),
+        ("ctclip_vision", "encoder.token_norm.weight", -1, ".* codes differ"),
+        ("ctclip_vision", "encoder.projection.weight", 1.01, "IMAGE_NORM"),
+        ("ctclip_text", "encoder.embeddings.norm.weight", 1.05, "TEXT_EMBEDDING"),
         ("ctclip_score", "scale", 1.001, "LOGITS"),
         ("ctclip_findings", "scale", 1.001, "LOGITS"),
     ],
