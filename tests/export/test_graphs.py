@@ -66,7 +66,10 @@ def test_preprocessing_is_upstreams(
     voxels = published(scan(stored, (case["z_spacing_mm"], xy, xy), rescale))["VOXELS"][0, 0]
     z, x, y = upstream[f"{name}_index"].T
     np.testing.assert_allclose(voxels[z, x, y], upstream[f"{name}_value"], rtol=0, atol=2e-4)
-    stats = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64), voxels.min(), voxels.max()
+    slices = voxels.reshape(len(voxels), -1)  # 55 million numbers are much in float64
+    mean = np.mean([each.mean() for each in slices])
+    square = np.mean([each @ each for each in slices]) / slices.shape[1]
+    stats = mean, np.sqrt(square - mean**2), voxels.min(), voxels.max()
     np.testing.assert_allclose(stats, upstream[f"{name}_stats"], rtol=0, atol=2e-4)
 
 
@@ -80,11 +83,11 @@ def test_content_box_is_upstreams(
     water = np.zeros((z, x, y), np.int16)
     voxels = published(scan(water, (case["z_spacing_mm"], xy, xy)))["VOXELS"][0, 0]
     first, last = upstream[f"{name}_content_box"]
-    content = voxels == 0
     box = tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))
-    assert content[box].all()
-    assert np.count_nonzero(content) == np.prod(last - first + 1)
-    assert (content | (voxels == -1)).all()
+    assert not voxels[box].any()
+    inside, outside = (np.count_nonzero(voxels == value) for value in (0, -1))
+    assert inside == np.prod(last - first + 1)
+    assert inside + outside == voxels.size
 
 
 SMALL_GRID = Geometry((10, 20, 24), (3.0, 2.0, 1.5))
