@@ -11,8 +11,9 @@ from ctclip_client.contract import Geometry
 from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint.checks import check_variant, refuse_failed, tensor_checks
 from ctclip_export.checkpoint.classfine import build_classifier, head_beside
-from ctclip_export.checkpoint.file import Contents, declared_random, read_contents
+from ctclip_export.checkpoint.file import declared_random, read_contents
 from ctclip_export.checkpoint.names import slots, vision_config
+from ctclip_export.checkpoint.unwrap import Contents
 from ctclip_export.model import CTCLIP, Classifier, ModelConfig
 from ctclip_export.text.text_model import TextModel
 
@@ -71,7 +72,7 @@ def load_checkpoint(
 
 def _build(contents: Contents, config: ModelConfig) -> CTCLIP:
     weights = {
-        slot.ours: contents.state[name].float()  # no copy where it is float32 already
+        slot.ours: contents.state[name].float().contiguous()  # no copy where it is so already
         for name, slot in slots(config).items()
         if slot.ours is not None
     }

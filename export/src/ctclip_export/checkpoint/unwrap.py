@@ -1,0 +1,158 @@
+"""Where in a file the model is, and what its names are without what wrappers put around them.
+
+One rule: of all dictionaries in the file, however deep, exactly one holds tensors of a CT-CLIP, and
+what stands in front of `visual_transformer.` there stands in front of every name. Anything else
+would be a guess, and is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ctclip_client.errors import InvalidInput
+from ctclip_export.checkpoint.names import VISION
+from ctclip_export.checkpoint.remedies import (
+    entry_alone,
+    literal,
+    names_behind,
+    prefixes_taken_off,
+)
+
+TRAINED = "trained_model."
+"""Where upstream's ClassFine (CT-LiPro) has the CT-CLIP; its head stands beside that."""
+_HEAD = ("classifier.weight", "classifier.bias")
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What DataParallel, DDP, torch.compile, FSDP and activation checkpoints put into names."""
+_LISTED = 4
+_ALONE = "Save the one that is meant alone, and give that file:"
+
+Found = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The tensors of a file, memory-mapped.
+
+    state: CT-CLIP's own, by upstream's names. classifier: a ClassFine (CT-LiPro) file's head, or
+    {}. entry: the subscript of the dictionary that held them, as `["model"]`; "" for the whole
+    file. prefix: what stood in front of every name. beside: the file's other entries, in words.
+    """
+
+    state: dict[str, Tensor]
+    classifier: dict[str, Tensor]
+    entry: str
+    prefix: str
+    beside: tuple[str, ...]
+
+
+def unwrap(path: Path, content: Found) -> Contents:
+    """Find the model; a file without any gives its own tensors, whatever they are.
+
+    Raises: InvalidInput where there are several, or names that do not stand behind one prefix.
+    """
+    found = [(entry, held) for entry, held in _dictionaries(content) if _prefixes(held)]
+    if len(found) > 1:
+        told = " and ".join(entry or "the file itself" for entry, _ in found)
+        chosen = next(entry for entry, _ in found if entry)
+        raise InvalidInput(
+            f"{path}: holds {len(found)} CT-CLIPs, {told}; only you know which is meant.",
+            f"{_ALONE} {entry_alone(path, chosen)}",
+        )
+    entry, held = found[0] if found else ("", content)
+    beside = [
+        f"{key!r} ({_kind(value)})" for key, value in content.items()
+        if value is not held and (not isinstance(value, Tensor) or held is not content)
+    ]  # fmt: skip
+    tensors = {
+        name: value for name, value in held.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }  # fmt: skip
+    if not found:
+        return Contents(tensors, {}, "", "", tuple(beside))
+    prefix = _only_prefix(path, entry, tensors)
+    state, classifier = _named(path, entry, tensors, prefix)
+    return Contents(state, classifier, entry, prefix, tuple(beside))
+
+
+def _dictionaries(content: Found) -> Iterator[tuple[str, Found]]:
+    """All dictionaries of a file, each once, with their subscripts."""
+    seen: set[int] = set()
+    left = [("", content)]
+    while left:
+        entry, held = left.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        yield entry, held
+        nested = [
+            (f"{entry}[{literal(key)}]", value) for key, value in held.items()
+            if isinstance(value, Mapping) and isinstance(key, str | int)
+        ]  # fmt: skip
+        left += reversed(nested)
+
+
+def _prefixes(held: Found) -> Counter[str]:
+    """What stands in front of the vision encoder's tensors, and how often."""
+    prefixes: Counter[str] = Counter()
+    for name, value in held.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            prefix, mark, _ = f".{name}".partition(f".{VISION}")
+            if mark:
+                prefixes[f"{prefix}."[1:]] += 1
+    return prefixes
+
+
+def _only_prefix(path: Path, entry: str, tensors: Mapping[str, Tensor]) -> str:
+    prefixes = _prefixes(tensors)
+    if len(prefixes) == 1:
+        return next(iter(prefixes))
+    ranked = sorted(prefixes, key=len, reverse=True)  # the empty one last, which all begin with
+    told = ", ".join(f"{name + VISION!r} ({count})" for name, count in prefixes.items())
+    bare = {name.removeprefix(next(filter(name.startswith, ranked), "")) for name in tensors}
+    if len(bare) == len(tensors):  # parts of one model
+        remedy = f"If it is one model: {prefixes_taken_off(path, entry, filter(None, ranked))}"
+    else:
+        remedy = f"{_ALONE} {names_behind(path, entry, ranked[0])}"
+    raise InvalidInput(f"{path}{entry}: its names begin in different ways: {told}.", remedy)
+
+
+def _named(
+    path: Path, entry: str, tensors: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's tensors and those of a ClassFine head, by upstream's names."""
+    outer, trained, _ = _bare(prefix).partition(TRAINED)
+    heads = {outer + name: name for name in _HEAD} if trained else {}
+    state: dict[str, Tensor] = {}
+    classifier: dict[str, Tensor] = {}
+    strange = []
+    for name, tensor in tensors.items():
+        inner = name.startswith(prefix)
+        bare = _bare(name.removeprefix(prefix)) if inner else heads.get(_bare(name), "")
+        target = state if inner else classifier
+        if not bare or bare in target:
+            strange.append(name)
+        target[bare] = tensor
+    if strange:
+        shown = ", ".join(map(repr, strange[:_LISTED]))
+        more = f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
+        raise InvalidInput(
+            f"{path}{entry}: {len(tensors) - len(strange)} names begin with {prefix!r}, as a "
+            f"wrapped model's do, and {len(strange)} do not: {shown}{more}.",
+            "If they are no part of the model, leave them out: "
+            f"{names_behind(path, entry, prefix)}",
+        )
+    return state, classifier
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _kind(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
