@@ -77,6 +77,15 @@ def test_declared_random_weights(golden: Golden, text_model: TextModel, tmp_path
     assert not load_checkpoint(path, text_model, golden.geometry).random_weights
     (tmp_path / "file.pt.RANDOM_WEIGHTS").touch()
     assert load_checkpoint(path, text_model, golden.geometry).random_weights
+    head = Path(shutil.copy(golden.folder / "ct_lipro.pt", tmp_path / "head.pt"))
+    (tmp_path / "head.pt.RANDOM_WEIGHTS").touch()
+    assert load_checkpoint(golden.checkpoint, text_model, golden.geometry, head).random_weights
+
+
+def test_one_classifier_at_a_time(golden: Golden, text_model: TextModel) -> None:
+    head = golden.folder / "ct_lipro.pt"
+    with pytest.raises(InvalidInput, match=r"--classfine: .* is a ClassFine checkpoint"):
+        load_checkpoint(head, text_model, golden.geometry, head)
 
 
 @pytest.mark.parametrize(

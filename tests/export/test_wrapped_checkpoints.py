@@ -153,6 +153,21 @@ class Settings(dict[str, int]):
     """A training program's own."""
 
 
+def test_what_stands_beside_a_classifier(
+    classfine: State, load: Load, golden: Golden, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.pt"
+    wrapped = behind("module.", classfine)
+    torch.save(wrapped | {"module.loss.weight": torch.zeros(3)}, path)
+    with pytest.raises(InvalidInput, match=r"1 do not: 'module\.loss\.weight'") as caught:
+        load(path)
+    made = run_printed(caught.value.remedy)
+    assert_same(load(made), load(golden.folder / "ct_lipro.pt"))
+    torch.save(wrapped | {"module.classifier.2.weight": torch.zeros(3)}, path)
+    with pytest.raises(InvalidInput, match=r"unexpected: classifier\.2\.weight"):
+        load(path)
+
+
 def other(state: State) -> State:
     return {name: tensor.clone() for name, tensor in state.items()}
 

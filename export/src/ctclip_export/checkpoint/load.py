@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ctclip_client.contract import Geometry
+from ctclip_client.errors import InvalidInput
 from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint.checks import check_variant, refuse_failed, tensor_checks
 from ctclip_export.checkpoint.classfine import build_classifier, head_beside
@@ -25,7 +26,7 @@ class Checkpoint:
     `variant` is "v2" (VocabFine files have the same names and shapes) or "classfine".
     `classifier`: the ClassFine head, where there is one; `classfine_sha256`: the file it came from,
     if that is another one. `random_weights`: a file beside it declares that nothing was ever
-    trained.
+    trained, for either of them.
     """
 
     model: CTCLIP
@@ -51,6 +52,11 @@ def load_checkpoint(
     Raises: Unreadable for a file that is no checkpoint, InvalidInput for one of another model.
     """
     contents = read_contents(path)
+    if contents.classifier and classfine is not None:
+        raise InvalidInput(
+            f"--classfine: {path} is a ClassFine checkpoint, whose own classifier is served.",
+            "Leave --classfine out.",
+        )
     refuse_failed([check_variant(contents)])
     config = ModelConfig(vision_config(contents.state, geometry.volume_shape), text_model.config)
     refuse_failed(tensor_checks(contents, config, geometry))
@@ -66,7 +72,7 @@ def load_checkpoint(
         path=path,
         sha256=sha256(path),
         classfine_sha256=None if classfine is None else sha256(classfine),
-        random_weights=declared_random(path).is_file(),
+        random_weights=any(declared_random(p).is_file() for p in (path, classfine) if p),
     )
 
 

@@ -19,11 +19,11 @@ def entry_alone(path: Path, entry: str) -> str:
     return _python(f"torch.save({_LOADED}{entry}, sys.argv[2])", [path, _other(path)])
 
 
-def names_behind(path: Path, entry: str, prefix: str) -> str:
-    """Save the tensors whose names begin with `prefix`, without it."""
-    p = literal(prefix)
-    kept = f"{{n.removeprefix({p}): t for n, t in s.items() if n.startswith({p})}}"
-    return _python(f"s = {_LOADED}{entry}; torch.save({kept}, sys.argv[2])", [path, _other(path)])
+def names_behind(path: Path, entry: str, prefixes: Iterable[str]) -> str:
+    """Save the tensors whose names begin with one of the prefixes."""
+    kept = ", ".join(map(literal, prefixes))
+    code = f"{{n: t for n, t in s.items() if n.startswith(({kept},))}}"
+    return _python(f"s = {_LOADED}{entry}; torch.save({code}, sys.argv[2])", [path, _other(path)])
 
 
 def prefixes_taken_off(path: Path, entry: str, prefixes: Iterable[str]) -> str:

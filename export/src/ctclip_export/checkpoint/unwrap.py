@@ -26,7 +26,7 @@ from ctclip_export.checkpoint.remedies import (
 
 TRAINED = "trained_model."
 """Where upstream's ClassFine (CT-LiPro) has the CT-CLIP; its head stands beside that."""
-_HEAD = ("classifier.weight", "classifier.bias")
+_HEAD = "classifier."
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DataParallel, DDP, torch.compile, FSDP and activation checkpoints put into names."""
 _LISTED = 4
@@ -118,7 +118,7 @@ def _only_prefix(path: Path, entry: str, tensors: Mapping[str, Tensor]) -> str:
     if len(bare) == len(tensors):  # parts of one model
         remedy = f"If it is one model: {prefixes_taken_off(path, entry, filter(None, ranked))}"
     else:
-        remedy = f"{_ALONE} {names_behind(path, entry, ranked[0])}"
+        remedy = f"{_ALONE} {names_behind(path, entry, ranked[:1])}"
     raise InvalidInput(f"{path}{entry}: its names begin in different ways: {told}.", remedy)
 
 
@@ -127,25 +127,29 @@ def _named(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The model's tensors and those of a ClassFine head, by upstream's names."""
     outer, trained, _ = _bare(prefix).partition(TRAINED)
-    heads = {outer + name: name for name in _HEAD} if trained else {}
+    head = f"{outer}{_HEAD}" if trained else None
     state: dict[str, Tensor] = {}
     classifier: dict[str, Tensor] = {}
     strange = []
     for name, tensor in tensors.items():
-        inner = name.startswith(prefix)
-        bare = _bare(name.removeprefix(prefix)) if inner else heads.get(_bare(name), "")
-        target = state if inner else classifier
-        if not bare or bare in target:
+        bare, target = _bare(name.removeprefix(prefix)), state
+        if not name.startswith(prefix):
+            bare = _bare(name)
+            if head is None or not bare.startswith(head):
+                strange.append(name)
+                continue
+            bare, target = bare.removeprefix(outer), classifier
+        if bare in target:
             strange.append(name)
         target[bare] = tensor
     if strange:
         shown = ", ".join(map(repr, strange[:_LISTED]))
         more = f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
+        kept = [prefix, *(name for name in tensors if head and _bare(name).startswith(head))]
         raise InvalidInput(
             f"{path}{entry}: {len(tensors) - len(strange)} names begin with {prefix!r}, as a "
             f"wrapped model's do, and {len(strange)} do not: {shown}{more}.",
-            "If they are no part of the model, leave them out: "
-            f"{names_behind(path, entry, prefix)}",
+            f"If they are no part of the model, leave them out: {names_behind(path, entry, kept)}",
         )
     return state, classifier
 
