@@ -97,8 +97,10 @@ def test_what_was_taken_off_is_told(doctor, shape, state, save):
 
 
 def test_another_network_is_not_looked_at_further(doctor, save):
-    outcome = doctor(save({"fc.weight": torch.zeros(3, 3)}))
+    outcome = doctor(save({"net": {"fc.weight": torch.zeros(3, 3)}, "epoch": 3}))
     assert (outcome.code, outcome.titles("FAIL")) == (1, {"variant"})
+    told = """["net"] holds 'fc.weight' (3, 3), 'epoch' (int)"""
+    assert told in outcome.check("variant")["detail"]
     assert "CT-CLIP_v2.pt" in outcome.check("variant")["remedy"]
 
 

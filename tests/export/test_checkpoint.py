@@ -127,6 +127,11 @@ def test_one_classifier_at_a_time(golden: Golden, text_model: TextModel) -> None
             r"trained for 576",
             id="another geometry",
         ),
+        pytest.param(
+            lambda s: s.update({"visual_transformer.module.to_patch_emb.2.bias": torch.zeros(64)}),
+            r"holds 'visual_transformer.to_patch_emb.2.bias' twice",
+            id="twice",
+        ),
         pytest.param(lambda s: s.update({INITTED: torch.zeros(1)}), "initted' is 0", id="initted"),
         pytest.param(
             lambda s: s.update({POSITION_IDS: s[POSITION_IDS].flip(1)}), "is not 0, 1", id="order"

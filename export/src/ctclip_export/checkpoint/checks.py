@@ -52,9 +52,9 @@ def check_variant(contents: Contents) -> Check:
         )  # fmt: skip
     if not any(name.startswith(VISION) for name in contents.state):
         held = [f"{name!r} {tuple(t.shape)}" for name, t in contents.state.items()]
-        told = _listed([*held, *contents.beside]) or "none"
-        return failed("variant", f"not a CT-CLIP: no tensor is named {VISION}…; its entries: "
-                      f"{told}", _ORIGINAL, variant="unknown")  # fmt: skip
+        told = _listed([*held, *contents.beside]) or "nothing"
+        told = f"no tensor is named {VISION}…; {contents.entry or 'the file'} holds {told}"
+        return failed("variant", f"not a CT-CLIP: {told}", _ORIGINAL, variant="unknown")
     variant, told = "v2", "CT-CLIP v2, or VocabFine v2, whose names and shapes are the same"
     if contents.classifier:
         variant, told = "classfine", "ClassFine (CT-LiPro): a CT-CLIP v2 and a classifier"
@@ -170,13 +170,23 @@ def _states_that_are_not_served(state: Mapping[str, Tensor], config: ModelConfig
     """What upstream reads at each call, and serving takes for granted."""
     problems = []
     positions = config.text.positions
-    ids = state.get(POSITION_IDS)
-    if ids is not None and not torch.equal(ids, torch.arange(positions)[None].to(ids.dtype)):
-        problems.append(f"'{POSITION_IDS}' is not 0, 1, … {positions - 1}, shape (1, {positions})")
-    initted = state.get(INITTED)
+    ids, initted = (_numbers(state.get(name)) for name in (POSITION_IDS, INITTED))
+    if ids is not None:
+        expected = torch.arange(positions)[None].to(state[POSITION_IDS].dtype)
+        if not torch.equal(ids, expected.double()):
+            problems.append(
+                f"'{POSITION_IDS}' is not 0, 1, … {positions - 1}, shape (1, {positions})"
+            )
     if initted is not None and not initted.any():
         problems.append(f"'{INITTED}' is 0: upstream makes another codebook of the first scan")
     return problems
+
+
+def _numbers(tensor: Tensor | None) -> Tensor | None:
+    """A tensor of any type that can be compared; of the other types nobody has one."""
+    if tensor is None or tensor.is_complex() or tensor.is_quantized:
+        return None
+    return tensor.double()
 
 
 def _finite(contents: Contents, config: ModelConfig) -> Check:

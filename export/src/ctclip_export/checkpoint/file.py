@@ -75,14 +75,16 @@ def _load(path: Path) -> Mapping[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         names = _wanted(path, error)
-        ours = archive and names and not any(name.split(".")[0] in _RUNS for name in names)
+        savable = archive and names and not any(name.split(".")[0] in _RUNS for name in names)
         shown = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+        remedy = "Do not load it by other means unless you trust its source. " + _REMEDY
+        if savable:
+            remedy = f"Save its tensors alone, which runs none of that: {tensors_alone(path)}"
         raise Unreadable(
             f"{path}: wants to run code while it is read "
             f"({shown or 'an object other than a tensor'}); a checkpoint needs tensors only.",
-            f"Save its tensors alone, which runs none of that: {tensors_alone(path)}" if ours else
-            "Do not load it by other means unless you trust its source. " + _REMEDY,
-        ) from error  # fmt: skip
+            remedy,
+        ) from error
     except Exception as error:  # torch trusts the pickle to be well formed: anything may come
         # Its first sentence says what is wrong; later ones advise to load it without protection.
         reason = re.split(r"\.? *\n|\.\s", str(error))[0] or type(error).__name__

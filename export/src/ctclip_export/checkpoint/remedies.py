@@ -11,7 +11,8 @@ from glob import escape
 from pathlib import Path
 
 _LOADED = 'torch.load(sys.argv[1], map_location="cpu", weights_only=True)'
-_SHARD = re.compile(r"-\d+-of-(\d+)(\.\w+)$")
+_PART = re.compile(r"-\d{5}-of-(?!00001)(\d{5})(\.\w+)$")
+"""As transformers names them."""
 
 
 def entry_alone(path: Path, entry: str) -> str:
@@ -35,7 +36,8 @@ def prefixes_taken_off(path: Path, entry: str, prefixes: Iterable[str]) -> str:
 
 def literal(value: str | int) -> str:
     """A value as Python reads it, in the quotes that a shell's own leave alone."""
-    return json.dumps(value, ensure_ascii=False)
+    plain = isinstance(value, str) and value.isprintable()
+    return json.dumps(value, ensure_ascii=False) if plain else repr(value)
 
 
 def tensors_alone(path: Path) -> str:
@@ -54,11 +56,11 @@ def from_safetensors(path: Path) -> str:
 
 def from_parts(path: Path) -> tuple[int, str] | None:
     """How many files the weights are spread over, and how to join those beside this one."""
-    match = _SHARD.search(path.name)
+    match = _PART.search(path.name)
     if match is None:
         return None
     stem, (count, suffix) = path.name[: match.start()], match.groups()
-    parts = sorted(path.parent.glob(f"{escape(stem)}-*-of-{count}{suffix}"))
+    parts = sorted(path.parent.glob(f"{escape(stem)}-?????-of-{count}{suffix}"))
     load = 'torch.load(f, map_location="cpu", weights_only=True)'
     if suffix == ".safetensors":
         load = '__import__("safetensors.torch").torch.load_file(f)'

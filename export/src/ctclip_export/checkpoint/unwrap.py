@@ -52,11 +52,12 @@ class Contents:
 
 
 def unwrap(path: Path, content: Found) -> Contents:
-    """Find the model; a file without any gives its own tensors, whatever they are.
+    """Find the model; a file without any gives what tensors it has, for a message.
 
     Raises: InvalidInput where there are several, or names that do not stand behind one prefix.
     """
-    found = [(entry, held) for entry, held in _dictionaries(content) if _prefixes(held)]
+    dictionaries = list(_dictionaries(content))
+    found = [(entry, held) for entry, held in dictionaries if _prefixes(held)]
     if len(found) > 1:
         told = " and ".join(entry or "the file itself" for entry, _ in found)
         chosen = next(entry for entry, _ in found if entry)
@@ -64,17 +65,14 @@ def unwrap(path: Path, content: Found) -> Contents:
             f"{path}: holds {len(found)} CT-CLIPs, {told}; only you know which is meant.",
             f"{_ALONE} {entry_alone(path, chosen)}",
         )
-    entry, held = found[0] if found else ("", content)
+    entry, held = found[0] if found else max(dictionaries, key=lambda item: len(_tensors(item[1])))
     beside = [
         f"{key!r} ({_kind(value)})" for key, value in content.items()
         if value is not held and (not isinstance(value, Tensor) or held is not content)
     ]  # fmt: skip
-    tensors = {
-        name: value for name, value in held.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }  # fmt: skip
+    tensors = _tensors(held)
     if not found:
-        return Contents(tensors, {}, "", "", tuple(beside))
+        return Contents(tensors, {}, entry, "", tuple(beside))
     prefix = _only_prefix(path, entry, tensors)
     state, classifier = _named(path, entry, tensors, prefix)
     return Contents(state, classifier, entry, prefix, tuple(beside))
@@ -97,14 +95,17 @@ def _dictionaries(content: Found) -> Iterator[tuple[str, Found]]:
         left += reversed(nested)
 
 
+def _tensors(held: Found) -> dict[str, Tensor]:
+    return {n: t for n, t in held.items() if isinstance(n, str) and isinstance(t, Tensor)}
+
+
 def _prefixes(held: Found) -> Counter[str]:
     """What stands in front of the vision encoder's tensors, and how often."""
     prefixes: Counter[str] = Counter()
-    for name, value in held.items():
-        if isinstance(name, str) and isinstance(value, Tensor):
-            prefix, mark, _ = f".{name}".partition(f".{VISION}")
-            if mark:
-                prefixes[f"{prefix}."[1:]] += 1
+    for name in _tensors(held):
+        prefix, mark, _ = f".{name}".partition(f".{VISION}")
+        if mark:
+            prefixes[f"{prefix}."[1:]] += 1
     return prefixes
 
 
@@ -140,7 +141,10 @@ def _named(
                 continue
             bare, target = bare.removeprefix(outer), classifier
         if bare in target:
-            strange.append(name)
+            raise InvalidInput(
+                f"{path}{entry}: holds {bare!r} twice, within a wrapper as {name!r} and without.",
+                "Save the model's state_dict() alone, by the program that wrote the file.",
+            )
         target[bare] = tensor
     if strange:
         shown = ", ".join(map(repr, strange[:_LISTED]))
@@ -155,7 +159,8 @@ def _named(
 
 
 def _bare(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    """A name, or the end of one, without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS) or name
 
 
 def _kind(value: object) -> str:
