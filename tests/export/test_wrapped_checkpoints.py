@@ -76,11 +76,11 @@ def inside(part: str, wrapper: str, state: State) -> State:
     return {n.replace(f"{part}.", f"{part}.{wrapper}."): t for n, t in state.items()}
 
 
-def optimizer(state: State, count: int = 2) -> dict[str, Any]:
+def optimizer(state: State) -> dict[str, Any]:
     """Adam's state by number, and by name as FSDP has it, with tensors of the model's shapes."""
     moments = {
         name: {"exp_avg": torch.ones_like(tensor), "step": torch.tensor(9.0)}
-        for name, tensor in list(state.items())[-count:]
+        for name, tensor in list(state.items())[-2:]
     }
     return {"state": {**dict(enumerate(moments.values())), **moments}, "param_groups": [{}]}
 
@@ -91,7 +91,6 @@ def files(state: State) -> Iterator[tuple[str, Any]]:
     yield "below model", {"model": state, **beside}
     yield "below 0", {0: state}
     yield "three deep", {"a": {"b": {"state_dict": state}}, **beside}
-    yield "a whole optimizer", {"model": state, "optim": optimizer(state, len(state))}
     yield "twice the same", {"model": state, "state_dict": state}
     yield "among the tensors", {**state, **{k: v for k, v in beside.items() if k != "rng"}}
     ordered = collections.OrderedDict(behind("module.", state))
@@ -173,8 +172,12 @@ def other(state: State) -> State:
 
 
 def halves(state: State) -> State:
-    names = list(state)
-    return {("module." if n in names[::2] else "") + n: t for n, t in state.items()}
+    names = list(state)[::2]
+    return {("module." if n in names else "") + n: t for n, t in state.items()}
+
+
+def part_behind(part: str, prefix: str, state: State) -> State:
+    return {(prefix if n.startswith(part) else "") + n: t for n, t in state.items()}
 
 
 # what is saved, and what the refusal has to say
@@ -189,13 +192,19 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
     "a model in a model": (lambda s: {**s, "ema": other(s)}, r'the file itself and \["ema"\]'),
     "two prefixes": (
         lambda s: behind("online_model.", s) | behind("ema_model.", s),
-        r"'online_model.visual_transformer.' \(93\), 'ema_model.visual_transformer.' \(93\)",
+        "138 as 'online_model.temperature', 138 as 'ema_model.temperature'",
     ),
+    "one within the other": (lambda s: behind("m.", s) | behind("m.ema.", s), "138 as 'm.ema.te"),
     "with and without": (lambda s: s | behind("module.", s), "begin in different ways"),
-    "halves": (lambda s: {"model": halves(s)}, r"'module.visual_transformer.' \(4[67]\)"),
+    "a temperature beside": (
+        lambda s: s | {"loss.temperature": torch.zeros(())}, "1 as 'loss.temperature'"
+    ),
+    "halves": (lambda s: {"model": halves(s)}, "69 as 'module.temperature', 69 as 'text_tr"),
+    "a part": (lambda s: part_behind("text_transformer.", "module.", s), "different ways"),
+    "the other part": (lambda s: part_behind("visual_transformer.", "net.", s), "different ways"),
     "a loss beside": (
         lambda s: {"state_dict": behind("model.", s) | {"criterion.weight": torch.zeros(3)}},
-        "138 names begin with 'model.', as a wrapped model's do, and 1 do not: 'criterion.weight'",
+        "138 names begin with 'model.', and 1 do not: 'criterion.weight'",
     ),
     "arguments": (
         lambda s: {"model": s, "args": argparse.Namespace(lr=1)}, r"\(argparse.Namespace\)"

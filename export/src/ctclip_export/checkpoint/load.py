@@ -41,7 +41,7 @@ class Checkpoint:
 def load_checkpoint(
     path: Path, text_model: TextModel, geometry: Geometry, classfine: Path | None = None
 ) -> Checkpoint:
-    """Load a CT-CLIP v2, VocabFine or ClassFine checkpoint.
+    """Load a CT-CLIP v2, VocabFine or ClassFine checkpoint, wrapped as `unwrap` can undo it.
 
     `classfine`: a ClassFine file whose head is to be served beside `path`. The head was trained on
     the embeddings of its own vision encoder, so both files must have the same one.

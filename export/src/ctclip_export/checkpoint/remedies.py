@@ -20,10 +20,12 @@ def entry_alone(path: Path, entry: str) -> str:
     return _python(f"torch.save({_LOADED}{entry}, sys.argv[2])", [path, _other(path)])
 
 
-def names_behind(path: Path, entry: str, prefixes: Iterable[str]) -> str:
-    """Save the tensors whose names begin with one of the prefixes."""
-    kept = ", ".join(map(literal, prefixes))
-    code = f"{{n: t for n, t in s.items() if n.startswith(({kept},))}}"
+def names_behind(path: Path, entry: str, kept: Iterable[str], others: Iterable[str]) -> str:
+    """Save the tensors whose names begin with one of the first, and with none of the others."""
+    chosen = f"n.startswith({_tuple(kept)})"
+    if others:
+        chosen += f" and not n.startswith({_tuple(others)})"
+    code = f"{{n: t for n, t in s.items() if {chosen}}}"
     return _python(f"s = {_LOADED}{entry}; torch.save({code}, sys.argv[2])", [path, _other(path)])
 
 
@@ -72,6 +74,10 @@ def from_distributed(folder: Path) -> str:
     """Save a folder of torch.distributed.checkpoint as one file."""
     module = "torch.distributed.checkpoint.format_utils"
     return _line(sys.executable, "-m", module, "dcp_to_torch", folder, _other(folder))
+
+
+def _tuple(values: Iterable[str]) -> str:
+    return f"({', '.join(map(literal, values))},)"
 
 
 def _other(path: Path) -> Path:

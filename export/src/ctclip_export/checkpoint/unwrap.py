@@ -1,13 +1,13 @@
 """Where in a file the model is, and what its names are without what wrappers put around them.
 
 One rule: of all dictionaries in the file, however deep, exactly one holds tensors of a CT-CLIP, and
-what stands in front of `visual_transformer.` there stands in front of every name. Anything else
+what stands in front of one of the model's names there stands in front of every one. Anything else
 would be a guess, and is refused.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ctclip_client.errors import InvalidInput
-from ctclip_export.checkpoint.names import VISION
+from ctclip_export.checkpoint.names import TEXT, VISION
 from ctclip_export.checkpoint.remedies import (
     entry_alone,
     literal,
@@ -27,6 +27,10 @@ from ctclip_export.checkpoint.remedies import (
 TRAINED = "trained_model."
 """Where upstream's ClassFine (CT-LiPro) has the CT-CLIP; its head stands beside that."""
 _HEAD = "classifier."
+_PART = re.compile(
+    rf"(?:^|\.)(?:{VISION}|{TEXT}|to_(?:text|visual)_latent(?:_extra)?\.|temperature$)"
+)
+"""How the model's own names begin."""
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DataParallel, DDP, torch.compile, FSDP and activation checkpoints put into names."""
 _LISTED = 4
@@ -57,7 +61,7 @@ def unwrap(path: Path, content: Found) -> Contents:
     Raises: InvalidInput where there are several, or names that do not stand behind one prefix.
     """
     dictionaries = list(_dictionaries(content))
-    found = [(entry, held) for entry, held in dictionaries if _prefixes(held)]
+    found = [(entry, held) for entry, held in dictionaries if _holds_a_model(held)]
     if len(found) > 1:
         told = " and ".join(entry or "the file itself" for entry, _ in found)
         chosen = next(entry for entry, _ in found if entry)
@@ -99,27 +103,29 @@ def _tensors(held: Found) -> dict[str, Tensor]:
     return {n: t for n, t in held.items() if isinstance(n, str) and isinstance(t, Tensor)}
 
 
-def _prefixes(held: Found) -> Counter[str]:
-    """What stands in front of the vision encoder's tensors, and how often."""
-    prefixes: Counter[str] = Counter()
-    for name in _tensors(held):
-        prefix, mark, _ = f".{name}".partition(f".{VISION}")
-        if mark:
-            prefixes[f"{prefix}."[1:]] += 1
-    return prefixes
+def _holds_a_model(held: Found) -> bool:
+    return any(f".{VISION}" in f".{name}" for name in _tensors(held))
 
 
 def _only_prefix(path: Path, entry: str, tensors: Mapping[str, Tensor]) -> str:
-    prefixes = _prefixes(tensors)
-    if len(prefixes) == 1:
-        return next(iter(prefixes))
-    ranked = sorted(prefixes, key=len, reverse=True)  # the empty one last, which all begin with
-    told = ", ".join(f"{name + VISION!r} ({count})" for name, count in prefixes.items())
-    bare = {name.removeprefix(next(filter(name.startswith, ranked), "")) for name in tensors}
-    if len(bare) == len(tensors):  # parts of one model
-        remedy = f"If it is one model: {prefixes_taken_off(path, entry, filter(None, ranked))}"
+    """What stands in front of all names that are the model's."""
+    names: dict[str, list[str]] = {}
+    for name in tensors:
+        match = _PART.search(name)
+        if match:
+            prefix = name[: match.start() + 1] if match.group().startswith(".") else ""
+            names.setdefault(prefix, []).append(name)
+    if len(names) == 1:
+        return next(iter(names))
+    bare = {name.removeprefix(prefix) for prefix, held in names.items() for name in held}
+    if len(bare) == sum(map(len, names.values())):
+        ranked = sorted(filter(None, names), key=len, reverse=True)
+        remedy = f"If it is one model: {prefixes_taken_off(path, entry, ranked)}"
     else:
-        remedy = f"{_ALONE} {names_behind(path, entry, ranked[:1])}"
+        most = max(names, key=lambda prefix: len(names[prefix]))
+        others = [prefix for prefix in names if not most.startswith(prefix)]
+        remedy = f"{_ALONE} {names_behind(path, entry, [most], others)}"
+    told = ", ".join(f"{len(held)} as {held[0]!r}" for held in names.values())
     raise InvalidInput(f"{path}{entry}: its names begin in different ways: {told}.", remedy)
 
 
@@ -151,9 +157,10 @@ def _named(
         more = f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
         kept = [prefix, *(name for name in tensors if head and _bare(name).startswith(head))]
         raise InvalidInput(
-            f"{path}{entry}: {len(tensors) - len(strange)} names begin with {prefix!r}, as a "
-            f"wrapped model's do, and {len(strange)} do not: {shown}{more}.",
-            f"If they are no part of the model, leave them out: {names_behind(path, entry, kept)}",
+            f"{path}{entry}: {len(tensors) - len(strange)} names begin with {prefix!r}, and "
+            f"{len(strange)} do not: {shown}{more}.",
+            "If they are no part of the model, leave them out: "
+            f"{names_behind(path, entry, kept, [])}",
         )
     return state, classifier
 
