@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
+import socket
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,6 +45,7 @@ def zipped() -> bytes:
         ("text.nii.gz", b"no scan" * 200, "named .gz but not gzip"),
         ("short.nii", b"\x5c\x01\0\0", "Analyze"),
         ("packed.nii.gz", gzip.compress(b"no scan" * 200, mtime=0), "not a CT file"),
+        ("twice.nii.gz", gzip.compress(gzip.compress(b"no scan", mtime=0), mtime=0), "gzip twice"),
         ("nothing.nii.gz", gzip.compress(b"", mtime=0), "not a CT file"),
         ("1.dcm", b"\0" * 128 + b"DICM" + b"\0" * 100, "DICOM file, which is not supported yet"),
         ("scan.nrrd", b"NRRD0005\n", "NRRD file, which is not supported yet"),
@@ -82,21 +86,78 @@ def test_no_file_at_all(tmp_path: Path) -> None:
         ({"datatype": 128}, "voxels of type"),
         ({"datatype": 1536}, "voxels of type|datatype 1536"),
         ({"datatype": 77}, "datatype 77 is none"),
-        ({"vox_offset": 0}, "vox_offset is 0"),
-        ({"vox_offset": 1e30}, "cut short"),
+        ({"vox_offset": 352.5}, "vox_offset is 352.5"),
         ({"vox_offset": float("nan")}, "vox_offset is nan"),
-        ({"pixdim": (1, 0, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is 0"),
-        ({"pixdim": (1, -0.7, 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is -0.7"),
-        ({"pixdim": (1, float("nan"), 0.8, 2.5, 0, 0, 0, 0)}, "spacing_mm: x is nan"),
         ({"scl_slope": float("inf")}, "slope is inf"),
         ({"scl_slope": 1, "scl_inter": float("nan")}, "intercept is nan"),
-        ({"qform_code": 1, "sform_code": 0, "quatern_b": 3}, "orientation is damaged"),
     ],
 )
 def test_damaged_headers(fields: dict[str, object], message: str, plain: Path) -> None:
     fields = {"sform_code": 1, "qform_code": 0, **fields}
     with pytest.raises(Unreadable, match=message):
         read_volume(edit(plain, **fields))
+
+
+def test_what_is_no_file_is_called_by_name(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for, and a device has no end."""
+    fifo, link, circle = tmp_path / "fifo", tmp_path / "link", tmp_path / "circle"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    circle.symlink_to(circle)
+    end, other = os.pipe()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        expected = {
+            fifo: "a pipe", link: "a pipe", Path(f"/dev/fd/{end}"): "a pipe",
+            tmp_path / "socket": "a socket", Path("/dev/null"): "a device",
+            Path("/dev/zero"): "a device", circle: "symbolic links",
+            tmp_path / ("n" * 300): "too long", Path("nul\0byte"): "no name of a file",
+        }  # fmt: skip
+        for path, words in expected.items():
+            with pytest.raises(Unreadable, match=words) as caught:
+                read_volume(path)
+            assert caught.value.remedy
+    os.close(end)
+    os.close(other)
+
+
+def test_gzip_is_read_as_gunzip_reads_it(plain: Path, tmp_path: Path) -> None:
+    """Several members, empty ones, padding and other bytes behind; never a damaged member."""
+    content = plain.read_bytes()
+    whole, empty = gzip.compress(content), gzip.compress(b"")
+    split = [gzip.compress(content[:n]) + gzip.compress(content[n:]) for n in (1, 348, 360, 700)]
+    path = tmp_path / "scan.nii.gz"
+    for members in (
+        whole,
+        *split,
+        empty + whole,
+        whole + empty,
+        bytes(9).join((*split[:1], empty)),
+    ):
+        for behind in (
+            b"",
+            b"\0",
+            bytes(512),
+            bytes(300_000),
+            b"x",
+            b"\x1f",
+            b"junk" * 999,
+            b"\0x",
+        ):
+            path.write_bytes(members + behind)
+            np.testing.assert_array_equal(read_volume(path).voxels, chest())
+    padded = gzip.compress(content[:400]) + bytes(512) + gzip.compress(content[400:])
+    path.write_bytes(padded)
+    np.testing.assert_array_equal(read_volume(path).voxels, chest())
+    damaged = bytearray(empty)
+    damaged[-6] ^= 1
+    for members in (
+        whole + b"\x1f\x8bjunk", whole + empty[:-1], whole + bytes(damaged), whole + whole[:50],
+        split[1][:-1], gzip.compress(content[:400]) + b"junk" + gzip.compress(content[400:]),
+    ):  # fmt: skip
+        path.write_bytes(members)
+        with pytest.raises(Unreadable, match=r"damaged|cut short"):
+            read_volume(path)
 
 
 def test_every_truncation_is_told(plain: Path, packed: Path) -> None:
@@ -120,7 +181,7 @@ def test_a_flipped_bit_fails_the_checksum(packed: Path) -> None:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(damage=st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=6))
 def test_any_damage_to_the_header_is_read_or_refused(damage: dict[int, int], plain: Path) -> None:

@@ -33,7 +33,7 @@ def test_everything_that_shapes_tell_is_told(doctor, golden, shape):
     outcome = doctor(golden.checkpoint, *shape)
     assert (outcome.code, outcome.report["kind"]) == (0, "checkpoint")
     assert outcome.titles("NOT RUN") == {"text model", "export"}
-    assert outcome.check("variant")["values"] == {"variant": "v2", "module_prefix": False}
+    assert outcome.check("variant")["values"] == {"variant": "v2", "entry": "", "prefix": ""}
     case = golden.case["ctvit"]
     vision = outcome.check("sizes")["values"]["vision"]
     assert vision["width"] == case["dim"]
@@ -83,19 +83,24 @@ def test_classfine_is_recognised(doctor, golden, shape):
     assert outcome.check("parameters")["values"]["parts"]["classifier"] == 18 * 32 + 18
 
 
-def test_prefix_and_position_ids_change_nothing(doctor, shape, state, save):
+def test_what_was_taken_off_is_told(doctor, shape, state, save):
     with_ids = state.pop(PREFIX, None) is not None
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
-    outcome = doctor(save(wrapped), *shape)
+    outcome = doctor(save({"model": wrapped, "optim": {"state": {}}, "epoch": 3}), *shape)
     assert outcome.code == 0
-    assert outcome.check("variant")["values"]["module_prefix"] is True
+    values = {"variant": "v2", "entry": '["model"]', "prefix": "module."}
+    assert outcome.check("variant")["values"] == values
+    for told in ('entry ["model"]', "'module.'", "not looked at: 'optim' (dict), 'epoch' (int)"):
+        assert told in outcome.check("variant")["detail"]
     assert outcome.check("tensors")["values"]["position_ids"] is False
     assert with_ids
 
 
 def test_another_network_is_not_looked_at_further(doctor, save):
-    outcome = doctor(save({"fc.weight": torch.zeros(3, 3)}))
+    outcome = doctor(save({"net": {"fc.weight": torch.zeros(3, 3)}, "epoch": 3}))
     assert (outcome.code, outcome.titles("FAIL")) == (1, {"variant"})
+    told = """["net"] holds 'fc.weight' (3, 3), 'epoch' (int)"""
+    assert told in outcome.check("variant")["detail"]
     assert "CT-CLIP_v2.pt" in outcome.check("variant")["remedy"]
 
 

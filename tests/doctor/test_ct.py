@@ -48,10 +48,12 @@ def test_nothing_of_the_header_is_printed(doctor, tmp_path):
             assert secret not in outcome.out + outcome.err
 
 
-def test_thick_slices_and_short_scans_are_warned_of(doctor, tmp_path):
+def test_thick_slices_and_scans_that_are_short_or_cut_are_warned_of(doctor, tmp_path):
     scan = write(tmp_path / "scan.nii", spacing_mm=(7.0, 0.9, 0.9))
     outcome = doctor(scan)
     assert (outcome.code, outcome.verdict("grid")) == (0, "WARN")
+    assert outcome.verdict("field of view") == "WARN"
+    assert "360 of" in outcome.check("field of view")["detail"]
     scan = write(tmp_path / "short.nii", spacing_mm=(0.5, 0.9, 0.9))
     assert doctor(scan).verdict("field of view") == "WARN"
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +20,7 @@ from ctclip_export.text.word_pieces import bert_tokenizer
 
 from ..conftest import DATA, Golden
 
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 FOLDER = DATA / "golden" / "small" / "text_model"
 OURS = bert_tokenizer((FOLDER / "vocab.txt").read_text(encoding="utf-8"), MAX_TOKENS)
 THEIRS = BertTokenizer.from_pretrained(str(FOLDER), do_lower_case=True)
@@ -79,6 +84,19 @@ def test_windows_line_ends_in_the_vocabulary() -> None:
     text = (FOLDER / "vocab.txt").read_text(encoding="utf-8")
     windows = bert_tokenizer(text.replace("\n", "\r\n"), MAX_TOKENS)
     assert windows.get_vocab() == OURS.get_vocab()
+
+
+def test_a_parameter_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ModuleType("triton_python_backend_utils")
+    backend.TritonModelException = ValueError  # type: ignore[attr-defined]
+    package = ModuleType("tokenizer_model")
+    package.__path__ = [str(REPOSITORY / "ctclip_tokenizer" / "1")]
+    for module in (backend, package):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = importlib.import_module("tokenizer_model.model").TritonPythonModel()
+    parameters = {name: {"string_value": "1"} for name in ("max_tokens", "do_lower_case")}
+    with pytest.raises(ValueError, match="parameter do_lower_case has no effect"):
+        model.initialize({"model_config": json.dumps({"parameters": parameters})})
 
 
 def test_models_import_only_what_the_container_has() -> None:

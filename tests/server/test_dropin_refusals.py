@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.text_format import Parse
 from onnx import TensorProto, helper
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from ctclip_client.errors import InvalidInput
 from ctclip_server import EmbeddedTriton
+from ctclip_server.backends.shared.options import (
+    WITHOUT_EFFECT_IN_OPENVINO,
+    ConfigError,
+    check_fields,
+)
+from ctclip_server.backends.shared.signature import GraphTensor, check_tensors
 
 from .conftest import TinyModel, add_constant, write_python_model
 
@@ -48,6 +60,10 @@ CASES = {
             'gpu_execution_accelerator [ { name: "tensorrt" } ] } }'
         },
         "got 'tensorrt', expected 'cuda'",
+    ),
+    "pinned_memory": (
+        {"extra": "optimization { input_pinned_memory { enable: false } }"},
+        "optimization.input_pinned_memory.enable: got false, expected true",
     ),
     "damaged": ({}, "it is truncated"),
     "openvino_output": (
@@ -97,3 +113,90 @@ def test_a_contradiction_is_refused_with_its_reason(reasons, name):
 
 def test_models_that_would_load_are_not_named(reasons):
     assert "'good'" not in reasons
+
+
+TRITONS_OWN = (
+    "name", "platform", "backend", "runtime", "version_policy.", "max_batch_size", "input.dims",
+    "input.name", "input.data_type", "output.dims", "output.name", "output.data_type",
+    "output.label_filename", "dynamic_batching.", "ensemble_scheduling.", "instance_group.name",
+    "instance_group.count", "instance_group.kind", "instance_group.gpus", "instance_group.profile",
+    "instance_group.passive", "instance_group.host_policy", "default_model_filename",
+    "metric_tags", "model_warmup.", "model_repository_agents.", "model_metrics.",
+)  # fmt: skip
+"""What Triton does or refuses by itself for any backend; a dot stands for all that is below."""
+HONOURED = ("optimization.graph.level", "optimization.execution_accelerators.", "parameters")
+
+
+def leaves(message: Descriptor, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every field of a config, and a config in text that states it by another value than unset."""
+    for field in message.fields:
+        name = f"{path}{field.name}"
+        inner = field.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            value = inner.fields_by_name["value"]
+            some = '"v"' if value.message_type is None else "{}"
+            key = '"k"' if inner.fields_by_name["key"].type == 9 else "1"
+            yield name, f"{field.name} {{ key: {key} value: {some} }}"
+        elif inner is not None:
+            if not inner.fields:
+                yield f"{name}.", f"{field.name} {{}}"
+            for below, text in leaves(inner, f"{name}."):
+                yield below, f"{field.name} {{ {text} }}"
+        else:
+            some = {9: '"v"', 8: "true", 14: "1"}.get(field.type, "1")
+            yield name, f"{field.name}: {some}"
+
+
+def stated(text: str) -> dict:
+    """A config as Triton hands it to a backend."""
+    fields = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
+    return MessageToDict(Parse(text, ModelConfig()), **fields)
+
+
+def refusal(config: dict) -> str:
+    try:
+        check_fields(config, WITHOUT_EFFECT_IN_OPENVINO if config["backend"] == "openvino" else {})
+        tensor = {"name": "X", "data_type": "TYPE_FP32", "dims": ["1"]}
+        for kind in ("input", "output"):
+            entries = [{**entry, **tensor} for entry in config[kind]] or [tensor]
+            check_tensors({kind: entries}, kind, {"X": GraphTensor("float", (1,))})
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_every_field_of_a_config_is_tritons_own_or_refused_or_honoured():
+    assert not refusal(stated(""))
+    seen = set()
+    for path, text in leaves(ModelConfig.DESCRIPTOR):
+        switched = text.replace("enable: true", "enable: false") if "pinned" in path else text
+        said = refusal(stated(switched))
+        own = any(
+            path == name or (name[-1] == "." and path.startswith(name)) for name in TRITONS_OWN
+        )
+        known = any(path.startswith(name) for name in HONOURED)
+        assert not said if own else said or known, f"{path}: {said}"
+        seen.add(path)
+    assert len(seen) > 100
+
+
+def test_fields_that_only_one_backend_has():
+    for text in ("optimization { graph { level: 1 } }", CUDA):
+        assert not refusal(stated(f'backend: "onnxruntime" {text}'))
+        assert "not supported" in refusal(stated(f'backend: "openvino" {text}'))
+    assert "cpu_execution" in refusal(stated(CUDA.replace("gpu", "cpu")))
+
+
+CUDA = (
+    "optimization { execution_accelerators { gpu_execution_accelerator "
+    '{ name: "cuda" parameters { key: "use_tf32" value: "0" } } } }'
+)
+
+
+def test_parameters_of_cuda_are_not_ignored_on_a_gpu():
+    gpu = "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU } ]"
+    assert "use_tf32: the embedded server takes CUDA's own defaults" in refusal(stated(gpu + CUDA))
+    search = 'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }'
+    assert "cudnn_conv_algo_search: the embedded" in refusal(stated(gpu + search))
+    for text in (gpu, CUDA, search):
+        assert not refusal(stated(text))

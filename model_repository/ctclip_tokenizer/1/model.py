@@ -13,6 +13,8 @@ import triton_python_backend_utils as pb_utils
 from .word_pieces import bert_tokenizer
 
 _FIELD = "TEXT (PROMPTS of ctclip_zero_shot)"
+_LIMITS = ("max_tokens", "max_texts")
+_BACKENDS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 
 
 class TritonPythonModel:
@@ -21,8 +23,13 @@ class TritonPythonModel:
     def initialize(self, args):
         """Load the vocabulary, and refuse one that is not the checkpoint's."""
         parameters = json.loads(args["model_config"])["parameters"]
-        max_tokens = int(parameters["max_tokens"]["string_value"])
-        self.max_texts = int(parameters["max_texts"]["string_value"])
+        unknown = set(parameters) - {*_LIMITS, *_BACKENDS_OWN}
+        if unknown:
+            raise pb_utils.TritonModelException(
+                f"parameter {min(unknown)} has no effect: tokens are the checkpoint's, and "
+                f"{', '.join(_LIMITS)} are all that can be set"
+            )
+        max_tokens, self.max_texts = (int(parameters[name]["string_value"]) for name in _LIMITS)
         folder = Path(args["model_repository"]) / args["model_version"]
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         content = (folder / "vocab.txt").read_bytes()

@@ -35,10 +35,13 @@ def read_volume(
 
     Args:
         path: a NIfTI file (`.nii`, `.nii.gz`; the content decides, not the name).
-        as_stored: trust no header: take the array [x, y, z] as it lies in the file, as upstream's
-            inference script does, and only transpose it to (z, x, y). Needs `spacing_mm`.
+        as_stored: trust no orientation: take the array [x, y, z] as it lies in the file, as
+            upstream's inference script does, and only transpose it to (z, x, y). Needs
+            `spacing_mm`. The header's scaling counts, unless `rescale` is given.
         spacing_mm: (z, x, y) in millimetres, only with `as_stored`.
         rescale: (slope, intercept) that replace the file's own; HU = slope · stored + intercept.
+            Upstream's script applies its row of metadata on top of the header's scaling. Where the
+            header has one, (a, b), and that is meant, give (slope · a, slope · b + intercept).
 
     Raises:
         Unreadable: missing, damaged, no CT format that this version reads, or values that cannot

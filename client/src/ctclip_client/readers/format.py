@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from ctclip_client.grid import Grid
 
-GZIP_MAGIC = b"\x1f\x8b"
-
 
 @dataclass(frozen=True)
 class Options:

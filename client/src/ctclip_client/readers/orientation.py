@@ -38,12 +38,12 @@ AS_STORED = Orientation("as stored", axes=(2, 0, 1), flips=(False, False, False)
 def orientation_of(affine: NDArray[np.float64]) -> Orientation | None:
     """Find the closest patient axes of an affine (4, 4) that maps voxels to RAS+ millimetres.
 
-    Returns None where there is no answer: not finite, singular, or two stored axes closest to the
-    same patient axis.
+    Returns None where there is no answer: columns that are not finite, singular, or two stored axes
+    closest to the same patient axis.
     """
     columns = affine[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
-    if not np.isfinite(affine).all() or not (lengths > 0).all():
+    if not np.isfinite(lengths).all() or not (lengths > 0).all():  # NaN spreads into them
         return None
     directions = columns / lengths  # (world axis, stored axis)
     world = np.abs(directions).argmax(axis=0)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.format import GZIP_MAGIC, Format
+from ctclip_client.readers.format import Format
+from ctclip_client.readers.gzip_stream import GZIP_MAGIC, opened
 from ctclip_client.readers.nifti import Nifti
+from ctclip_client.readers.remedies import (
+    COPY_AGAIN,
+    by_dcm2niix,
+    by_gunzip,
+    by_simpleitk,
+    without_orientation,
+)
+from ctclip_client.system.files import special
 
 FORMATS: tuple[Format, ...] = (Nifti(),)
 """One line a format; the first one that recognises a file reads it."""
@@ -19,10 +26,7 @@ FORMATS: tuple[Format, ...] = (Nifti(),)
 HEAD_BYTES = 1024
 _ZIP_MAGIC = b"PK\3\4"
 _ANALYZE_HEADER_SIZES = (struct.pack("<i", 348), struct.pack(">i", 348))
-_TO_NIFTI = "This version reads NIfTI (.nii, .nii.gz). Convert it first, for instance with "
-_BY_DCM2NIIX = _TO_NIFTI + "dcm2niix: dcm2niix -z y -o OUT FOLDER"
-_BY_SIMPLEITK = _TO_NIFTI + "SimpleITK: WriteImage(ReadImage(IN), 'out.nii.gz')"
-_AFTER_UNPACKING = _TO_NIFTI + "dcm2niix after unpacking: dcm2niix -z y -o OUT FOLDER"
+_TO_NIFTI = "This version reads NIfTI (.nii, .nii.gz). Convert it first: "
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,37 @@ class Unread:
     suffixes: tuple[str, ...]
     sniff: Callable[[bytes], bool]
     cause: str
-    remedy: str
+    remedy: Callable[[Path], str]
+
+
+def _by_dcm2niix(path: Path) -> str:
+    return _TO_NIFTI + by_dcm2niix(path)
+
+
+def _by_simpleitk(path: Path) -> str:
+    return _TO_NIFTI + by_simpleitk(path)
+
+
+def _without_orientation(path: Path) -> str:
+    return (
+        f"If it is Analyze, write it as NIfTI: {without_orientation(path)} If the array in it runs "
+        "[x, y, z] towards Left, Posterior, Superior, that file can be read with its spacing: "
+        "--as-stored --spacing z,x,y"
+    )
 
 
 DICOM = Unread(
     "DICOM", (".dcm",), lambda head: head[128:132] == b"DICM",
-    "a DICOM file, which is not supported yet", _BY_DCM2NIIX,
+    "a DICOM file, which is not supported yet", _by_dcm2niix,
 )  # fmt: skip
 UNREAD = (
     DICOM,
     Unread("NRRD", (".nrrd",), lambda head: head.startswith(b"NRRD"),
-           "an NRRD file, which is not supported yet", _BY_SIMPLEITK),
+           "an NRRD file, which is not supported yet", _by_simpleitk),
     Unread("MetaImage", (".mha", ".mhd"), lambda head: head.startswith((b"ObjectType", b"NDims")),
-           "a MetaImage file, which is not supported yet", _BY_SIMPLEITK),
+           "a MetaImage file, which is not supported yet", _by_simpleitk),
     Unread("Analyze or NIfTI", (), lambda head: head[:4] in _ANALYZE_HEADER_SIZES,
-           "Analyze 7.5 (or a damaged NIfTI), which records no orientation",
-           "Convert the scan again from DICOM: dcm2niix -z y -o OUT FOLDER"),
+           "Analyze 7.5 (or a damaged NIfTI), which records no orientation", _without_orientation),
 )  # fmt: skip
 
 SUFFIXES = tuple(
@@ -64,25 +83,45 @@ def format_of(path: Path) -> Format:
         Unreadable: there is none; formats that are recognised without one are called by name.
         OSError: the file cannot be opened.
     """
-    packed = b"" if path.is_dir() else head_of(path)
-    head = _unpacked_head(path) if packed.startswith(GZIP_MAGIC) else packed
+    try:
+        kind = special(path)
+    except ValueError as error:  # a NUL byte
+        raise Unreadable(
+            f"{str(path)!r}: no name of a file ({error}).", "Check the path."
+        ) from error
+    if kind:
+        raise Unreadable(
+            f"{path}: {kind}, expected a file.",
+            "Write what comes out of it into a file first; .nii.gz is read as it is.",
+        )
+    packed = head = b""
+    if not path.is_dir():
+        packed = head_of(path)
+        with opened(path) as stream:
+            head = stream.read(HEAD_BYTES)
     for form in FORMATS:
         if form.sniff(head, path):
             return form
     if path.is_dir():
-        raise Unreadable(f"{path}: a folder; DICOM series are not supported yet.", _BY_DCM2NIIX)
+        raise Unreadable(
+            f"{path}: a folder; DICOM series are not supported yet.", _by_dcm2niix(path)
+        )
     if not packed:
-        raise Unreadable(f"{path}: the file is empty.", "Copy or export it again.")
+        raise Unreadable(f"{path}: the file is empty.", COPY_AGAIN)
+    if head.startswith(GZIP_MAGIC):
+        raise Unreadable(f"{path}: packed by gzip twice.", f"Unpack it once: {by_gunzip(path)}")
     if head.startswith(_ZIP_MAGIC) or head[257:262] == b"ustar":
-        raise Unreadable(f"{path}: an archive, which is not supported yet.", _AFTER_UNPACKING)
+        raise Unreadable(
+            f"{path}: an archive, which is not supported yet.",
+            "Unpack it, and name a NIfTI file (.nii, .nii.gz) of it; DICOM files in it can be "
+            "converted: dcm2niix -z y -o . FOLDER",
+        )
     by_content = [known for known in UNREAD if known.sniff(head)]
     by_name = [known for known in UNREAD if path.name.lower().endswith(known.suffixes)]
     for known in (*by_content, *by_name):
-        raise Unreadable(f"{path}: {known.cause}.", known.remedy)
+        raise Unreadable(f"{path}: {known.cause}.", known.remedy(path))
     if path.suffix == ".gz" and not packed.startswith(GZIP_MAGIC):
-        raise Unreadable(
-            f"{path}: named .gz but not gzip data.", "Copy or download the file again."
-        )
+        raise Unreadable(f"{path}: named .gz but not gzip data.", COPY_AGAIN)
     raise Unreadable(
         f"{path}: not a CT file that this version can read.",
         f"Expected {' or '.join(form.name for form in FORMATS)} ({', '.join(SUFFIXES)}).",
@@ -108,13 +147,3 @@ def head_of(path: Path) -> bytes:
     """The first bytes of a file, as they are. Raises: OSError."""
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
-
-
-def _unpacked_head(path: Path) -> bytes:
-    try:
-        with gzip.open(path) as file:
-            return file.read(HEAD_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Unreadable(
-            f"{path}: damaged gzip data ({error}).", "Copy or download the file again."
-        ) from error

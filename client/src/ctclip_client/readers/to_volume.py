@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers import remedies
 from ctclip_client.readers.format import Options, Stored
 from ctclip_client.readers.hounsfield import check_plausible, to_int16
 from ctclip_client.readers.orientation import AS_STORED, Orientation, orientation_of
@@ -16,7 +17,6 @@ LARGEST_TILT_DEG = 20.0
 LARGEST_SHEAR_DEG = 1.0
 """A gantry tilt shears the grid; turning axes cannot undo it."""
 _TILT_WORTH_TELLING_DEG = 0.5
-_CONVERT = "Convert the scan again from DICOM: dcm2niix -z y -o OUT FOLDER"
 
 
 def to_volume(stored: Stored, path: Path, options: Options) -> Volume:
@@ -50,19 +50,20 @@ def _orientation(stored: Stored, path: Path) -> Orientation:
     found = orientation_of(stored.affine)
     if found is None:
         raise Unreadable(
-            f"{path}: the affine names no patient axis for every array axis.", _CONVERT
+            f"{path}: the affine names no patient axis for every array axis.", remedies.AS_STORED
         )
     if found.shear_deg > LARGEST_SHEAR_DEG:
         raise Unreadable(
             f"{path}: the grid is sheared by {found.shear_deg:.1f}° (a tilted gantry), expected at "
             f"most {LARGEST_SHEAR_DEG:g}°.",
-            "Resample it onto a rectangular grid; dcm2niix writes such a file as ..._Tilt.nii.gz.",
+            f"Resample it onto a rectangular grid, with scipy: {remedies.resampled(path)}",
         )
     if found.tilt_deg > LARGEST_TILT_DEG:
         raise Unreadable(
             f"{path}: the grid is tilted by {found.tilt_deg:.0f}° against the patient, expected at "
             f"most {LARGEST_TILT_DEG:g}° (closest axes: {found.codes}).",
-            "Resample it onto the patient's axes, or take the axial series of the same study.",
+            "Take the axial series of the same study, or resample it onto the patient's axes, with "
+            f"scipy: {remedies.resampled(path)}",
         )
     return found
 
@@ -73,7 +74,10 @@ def _spacing_mm(stored: Stored, path: Path, orientation: Orientation) -> tuple[f
     try:
         return checked_spacing_mm([stored.spacing_mm[axis] for axis in orientation.axes])
     except InvalidInput as error:
-        raise Unreadable(f"{path}: {error.cause}", _CONVERT) from error
+        raise Unreadable(
+            f"{path}: {error.cause}",
+            f"The header's edges or its unit are wrong, or this is no CT. {remedies.AS_STORED}",
+        ) from error
 
 
 def _rescale(stored: Stored, path: Path, options: Options) -> tuple[tuple[float, float], str]:
@@ -90,5 +94,6 @@ def _rescale(stored: Stored, path: Path, options: Options) -> tuple[tuple[float,
     except InvalidInput as error:
         raise Unreadable(
             f"{path}: header: {error.cause}",
-            "Give the scan's own (slope, intercept), which replace the header's.",
+            "Give the scan's own, which replace the header's (slope and intercept; --slope and "
+            "--intercept on the command line).",
         ) from error

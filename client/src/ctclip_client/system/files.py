@@ -68,6 +68,14 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
+def special(path: Path) -> str:
+    """What is there instead of a file or a folder ("a pipe (FIFO)"); "" for these two.
+
+    Raises: OSError where nothing is there, or nobody can tell.
+    """
+    return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
+
+
 def destination(path: Path) -> Path:
     """Return where a file of that name has to be placed: `path`, or what it points to as a link.
 
@@ -76,11 +84,9 @@ def destination(path: Path) -> Path:
         OSError: nobody can tell, for instance because links go in a circle.
     """
     try:
-        kind = stat.S_IFMT(path.stat().st_mode)
+        kind = special(path)
     except FileNotFoundError:
-        kind = stat.S_IFREG
-    if kind in _KINDS:
-        raise NoRegularFile(
-            errno.EEXIST, f"{_KINDS[kind]} is there, expected a file or nothing", str(path)
-        )
+        kind = ""
+    if kind:
+        raise NoRegularFile(errno.EEXIST, f"{kind} is there, expected a file or nothing", str(path))
     return path.resolve() if path.is_symlink() else path

@@ -6,17 +6,19 @@ A fault that checkpoints can have is looked for here and nowhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.doctor.report import Check, Verdict, failed, passed, warned
 from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint.classfine import build_classifier
-from ctclip_export.checkpoint.file import V2_FILES, Contents
-from ctclip_export.checkpoint.names import POSITION_IDS, VISION, slots
+from ctclip_export.checkpoint.file import V2_FILES
+from ctclip_export.checkpoint.names import INITTED, POSITION_IDS, VISION, slots
+from ctclip_export.checkpoint.unwrap import Contents
 from ctclip_export.model import ModelConfig, VisionConfig
 
 _PROJECTION = "to_visual_latent"
@@ -49,14 +51,20 @@ def check_variant(contents: Contents) -> Check:
             f"Take a v2 file instead: {V2_FILES}.", variant="v1",
         )  # fmt: skip
     if not any(name.startswith(VISION) for name in contents.state):
-        return failed("variant", f"not a CT-CLIP: no tensor is named {VISION}…", _ORIGINAL,
-                      variant="unknown")  # fmt: skip
+        held = [f"{name!r} {tuple(t.shape)}" for name, t in contents.state.items()]
+        told = _listed([*held, *contents.beside]) or "nothing"
+        told = f"no tensor is named {VISION}…; {contents.entry or 'the file'} holds {told}"
+        return failed("variant", f"not a CT-CLIP: {told}", _ORIGINAL, variant="unknown")
     variant, told = "v2", "CT-CLIP v2, or VocabFine v2, whose names and shapes are the same"
     if contents.classifier:
         variant, told = "classfine", "ClassFine (CT-LiPro): a CT-CLIP v2 and a classifier"
-    if contents.wrapped:
-        told += "; every name stands behind 'module.' (DataParallel), which is taken off"
-    return passed("variant", told, variant=variant, module_prefix=contents.wrapped)
+    if contents.entry:
+        told += f"; taken from entry {contents.entry}"
+    if contents.prefix:
+        told += f"; every name stands behind {contents.prefix!r}, which is taken off"
+    if contents.beside:
+        told += f"; not looked at: {_listed(list(contents.beside))}"
+    return passed("variant", told, variant=variant, entry=contents.entry, prefix=contents.prefix)
 
 
 def tensor_checks(contents: Contents, config: ModelConfig, geometry: Geometry) -> Iterator[Check]:
@@ -145,6 +153,7 @@ def _names_and_shapes(contents: Contents, config: ModelConfig) -> Check:
             build_classifier(contents.classifier, config.vision.embedding_size)
         except InvalidInput as error:
             problems.append(error.cause.rstrip("."))
+    problems += _states_that_are_not_served(state, config)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
     values: dict[str, Any] = {
         "tensors": len(state), "dtypes": dict(dtypes), "position_ids": POSITION_IDS in state,
@@ -155,6 +164,29 @@ def _names_and_shapes(contents: Contents, config: ModelConfig) -> Check:
     ids = "with" if POSITION_IDS in state else "without"
     return passed("tensors", f"all {len(expected)} names and shapes of the model, {ids} the "
                   "position_ids of old transformers versions", **values)  # fmt: skip
+
+
+def _states_that_are_not_served(state: Mapping[str, Tensor], config: ModelConfig) -> list[str]:
+    """What upstream reads at each call, and serving takes for granted."""
+    problems = []
+    positions = config.text.positions
+    ids, initted = (_numbers(state.get(name)) for name in (POSITION_IDS, INITTED))
+    if ids is not None:
+        expected = torch.arange(positions)[None].to(state[POSITION_IDS].dtype)
+        if not torch.equal(ids, expected.double()):
+            problems.append(
+                f"'{POSITION_IDS}' is not 0, 1, … {positions - 1}, shape (1, {positions})"
+            )
+    if initted is not None and not initted.any():
+        problems.append(f"'{INITTED}' is 0: upstream makes another codebook of the first scan")
+    return problems
+
+
+def _numbers(tensor: Tensor | None) -> Tensor | None:
+    """A tensor of any type that can be compared; of the other types nobody has one."""
+    if tensor is None or tensor.is_complex() or tensor.is_quantized:
+        return None
+    return tensor.double()
 
 
 def _finite(contents: Contents, config: ModelConfig) -> Check:

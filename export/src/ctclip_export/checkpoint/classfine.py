@@ -18,9 +18,15 @@ from ctclip_export.model import Classifier
 def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Classifier:
     """Check the head's tensors and make the module.
 
-    Raises: InvalidInput naming the tensor that is missing, mis-shaped or not finite.
+    Raises: InvalidInput naming the tensor that is missing, unexpected, mis-shaped or not finite.
     """
     shapes = {"classifier.weight": (CLASS_COUNT, embedding_size), "classifier.bias": (CLASS_COUNT,)}
+    unexpected = [name for name in tensors if name not in shapes]
+    if unexpected:
+        raise InvalidInput(
+            f"ClassFine: unexpected: {', '.join(unexpected)}; upstream's head is one linear layer.",
+            "Take an original CT_LiPro_v2.pt.",
+        )
     for name, shape in shapes.items():
         got = tuple(tensors[name].shape) if name in tensors else "missing"
         if got != shape or not torch.isfinite(tensors[name]).all():
@@ -30,7 +36,7 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
                 "Take an original CT_LiPro_v2.pt.",
             )
     head = Classifier(embedding_size, CLASS_COUNT)
-    head.linear.weight = torch.nn.Parameter(tensors["classifier.weight"].float())
+    head.linear.weight = torch.nn.Parameter(tensors["classifier.weight"].float().contiguous())
     head.linear.bias = torch.nn.Parameter(tensors["classifier.bias"].float())
     return head.requires_grad_(False).eval()
 

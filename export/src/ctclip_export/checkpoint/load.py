@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from ctclip_client.contract import Geometry
+from ctclip_client.errors import InvalidInput
 from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint.checks import check_variant, refuse_failed, tensor_checks
 from ctclip_export.checkpoint.classfine import build_classifier, head_beside
-from ctclip_export.checkpoint.file import Contents, declared_random, read_contents
+from ctclip_export.checkpoint.file import declared_random, read_contents
 from ctclip_export.checkpoint.names import slots, vision_config
+from ctclip_export.checkpoint.unwrap import Contents
 from ctclip_export.model import CTCLIP, Classifier, ModelConfig
 from ctclip_export.text.text_model import TextModel
 
@@ -24,7 +26,7 @@ class Checkpoint:
     `variant` is "v2" (VocabFine files have the same names and shapes) or "classfine".
     `classifier`: the ClassFine head, where there is one; `classfine_sha256`: the file it came from,
     if that is another one. `random_weights`: a file beside it declares that nothing was ever
-    trained.
+    trained, for either of them.
     """
 
     model: CTCLIP
@@ -39,7 +41,7 @@ class Checkpoint:
 def load_checkpoint(
     path: Path, text_model: TextModel, geometry: Geometry, classfine: Path | None = None
 ) -> Checkpoint:
-    """Load a CT-CLIP v2, VocabFine or ClassFine checkpoint.
+    """Load a CT-CLIP v2, VocabFine or ClassFine checkpoint, wrapped as `unwrap` can undo it.
 
     `classfine`: a ClassFine file whose head is to be served beside `path`. The head was trained on
     the embeddings of its own vision encoder, so both files must have the same one.
@@ -50,6 +52,11 @@ def load_checkpoint(
     Raises: Unreadable for a file that is no checkpoint, InvalidInput for one of another model.
     """
     contents = read_contents(path)
+    if contents.classifier and classfine is not None:
+        raise InvalidInput(
+            f"--classfine: {path} is a ClassFine checkpoint, whose own classifier is served.",
+            "Leave --classfine out.",
+        )
     refuse_failed([check_variant(contents)])
     config = ModelConfig(vision_config(contents.state, geometry.volume_shape), text_model.config)
     refuse_failed(tensor_checks(contents, config, geometry))
@@ -65,13 +72,13 @@ def load_checkpoint(
         path=path,
         sha256=sha256(path),
         classfine_sha256=None if classfine is None else sha256(classfine),
-        random_weights=declared_random(path).is_file(),
+        random_weights=any(declared_random(p).is_file() for p in (path, classfine) if p),
     )
 
 
 def _build(contents: Contents, config: ModelConfig) -> CTCLIP:
     weights = {
-        slot.ours: contents.state[name].float()  # no copy where it is float32 already
+        slot.ours: contents.state[name].float().contiguous()  # no copy where it is so already
         for name, slot in slots(config).items()
         if slot.ours is not None
     }

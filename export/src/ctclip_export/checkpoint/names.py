@@ -19,6 +19,8 @@ VISION = "visual_transformer."
 TEXT = "text_transformer."
 POSITION_IDS = f"{TEXT}embeddings.position_ids"
 """Old transformers versions stored this range of integers: the one tensor that may come or go."""
+INITTED = f"{VISION}vq._codebook.initted"
+"""0 until the codebook's first batch, which upstream then makes it of (vector-quantize-pytorch)."""
 
 
 class Slot(NamedTuple):
@@ -69,7 +71,7 @@ def _vision(config: VisionConfig) -> Iterator[Slot]:
                 f"{VISION}{theirs}.layers.{layer}.", f"vision.{ours}.blocks.{layer}.", config
             )
         yield from _gamma_beta(f"{VISION}{theirs}.norm_out", width, f"vision.{ours}.norm")
-    yield Slot(f"{VISION}vq._codebook.initted", (1,), None)
+    yield Slot(INITTED, (1,), None)
     yield Slot(f"{VISION}vq._codebook.cluster_size", (1, config.codebook_size), None)
     yield Slot(f"{VISION}vq._codebook.embed", (1, config.codebook_size, width), "vision.codebook")
     yield from _affine(f"{VISION}to_pixels_first_frame.0", (frame, width), None)
@@ -195,7 +197,7 @@ def _shape(state: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]
     if name not in state:
         raise InvalidInput(
             f"checkpoint: tensor '{name}' is missing.",
-            "This is not a CT-CLIP v2 state dict; take CT-CLIP_v2.pt or CT_VocabFine_v2.pt.",
+            "The file does not hold a whole CT-CLIP v2; take CT-CLIP_v2.pt or CT_VocabFine_v2.pt.",
         )
     shape = tuple(state[name].shape)
     if len(shape) != rank or 0 in shape:

@@ -18,7 +18,7 @@ from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.release.digest import sha256
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.checkpoint.checks import check_variant, tensor_checks
-from ctclip_export.checkpoint.file import Contents, declared_random, read_contents
+from ctclip_export.checkpoint.file import declared_random, read_contents
 from ctclip_export.checkpoint.names import (
     POSITION_IDS,
     TEXT,
@@ -27,6 +27,7 @@ from ctclip_export.checkpoint.names import (
     text_config,
     vision_config,
 )
+from ctclip_export.checkpoint.unwrap import Contents
 from ctclip_export.model import ModelConfig
 
 _OF_TENSORS = ("tensors", "parameters", "dropped", "finite", "geometry")

@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 from ctclip_server.backends.shared.options import (
     NO_BFLOAT16,
     OPENVINO,
+    WITHOUT_EFFECT_IN_OPENVINO,
     ConfigError,
     check_fields,
     read_parameters,
@@ -44,7 +45,7 @@ class TritonPythonModel:
         """
         config = json.loads(args["model_config"])
         try:
-            check_fields(config)
+            check_fields(config, WITHOUT_EFFECT_IN_OPENVINO)
             if args["model_instance_kind"] != _DEVICE:
                 raise ConfigError("Triton openVINO backend supports only CPU device")
             if batch := config.get("max_batch_size", 0):

@@ -1,14 +1,17 @@
-"""The parameters of a config that the drop-in backends implement; every other one is refused.
+"""What the drop-in backends implement of a config; everything else that a backend has to do, they
+refuse.
 
-Triton's C++ backends know more of them, and ignore what they do not know. Here a parameter that
-would have no effect is an error, so that nobody measures or serves something else than they asked
-for.
+Triton's C++ backends know more of it, and ignore what they do not know. Here a parameter or a field
+that would have no effect is an error, so that nobody measures or serves something else than they
+asked for. What is not named here Triton sees to by itself: versions, queues and batches, instances,
+ensembles, warm-up, tags of metrics, labels.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +42,14 @@ _COUNT = Kind("a whole number", _count)
 _SWITCH = _words({"0": False, "1": True, "false": False, "true": True})
 _TEXT = Kind("text", str)
 
+_CUDNN = "cudnn_conv_algo_search"
 ONNXRUNTIME: Mapping[str, Kind] = {
     "intra_op_thread_count": _COUNT,
     "inter_op_thread_count": _COUNT,
     "enable_mem_arena": _SWITCH,
     "memory.enable_memory_arena_shrinkage": _TEXT,
-    # Of CUDA: without effect on the CPU, which is where this runs.
-    "cudnn_conv_algo_search": _words({"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}),
+    # Of CUDA: without effect on the CPU, so that one config may serve both.
+    _CUDNN: _words({"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}),
 }
 OPENVINO: Mapping[str, Kind] = {
     "HINT_BF16": _words({"YES": True}),
@@ -56,10 +60,34 @@ OPENVINO: Mapping[str, Kind] = {
 GRAPH_LEVELS: Mapping[int, str] = {0: "all", -1: "basic", 1: "extended", 2: "none"}
 """Values of `optimization.graph.level`, and what ONNX Runtime calls them."""
 _ACCELERATOR = "cuda"
-_REFUSED = (
-    "sequence_batching", "batch_input", "batch_output", "model_operations.op_library_filename",
-    "optimization.execution_accelerators.cpu_execution_accelerator",
-)  # fmt: skip
+_ACCELERATORS = "optimization.execution_accelerators.gpu_execution_accelerator"
+_WITHOUT_EFFECT: Mapping[str, object] = {
+    "sequence_batching": None,
+    "batch_input": [],
+    "batch_output": [],
+    "model_operations.op_library_filename": [],
+    "model_transaction_policy.decoupled": False,
+    "response_cache.enable": False,  # the embedded server has no cache
+    "cc_model_filenames": {},
+    "instance_group.secondary_devices": [],
+    "instance_group.rate_limiter.resources": [],  # it starts Triton without a rate limiter
+    "instance_group.rate_limiter.priority": 0,
+    "optimization.priority": "PRIORITY_DEFAULT",
+    "optimization.cuda.graphs": False,
+    "optimization.cuda.graph_spec": [],
+    "optimization.cuda.busy_wait_events": False,
+    "optimization.cuda.output_copy_stream": False,
+    "optimization.input_pinned_memory.enable": True,
+    "optimization.output_pinned_memory.enable": True,
+    "optimization.gather_kernel_buffer_threshold": 0,
+    "optimization.eager_batching": False,
+    "optimization.execution_accelerators.cpu_execution_accelerator": [],
+}
+"""Fields that no drop-in implements, with the only value they may have."""
+WITHOUT_EFFECT_IN_OPENVINO: Mapping[str, object] = {
+    "optimization.graph.level": 0,
+    _ACCELERATORS: [],
+}
 NO_BFLOAT16 = "OpenVINO finds no bf16 arithmetic on this CPU (AVX-512 BF16 or AMX)"
 
 
@@ -87,7 +115,7 @@ def read_parameters(config: Mapping[str, Any], known: Mapping[str, Kind]) -> dic
 
 def graph_level(config: Mapping[str, Any]) -> str:
     """ONNX Runtime's graph optimisation level, one of `GRAPH_LEVELS`. Raises: ConfigError."""
-    level = int(_field(config, "optimization.graph.level") or 0)
+    level = next((int(level) for level in _values(config, "optimization.graph.level")), 0)
     if level not in GRAPH_LEVELS:
         raise ConfigError(
             f"optimization.graph.level: got {level}, expected one of "
@@ -96,18 +124,40 @@ def graph_level(config: Mapping[str, Any]) -> str:
     return GRAPH_LEVELS[level]
 
 
-def check_fields(config: Mapping[str, Any]) -> None:
-    """Refuse fields of a config that these backends do not implement. Raises: ConfigError."""
-    for path in _REFUSED:
-        if _field(config, path):
-            raise ConfigError(f"{path}: not supported by the embedded server")
-    where = "optimization.execution_accelerators.gpu_execution_accelerator"
-    for entry in _field(config, where) or ():
-        if entry["name"] != _ACCELERATOR:
-            raise ConfigError(
-                f"{where}: got '{entry['name']}', expected '{_ACCELERATOR}': the embedded server "
-                "supports no other"
-            )
+def check_fields(config: Mapping[str, Any], further: Mapping[str, object] | None = None) -> None:
+    """Refuse fields of a config (Triton's JSON) that these backends do not implement.
+
+    Args:
+        config: the model config.
+        further: fields that this backend does not implement, with the value they may have.
+
+    Raises:
+        ConfigError: with the first of them.
+    """
+    for path, neutral in {**_WITHOUT_EFFECT, **(further or {})}.items():
+        for value in _values(config, path):
+            if value != neutral:
+                raise ConfigError(
+                    f"{path}: got {json.dumps(value)}, expected "
+                    f"{'none' if neutral in (None, [], {}) else json.dumps(neutral)}: not "
+                    "supported by the embedded server"
+                )
+    on_gpu = "KIND_GPU" in _values(config, "instance_group.kind")
+    for accelerators in _values(config, _ACCELERATORS):
+        for entry in accelerators:
+            if entry["name"] != _ACCELERATOR:
+                raise ConfigError(
+                    f"{_ACCELERATORS}: got '{entry['name']}', expected '{_ACCELERATOR}': the "
+                    "embedded server supports no other"
+                )
+            if on_gpu and entry.get("parameters"):
+                raise ConfigError(_of_cuda(_ACCELERATORS, ", ".join(entry["parameters"])))
+    if on_gpu and _CUDNN in config.get("parameters", {}):
+        raise ConfigError(_of_cuda("parameter", _CUDNN))
+
+
+def _of_cuda(where: str, names: str) -> str:
+    return f"{where} {names}: the embedded server takes CUDA's own defaults on a GPU"
 
 
 def default_threads() -> int | None:
@@ -119,7 +169,9 @@ def default_threads() -> int | None:
     return allowed if allowed < (os.cpu_count() or allowed) else None
 
 
-def _field(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = config.get(name, {})
-    return config
+def _values(config: Any, path: str) -> Iterator[Any]:
+    """What a config states at a path, in every element of the lists on the way."""
+    name, _, rest = path.partition(".")
+    for part in config if isinstance(config, list) else [config]:
+        if name in part:
+            yield from _values(part[name], rest) if rest else [part[name]]

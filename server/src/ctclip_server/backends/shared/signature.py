@@ -22,6 +22,10 @@ _DTYPES = {
     "f32": "FP32", "f64": "FP64",
 }  # fmt: skip
 """ONNX Runtime's and OpenVINO's names of data types -> Triton's."""
+_REFUSED = (
+    "optional", "allow_ragged_batch", "reshape", "is_shape_tensor", "is_non_linear_format_io",
+    "format",
+)  # fmt: skip
 Kind = Literal["input", "output"]
 
 
@@ -77,8 +81,8 @@ def check_tensors(
                 f"unexpected inference {kind} '{name}', allowed {kind}s are: "
                 + ", ".join(sorted(tensors))
             )
-        for field in ("optional", "allow_ragged_batch", "reshape", "is_shape_tensor"):
-            if entry.get(field):
+        for field in _REFUSED:
+            if entry.get(field) not in (None, False, "FORMAT_NONE"):
                 raise ConfigError(f"{kind} '{name}': {field} is not supported by this server")
         stated = str(entry["data_type"]).removeprefix("TYPE_")
         provided = _DTYPES.get(tensors[name].dtype, tensors[name].dtype)
