@@ -153,6 +153,18 @@ def test_serve_names_the_certificates(mode: str, names: int, serve: Serve, tmp_p
     assert mutual & set(arguments) == (mutual if mode == "mutual" else set())
 
 
+def test_serve_refuses_a_config_name_that_no_model_has(serve: Serve, tmp_path: Path) -> None:
+    """Triton would serve the defaults without a word."""
+    configs = tmp_path / "a model" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "openvino.pbtxt").touch()
+    options = [f"--model-repository={tmp_path}"]
+    assert serve(options, CTCLIP_CONFIG_NAME="openvino").returncode == 0
+    done = serve(options, CTCLIP_CONFIG_NAME="openvin0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no model of {tmp_path} has configs/openvin0.pbtxt" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

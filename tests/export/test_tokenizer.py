@@ -86,15 +86,16 @@ def test_windows_line_ends_in_the_vocabulary() -> None:
     assert windows.get_vocab() == OURS.get_vocab()
 
 
-def test_a_parameter_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["ctclip_tokenizer", "ctclip_check"])
+def test_a_parameter_without_effect_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ModuleType("triton_python_backend_utils")
     backend.TritonModelException = ValueError  # type: ignore[attr-defined]
-    package = ModuleType("tokenizer_model")
-    package.__path__ = [str(REPOSITORY / "ctclip_tokenizer" / "1")]
+    package = ModuleType(name)
+    package.__path__ = [str(REPOSITORY / name / "1")]
     for module in (backend, package):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    model = importlib.import_module("tokenizer_model.model").TritonPythonModel()
-    parameters = {name: {"string_value": "1"} for name in ("max_tokens", "do_lower_case")}
+    model = importlib.import_module(f"{name}.model").TritonPythonModel()
+    parameters = {"do_lower_case": {"string_value": "1"}}
     with pytest.raises(ValueError, match="parameter do_lower_case has no effect"):
         model.initialize({"model_config": json.dumps({"parameters": parameters})})
 

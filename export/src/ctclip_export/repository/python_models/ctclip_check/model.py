@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+_LIMITS = ("spacing_mm_above", "spacing_mm_below")
+_BACKENDS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
+
 
 class TritonPythonModel:
     """SPACING FP64 [3], RESCALE FP32 [2] -> the same, checked; PROVENANCE BYTES [1]."""
@@ -17,8 +20,13 @@ class TritonPythonModel:
     def initialize(self, args):
         """Read the limits from the config's parameters and the release from `provenance.json`."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self.above = float(parameters["spacing_mm_above"]["string_value"])
-        self.below = float(parameters["spacing_mm_below"]["string_value"])
+        unknown = set(parameters) - {*_LIMITS, *_BACKENDS_OWN}
+        if unknown:
+            raise pb_utils.TritonModelException(
+                f"parameter {min(unknown)} has no effect: {', '.join(_LIMITS)} are all that can "
+                "be set"
+            )
+        self.above, self.below = (float(parameters[name]["string_value"]) for name in _LIMITS)
         folder = Path(args["model_repository"]) / args["model_version"]
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         public = json.dumps(record["release"], ensure_ascii=False, sort_keys=True)
