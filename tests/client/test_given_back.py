@@ -26,6 +26,7 @@ import pytest
 import ctclip_client.transport
 from ctclip_client import AsyncClient, Client, InvalidInput, Volume
 from ctclip_client.contract import Geometry
+from ctclip_client.transport import blocking
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -331,13 +332,21 @@ def test_a_command_that_is_terminated(
     assert not registered(server)
 
 
-def test_ctrl_c_while_the_server_computes(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
-    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
+    misbehaving: EmbeddedTriton, ask_for: AskFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(blocking, "RELEASE_PATIENCE_S", 0.1)
+        with Client(misbehaving.grpc_url) as client:
+            threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+            with pytest.raises(KeyboardInterrupt):
+                client.pathologies(ask_for("slow"))
+            assert not regions()
+    (left,) = regions()
+    assert (SHARED_MEMORY / left).stat().st_size == 0
     with Client(misbehaving.grpc_url) as client:
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            client.pathologies(ask_for("slow"))
-        assert not regions()
+        client.pathologies(ask_for("good"))
+    assert not regions()
     assert not registered(misbehaving)
 
 

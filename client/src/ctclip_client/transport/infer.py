@@ -16,7 +16,7 @@ from ctclip_client.contract import VOLUME, Ensemble, Model
 from ctclip_client.errors import CTClipError, ServiceError, Unavailable
 from ctclip_client.results import Transport
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
-from ctclip_client.transport.shared_memory import Region, sweep
+from ctclip_client.transport.shared_memory import Region, bequeath, sweep
 from ctclip_client.transport.steps import Deadline, Flow, Pause, Rpc, Session, Work
 from ctclip_client.transport.wire import Input, infer_request, infer_response
 
@@ -146,29 +146,34 @@ def _released(session: Session, region: Region) -> Flow[None]:
         return  # the procedure was dropped: nobody takes its steps any more
     region.close()
     if region.offered:
-        yield from _unregister(session, region.name)
+        yield from _unregister(session, region.name, PROBE_TIMEOUT_S)
 
 
 def release(session: Session, patience_s: float) -> Flow[None]:
     """Let the server forget the regions that it was still reading when they were given up.
 
     A region that it never lets go of costs it that much memory until it is restarted.
+
+    patience_s: for how long it is asked again; then the rest is left to the next client. 0: once.
     """
-    deadline = Deadline(patience_s)
+    deadline = Deadline(patience_s or PROBE_TIMEOUT_S)
     while session.unreleased:
         for name in tuple(session.unreleased):
-            yield from _unregister(session, name)
-        if not session.unreleased or deadline.left_s() < _RELEASE_INTERVAL_S:
+            yield from _unregister(session, name, deadline.left_s())
+        if not session.unreleased or not patience_s:
+            return
+        if deadline.left_s() < _RELEASE_INTERVAL_S:
+            bequeath(tuple(session.unreleased))
             return
         yield Pause(_RELEASE_INTERVAL_S)
 
 
-def _unregister(session: Session, name: str) -> Flow[None]:
+def _unregister(session: Session, name: str, timeout_s: float) -> Flow[None]:
     """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
     session.unreleased.add(name)
     request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
-        yield Rpc("SystemSharedMemoryUnregister", request, PROBE_TIMEOUT_S)
+        yield Rpc("SystemSharedMemoryUnregister", request, timeout_s)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a server that is gone holds nothing
             return

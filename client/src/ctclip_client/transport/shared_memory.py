@@ -6,7 +6,7 @@ import mmap
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Region:
 
 
 def sweep(note: Callable[[str], object]) -> None:
-    """Remove this user's regions whose owner was killed; note their names.
+    """Remove this user's regions that nobody uses; note their names.
 
     Only the lock tells: a process id means nothing between containers that share the memory.
     """
@@ -101,6 +101,13 @@ def sweep(note: Callable[[str], object]) -> None:
                     path.unlink()
             finally:
                 os.close(descriptor)
+
+
+def bequeath(names: Iterable[str]) -> None:
+    """Leave empty files, by which the next `sweep` finds what a server has not let go of."""
+    for name in names:
+        with suppress(OSError):
+            (_FOLDER / name).touch(0o600)
 
 
 def _locked_file(path: Path) -> int:

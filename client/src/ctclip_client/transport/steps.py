@@ -52,7 +52,7 @@ class Session:
 
     refused: the server has shown that it does not map this client's memory; asking again for
     every scan would only cost time.
-    swept: whether regions of killed processes were looked for.
+    swept: whether regions that others have left behind were looked for.
     in_use: regions of calls that are under way.
     unreleased: names of regions that the server may still hold: it was reading them when this side
     gave up waiting, and refuses to unregister those, or the asking was interrupted. It is asked
