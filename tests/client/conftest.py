@@ -15,7 +15,7 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 BEHAVIOURS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
-    "invalid", "internal", "unavailable", "unsupported",
+    "invalid", "internal", "full", "unavailable", "unsupported",
 )  # fmt: skip
 TLS_FOLDER = Path(__file__).parent / "tls"
 _DTYPES = {"INT16": "INT16", "FP32": "FP32", "FP64": "FP64", "BYTES": "STRING"}

@@ -24,6 +24,7 @@ PROVENANCE = {
 ERRORS = {
     "invalid": "INVALID_ARG",
     "internal": "INTERNAL",
+    "full": "INTERNAL",
     "unavailable": "UNAVAILABLE",
     "unsupported": "UNSUPPORTED",
 }
@@ -46,7 +47,8 @@ class TritonPythonModel:
         behaviour = self.behaviours[round(float(spacing[0])) - 1]
         if behaviour in ERRORS:
             code = getattr(pb_utils.TritonError, ERRORS[behaviour])
-            error = pb_utils.TritonError("SPACING: said so", code)
+            said = "No space left on device" if behaviour == "full" else "SPACING: said so"
+            error = pb_utils.TritonError(said, code)
             return pb_utils.InferenceResponse(error=error)
         if behaviour == "slow":
             time.sleep(1.5)

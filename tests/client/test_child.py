@@ -59,6 +59,18 @@ def test_it_is_told_once_and_by_its_parent_alone(ending: signal.Signals) -> None
         assert parent.stdout.read() == "SIGTERM\n"  # the end of it: the child has gone
 
 
+def test_what_it_never_read_does_not_hide_why_it_was_ended() -> None:
+    def talk() -> None:
+        with child([sys.executable, "-c", ""], stdin=subprocess.PIPE) as process:
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.write("waits in the buffer")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        talk()
+
+
 @pytest.mark.parametrize(("program", "grace_s"), [(LISTENER, 0.0), (DEAF, 0.1)])
 def test_without_grace_or_after_it_a_child_is_killed(program: str, grace_s: float) -> None:
     with (

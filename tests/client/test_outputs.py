@@ -112,6 +112,19 @@ def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> No
     assert (tmp_path / "there" / "out.partial").read_text() == "a row"
 
 
+def test_what_cannot_be_kept_does_not_hide_why_it_ended(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+
+    def interrupted() -> None:
+        with placed(tmp_path / "out", tmp_path / "out.partial") as file:
+            file.write(b"a row")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+
+
 class TestMaps:
     def test_a_pipe_among_them_is_refused_and_stays(self, tmp_path: Path) -> None:
         pipe = fifo(tmp_path / TOKENS_FILE)

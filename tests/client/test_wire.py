@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
-from ctclip_client import InvalidInput, ServerError, Volume
+from ctclip_client import Finding, InvalidInput, ServerError, Volume
 from ctclip_client.contract import PROMPTS, TEXT, VOLUME, ZERO_SHOT, Tensor
 from ctclip_client.transport.procedures import _scan, encode_text, zero_shot
 from ctclip_client.transport.shared_memory import Region
@@ -112,6 +112,8 @@ def test_wrong_arguments_are_told_before_anything_is_sent() -> None:
         (None, "got NoneType"),
         (["present"], r"prompts\[0\]: got str"),
         ([("a", "b"), ("a", "")], r"prompts\[1\], absent: the sentence is empty"),
+        ([("a", "b"), ("A  nodule.", "a nodule. ")], r"prompts\[1\]: 'absent' is .* the same as"),
+        ([Finding("f", "a", "a")], r"prompts\[0\]: 'absent' is 'a', the same as"),
         ([("a", 1)], r"prompts\[0\], absent: got int"),
         ([("a", "\ud800")], "cannot be written as UTF-8"),
     ):

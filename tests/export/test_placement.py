@@ -40,9 +40,10 @@ def test_a_classifier_of_an_earlier_release_does_not_stay(tmp_path: Path) -> Non
     assert names(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("again", [0, 1, 2, 3])
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_what_was_removed_comes_back_when_placing_fails(
-    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_removed_comes_back_when_placing_is_interrupted_and_that_is_too(
+    step: int, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     write(out, "old", VISION.name, CLASSFINE.name, CLASSIFY.name)
@@ -51,7 +52,7 @@ def test_what_was_removed_comes_back_when_placing_fails(
     def interrupted(self: Path, target: Path) -> Path:
         nonlocal calls
         calls += 1
-        if calls == step:
+        if calls in (step, step + again):
             raise KeyboardInterrupt
         return rename(self, target)
 

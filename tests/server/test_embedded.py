@@ -146,6 +146,15 @@ def test_an_ensemble_of_missing_models_is_named(repository):
         EmbeddedTriton(repository, startup_timeout_s=120).start()
 
 
+def test_too_little_shared_memory_has_a_remedy_of_its_own(repository):
+    room = os.statvfs("/dev/shm")  # noqa: S108
+    too_much = 2 * room.f_blocks * room.f_frsize
+    size = f"--backend-config=python,shm-default-byte-size={too_much}"
+    with pytest.raises(InvalidInput, match="No space left on device") as caught:
+        EmbeddedTriton(repository, extra_arguments=[size]).start()
+    assert "enlarge its /dev/shm" in caught.value.remedy
+
+
 def _never_ready(repository):
     """Add a model that loads for longer than any machine, however slow, gets time for."""
     write_python_model(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from ctclip_client import ServerError
 from ctclip_client.cli.program import main
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import read_members
@@ -237,9 +238,45 @@ def test_a_second_signal_while_all_is_put_back_is_not_called_no_change(
         assert _switch("promote", triton) == 130
     said = capsys.readouterr().err
     assert "Nothing has changed" not in said
-    assert "not everything is put back" in said
+    assert "Not everything is put back" in said
     assert main(_said_command(said)) == 0
     assert serving(triton) == {"2"}
+
+
+def test_what_cannot_be_put_back_does_not_hide_why_it_had_to_be(
+    triton: EmbeddedTriton,
+    second: Path,
+    live: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(what: str) -> Callable[..., None]:
+        def refuse(*_: object) -> None:
+            raise ServerError(f"no {what} for you.", "Ask it.")
+
+        return refuse
+
+    place_release(read_members(live), read_members(second))
+    for interrupted in (False, True):
+        with monkeypatch.context() as patch:
+            stage = Stages.stage
+
+            def begun(self: Stages, title: str, steps: int | None = None) -> object:
+                if title == "Put everything back":
+                    patch.setattr(Control, "load", refused("loading"))
+                return stage(self, title, steps)  # noqa: B023
+
+            patch.setattr(Stages, "stage", begun)
+            if interrupted:
+                _signals_in(("Change the ensembles",), patch)
+            else:
+                patch.setattr(Control, "provenance", refused("provenance"))  # asked before that
+            assert _switch("promote", triton) == (130 if interrupted else 4)
+        said = capsys.readouterr().err
+        assert "Not everything could be put back: " in said
+        assert "no loading for you." in said
+        assert ("interrupted" if interrupted else "error: no provenance for you.") in said
+        assert _said_command(said)
 
 
 def test_configs_agree_after_every_single_write(

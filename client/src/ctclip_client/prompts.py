@@ -54,13 +54,21 @@ def _entry(path: Path, index: int, entry: object) -> Finding:
                 f"{path}: entry {index}: '{key}' is {text!a}, expected text that UTF-8 can write.",
                 _REMEDY,
             )
-    if entry["present"].split() == entry["absent"].split():
-        raise InvalidInput(
-            f"{path}: entry {index}: 'absent' is {entry['absent']!r}, the same as 'present', "
-            "expected another sentence: between two that are the same every scan gets 0.5.",
-            _REMEDY,
-        )
+    check_differ(f"{path}: entry {index}", entry["present"], entry["absent"])
     return Finding(**entry)
+
+
+def check_differ(where: str, present: str, absent: str) -> None:
+    """Refuse two sentences that are one, but for blanks and capitals. where: what an error names.
+
+    Raises: InvalidInput.
+    """
+    if present.casefold().split() == absent.casefold().split():
+        raise InvalidInput(
+            f"{where}: 'absent' is {absent!r}, the same as 'present', expected another sentence: "
+            "between two that are the same every scan gets 0.5.",
+            "Say in one of them that the finding is there, and in the other that it is not.",
+        )
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

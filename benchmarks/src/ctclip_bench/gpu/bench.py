@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctclip_bench.gpu.steps import (
@@ -20,7 +20,7 @@ from ctclip_bench.gpu.steps import (
     run,
 )
 from ctclip_bench.gpu.variables import ADMIN_HEADER, GPU, GRPC_PORT, USER, compose_variables
-from ctclip_client.errors import InvalidInput, Unavailable
+from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
 
 PROFILE = "tensorrt"
 BUILDER, SERVICE = "build-engines", "triton-tensorrt"
@@ -114,4 +114,13 @@ def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> I
                 )
         yield f"{_LOOPBACK}:{port}"
     finally:
+        try:
+            _down(compose, environment)
+        except KeyboardInterrupt:  # it would keep the GPU
+            _down(compose, environment)
+            raise
+
+
+def _down(compose: Sequence[str], environment: Mapping[str, str]) -> None:
+    with suppress(CTClipError):  # the measurement, or what ended it, is what counts
         run([*compose, "down"], environment)

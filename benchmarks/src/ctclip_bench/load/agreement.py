@@ -75,7 +75,7 @@ def compare_with_reference(
         )
     with (
         stages.stage(f"Parity: {baseline}", len(volumes)) as advance,
-        tempfile.TemporaryDirectory(prefix="ctclip-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="ctclip-bench-", ignore_cleanup_errors=True) as name,
     ):
         scans = [
             keep_volume(scan, volume, Path(name), number)

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -148,6 +148,8 @@ class _Crew(Generic[A]):
         self._started = started
         self._samples: queue.SimpleQueue[Sample] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        self._open: list[ExitStack] = []
+        self._abandoned = False
         self._gate = threading.Barrier(size, self._begin)
         self._size = size
 
@@ -159,8 +161,12 @@ class _Crew(Generic[A]):
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._abandon()
+            raise
         if self._failure is not None:
             raise self._failure
         return [self._samples.get() for _ in range(self._samples.qsize())]
@@ -170,6 +176,8 @@ class _Crew(Generic[A]):
         try:
             answer = ask(number)
         except CTClipError as error:
+            if self._abandoned:
+                raise
             self._samples.put(Sample(start_s, time.perf_counter(), error))
         else:
             end_s = time.perf_counter()
@@ -179,13 +187,25 @@ class _Crew(Generic[A]):
             )
         self.advance(1)
 
+    def _abandon(self) -> None:
+        """Close the connections of an interrupted measurement: that ends what is under way, and
+        gives back the shared memory of it. All at once, since each may wait for the server."""
+        self._abandoned = True
+        closing = [threading.Thread(target=stack.close) for stack in tuple(self._open)]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+
     def _begin(self) -> None:
         self._started()
         self.start_s = time.perf_counter()
 
     def _client(self, serve: Callable[[Callable[[int], A]], None], index: int) -> None:
         try:
-            with self.work.connect() as ask:
+            with ExitStack() as stack:
+                self._open.append(stack)
+                ask = stack.enter_context(self.work.connect())
                 for number in range(self.warmup):
                     ask(index + number)
                 self._gate.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from ctclip_client.release.repository import (
 )
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.endpoint import Endpoint
+from ctclip_client.transport.infer import RELEASE_PATIENCE_S
 from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -42,6 +44,7 @@ _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidInput,
     "StatusCode.NOT_FOUND": NotReady,
 }
+_AGAIN_S = 0.2
 _BRIEF_S, _QUESTION_S = 5.0, 30.0
 """Limits for a sign of life, and for what is no inference: without one, gRPC waits for ever."""
 
@@ -137,20 +140,34 @@ def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[str]:
         with suppress(OSError, CTClipError):
             if raw.server.on_this_machine:
                 region = Region(array.nbytes)
+                # The name goes first, so that a server which has yet to map it cannot any more.
+                stack.callback(_forget, raw, region)
                 stack.callback(region.close)
+                region.create()
                 register = raw.connection.register_system_shared_memory
-                raw.ask(register, region.name, region.key, region.nbytes)
-                stack.callback(_forget, raw, region.name)
-                # Mapped. Without its name, it goes with the last of the two processes.
-                region.unlink()
+                region.offered = True
+                try:
+                    raw.ask(register, region.name, region.key, region.nbytes)
+                except CTClipError as error:
+                    region.offered = isinstance(error, DeadlineExceeded)
+                    raise
                 region.write(np.ascontiguousarray(array).view(np.int16))
                 name = region.name
         yield name
 
 
-def _forget(raw: Raw, name: str) -> None:
-    with suppress(CTClipError):  # the server has gone, and its mapping with it
-        raw.ask(raw.connection.unregister_system_shared_memory, name)
+def _forget(raw: Raw, region: Region) -> None:
+    """Let the server forget a region, which it refuses while it still reads it."""
+    end_s = time.monotonic() + RELEASE_PATIENCE_S
+    while region.offered and time.monotonic() < end_s:
+        try:
+            raw.ask(raw.connection.unregister_system_shared_memory, region.name)
+        except ServerError:
+            time.sleep(_AGAIN_S)
+        except CTClipError:  # the server has gone, and its mapping with it
+            return
+        else:
+            return
 
 
 def without_address(text: str, address: str) -> str:

@@ -49,13 +49,17 @@ def child(
         [*begin, *command], stdin=stdin, stdout=stdout, stderr=stderr, text=True,
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
-    with process:
-        try:
-            yield process
-            process.wait()
-        except BaseException:
-            _end(process, grace_s)
-            raise
+    try:
+        yield process
+        process.wait()
+    except BaseException:
+        _end(process, grace_s)
+        raise
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # of what it never read
+                    pipe.close()
 
 
 def become_child(parent: int, told_by: int = signal.SIGTERM) -> None:

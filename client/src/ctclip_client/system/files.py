@@ -49,11 +49,13 @@ def placed(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
         if part.stat().st_size:
             part.replace(path)
     except BaseException:
-        if partial is not None and part.exists() and part.stat().st_size:
-            part.replace(partial)
+        with suppress(OSError):  # as above
+            if partial is not None and part.stat().st_size:
+                part.replace(partial)
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 @contextmanager

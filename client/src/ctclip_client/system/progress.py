@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from rich.console import Console
@@ -40,7 +40,8 @@ class Stages:
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:  # stop() would print an empty line even if nothing was shown
-            self._bars.stop()
+            with suppress(OSError):  # a terminal that has gone
+                self._bars.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -52,7 +53,8 @@ class Stages:
         try:
             yield
         finally:
-            self._bars.start()
+            with suppress(OSError):
+                self._bars.start()
 
     @contextmanager
     def stage(self, description: str, steps: int | None = None) -> Iterator[Advance]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
 
 import grpc.aio  # type: ignore[import-untyped]
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_client.contract import PATHOLOGIES
+from ctclip_client.errors import InvalidInput
 from ctclip_client.results import Classification, Explanation, Scores
 from ctclip_client.transport import procedures as _procedures
 from ctclip_client.transport.base import BaseClient
@@ -27,6 +29,8 @@ class AsyncClient(BaseClient):
     """
 
     _grpc = grpc.aio
+    _loop: asyncio.AbstractEventLoop | None = None
+    """That of the channel."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,14 +39,16 @@ class AsyncClient(BaseClient):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; see `Client.close`. Calls still running on it are cancelled."""
-        if self._closed:
-            return
-        try:
-            await self._run(release(self._session, RELEASE_PATIENCE_S))
-        finally:
-            if (channel := self._end()) is not None:
-                await channel.close()
+        """Close the connection; see `Client.close`. It ends the calls that still run."""
+        channel = self._end()
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close()
+        if self._session.unreleased:
+            await _to_its_end(self._release())
+
+    async def _release(self) -> None:
+        async with self._opened() as another:
+            await self._run(release(self._session, RELEASE_PATIENCE_S), another)
 
     async def check_ready(self, ensemble: str = PATHOLOGIES.name) -> None:
         """Ask whether the server would answer; see `Client.check_ready`."""
@@ -72,35 +78,71 @@ class AsyncClient(BaseClient):
         """Embed texts; see `Client.encode_text`."""
         return await self._run(_procedures.encode_text(self._session, texts))
 
-    async def _run(self, flow: Flow[T]) -> T:
-        self._check_open()
+    def _check_usable(self) -> None:
+        super()._check_usable()
+        if self._channel is not None and self._loop is not asyncio.get_running_loop():
+            raise InvalidInput(
+                f"{self!r}: it was connected in another event loop.",
+                "Make a client in each event loop: its connection belongs to one.",
+            )
+
+    def _opened(self) -> Any:
+        self._loop = asyncio.get_running_loop()
+        return super()._opened()
+
+    async def _run(self, flow: Flow[T], channel: Any = None) -> T:
+        if channel is None:
+            self._check_usable()
         try:
-            step = next(flow)
+            return await self._drive(flow, channel)
+        except BaseException as error:
+            if getgeneratorstate(flow) == GEN_CLOSED:
+                raise
+            return await self._drive(flow, channel, error)  # an interruption between two steps
+
+    async def _drive(self, flow: Flow[T], channel: Any, error: BaseException | None = None) -> T:
+        try:
+            step = next(flow) if error is None else flow.throw(error)
             while True:
                 try:
-                    outcome = await self._perform(step)
-                except BaseException as error:  # noqa: BLE001 (the procedure cleans up and raises)
-                    step = flow.throw(error)
+                    outcome = await self._perform(step, channel)
+                except BaseException as failure:  # noqa: BLE001 (the procedure cleans up and raises)
+                    step = flow.throw(failure)
                 else:
                     step = flow.send(outcome)
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    async def _perform(self, step: Step) -> Any:
+    async def _perform(self, step: Step, channel: Any) -> Any:
         if isinstance(step, Work):
-            return await _to_its_end(step.function)
+            # A thread cannot be cancelled, and this one writes to memory that is about to go.
+            return await _to_its_end(asyncio.to_thread(step.function))
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        return await self._call(step)
+        try:
+            return await self._call(step, channel)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # the call was cancelled, not the task
+                self._check_ending(error)
+            raise
+        except Exception as error:
+            self._check_ending(error)
+            raise
 
 
-async def _to_its_end(function: Callable[[], Any]) -> Any:
-    """Run in a thread. A cancelled caller waits too: the thread may be writing to shared memory
-    that would be taken away under it."""
-    work = asyncio.ensure_future(asyncio.to_thread(function))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do it all, also where the caller is cancelled meanwhile, and be cancelled then."""
+    task = asyncio.ensure_future(work)
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # taken notice of: asyncio would report it as forgotten
+    raise cancelled

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, NoReturn
 
-from ctclip_client.errors import InvalidInput
+import grpc  # type: ignore[import-untyped]
+
+from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.transport.endpoint import SERVICE, Endpoint, Tls, checked_headers
 from ctclip_client.transport.steps import Rpc, Session, SharedMemory
 
@@ -55,24 +58,50 @@ class BaseClient:
         self._metadata = checked_headers(headers)
         self._credentials = None if tls is None else tls.credentials()
         self._channel: Any = None
+        self._owner = os.getpid()
         self._closed = False
         self._lock = Lock()  # threads may share a client, and all are to have one channel
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._session.endpoint.address!r})"
 
-    def _check_open(self) -> None:
+    def __reduce__(self) -> NoReturn:
+        raise InvalidInput(
+            f"{self!r}: a connection, which can neither be pickled nor copied.",
+            "Hand on the url and the other arguments, and make a client where it is used.",
+        )
+
+    def _check_usable(self) -> None:
         if self._closed:
             raise InvalidInput("The client is closed.", "Make a new one, or call it inside `with`.")
+        if self._channel is not None and self._owner != os.getpid():
+            raise InvalidInput(
+                f"{self!r}: it was connected in process {self._owner}, and is used in a fork.",
+                "Make a client in each process, after the fork.",
+            )
 
-    def _call(self, step: Rpc) -> Any:
-        """The answer's bytes, or for asyncio what gives them."""
-        with self._lock:
-            self._check_open()
-            if self._channel is None:  # here, where there is an event loop for it to belong to
-                self._channel = self._opened()
-            method = self._channel.unary_unary(f"/{SERVICE}/{step.method}")
+    def _call(self, step: Rpc, channel: Any) -> Any:
+        """The answer's bytes, or for asyncio what gives them. channel: None is the client's own."""
+        if channel is None:
+            self._check_usable()
+            with self._lock:
+                self._check_usable()
+                if self._channel is None:  # here, where there is an event loop for it to belong to
+                    self._owner = os.getpid()
+                    self._channel = self._opened()
+                channel = self._channel
+        method = channel.unary_unary(f"/{SERVICE}/{step.method}")
         return method(step.payload, timeout=step.timeout_s, metadata=self._metadata)
+
+    def _check_ending(self, error: BaseException) -> None:
+        """Say it where `close` has ended a call: gRPC has no good word for that."""
+        if isinstance(error, CTClipError) or not self._closed:
+            return
+        if isinstance(error, grpc.RpcError) and error.code() is not grpc.StatusCode.CANCELLED:
+            return
+        raise InvalidInput(
+            "The client was closed during this call.", "Close it when its calls have ended."
+        ) from error
 
     def _opened(self) -> Any:
         address, options = self._session.endpoint.address, self._session.endpoint.options()
@@ -81,7 +110,13 @@ class BaseClient:
         return self._grpc.secure_channel(address, self._credentials, options=options)
 
     def _end(self) -> Any:
-        """Be closed from now on. Return the channel, None where none was opened."""
+        """Be closed from now on. Return the channel, None where there is none to close."""
+        if self._owner != os.getpid():  # a fork: all of it is the other process's
+            self._closed = True
+            self._session.unreleased.clear()
+            return None
         with self._lock:
             channel, self._channel, self._closed = self._channel, None, True
+        for region in tuple(self._session.in_use):
+            self._session.give_up(region)
         return channel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
 
 import grpc  # type: ignore[import-untyped]
@@ -44,17 +45,19 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Safe to call twice.
+        """Close the connection. Safe to call twice, and while other threads call: that ends them.
 
-        After a timeout it waits up to 5 s for the server to let go of the shared memory.
+        After calls that were cut short (a timeout, an interruption) it waits up to 5 s for the
+        server to let go of the shared memory.
         """
-        if self._closed:
-            return
+        channel = self._end()
         try:
-            self._run(release(self._session, RELEASE_PATIENCE_S))
-        finally:
-            if (channel := self._end()) is not None:
+            if channel is not None:
                 channel.close()
+        finally:
+            if self._session.unreleased:
+                with self._opened() as another:
+                    self._run(release(self._session, RELEASE_PATIENCE_S), another)
 
     def check_ready(self, ensemble: str = PATHOLOGIES.name) -> None:
         """Ask whether the server would answer, for instance before thousands of scans are read.
@@ -86,7 +89,8 @@ class Client(BaseClient):
 
         Args:
             volume: the scan.
-            prompts: pairs (present, absent), or `Finding`s, which also give the pair a name. More
+            prompts: pairs (present, absent), or `Finding`s, which also give the pair a name. The
+                two sentences have to differ; names need not, since results keep the order. More
                 pairs than the server takes at once are sent in pieces; the scan is encoded once.
         """
         return self._run(_procedures.zero_shot(self._session, volume, prompts))
@@ -102,24 +106,37 @@ class Client(BaseClient):
         """
         return self._run(_procedures.encode_text(self._session, texts))
 
-    def _run(self, flow: Flow[T]) -> T:
-        self._check_open()
+    def _run(self, flow: Flow[T], channel: Any = None) -> T:
+        if channel is None:
+            self._check_usable()
         try:
-            step = next(flow)
+            return self._drive(flow, channel)
+        except BaseException as error:
+            if getgeneratorstate(flow) == GEN_CLOSED:
+                raise
+            return self._drive(flow, channel, error)  # an interruption between two steps
+
+    def _drive(self, flow: Flow[T], channel: Any, error: BaseException | None = None) -> T:
+        try:
+            step = next(flow) if error is None else flow.throw(error)
             while True:
                 try:
-                    outcome = self._perform(step)
-                except BaseException as error:  # noqa: BLE001 (the procedure cleans up and raises)
-                    step = flow.throw(error)
+                    outcome = self._perform(step, channel)
+                except BaseException as failure:  # noqa: BLE001 (the procedure cleans up and raises)
+                    step = flow.throw(failure)
                 else:
                     step = flow.send(outcome)
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _perform(self, step: Step) -> Any:
+    def _perform(self, step: Step, channel: Any) -> Any:
         if isinstance(step, Work):
             return step.function()
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        return self._call(step)
+        try:
+            return self._call(step, channel)
+        except Exception as error:
+            self._check_ending(error)
+            raise

@@ -1,4 +1,5 @@
-"""The one place that turns gRPC's errors into the client's: by status code, never by text.
+"""The one place that turns gRPC's errors into the client's: by status code, never by text, which at
+most chooses a remedy.
 
 UNAVAILABLE is what Triton answers for a model it does not have, for a full queue, and what gRPC
 says when nobody is there. Which of the three it is, the server is asked.
@@ -6,6 +7,8 @@ says when nobody is there. Which of the three it is, the server is asked.
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 
 import grpc  # type: ignore[import-untyped]
@@ -30,6 +33,12 @@ NOBODY_REMEDY = (
     "8001). One with TLS needs --tls-ca (in Python: tls=Tls(…)); one that asks for the client's "
     "certificate needs --tls-cert and --tls-key, too."
 )
+NO_ROOM = os.strerror(errno.ENOSPC)
+NO_ROOM_REMEDY = (
+    "Where the server speaks of shared memory, enlarge its /dev/shm (docker: --shm-size=2g; "
+    "Compose: CTCLIP_SHM_SIZE); otherwise make room on its disk."
+)
+"""For the kernel's words, whoever hands them on."""
 _LONGEST_DETAIL = 600
 _KEY_REMEDY = "Give the headers (or TLS key) that the server asks for."
 _REMEDIES = {
@@ -59,10 +68,10 @@ def translated(session: Session, error: grpc.RpcError, model: str) -> Flow[CTCli
         )
     if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
         return (yield from _absent(session, model, why))
-    return ServerError(
-        f"{where}: {model} failed ({code.name}): {why}",
-        _REMEDIES.get(code, "Look into the server's log; ctclip doctor checks its repository."),
-    )
+    remedy = _REMEDIES.get(code, "Look into the server's log; ctclip doctor checks its repository.")
+    if NO_ROOM in why:
+        remedy = NO_ROOM_REMEDY
+    return ServerError(f"{where}: {model} failed ({code.name}): {why}", remedy)
 
 
 def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:

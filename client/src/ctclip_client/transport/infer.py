@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +13,17 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from ctclip_client.contract import VOLUME, Ensemble, Model
-from ctclip_client.errors import ServiceError, Unavailable
+from ctclip_client.errors import CTClipError, ServiceError, Unavailable
 from ctclip_client.results import Transport
 from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
-from ctclip_client.transport.shared_memory import Region
+from ctclip_client.transport.shared_memory import Region, bequeath, sweep
 from ctclip_client.transport.steps import Deadline, Flow, Pause, Rpc, Session, Work
 from ctclip_client.transport.wire import Input, infer_request, infer_response
 
 RELEASE_PATIENCE_S = 5.0
 _RELEASE_INTERVAL_S = 0.2
+_UNKNOWN = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""What a call may end with that the server has carried out all the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,67 +86,99 @@ def _through_shared_memory(
 ) -> Flow[Answer | None]:
     """None: this way is not open, and the voxels have not been sent."""
     started = time.perf_counter()
-    must = session.shared_memory is True
+    if not session.swept:
+        session.swept = True
+        yield Work(lambda: sweep(session.unreleased.add))
     yield from release(session, 0)
+    region = Region(volume.array.nbytes)
+    session.in_use.add(region)  # before there is anything that an interruption could leave behind
     try:
-        region = yield Work(lambda: Region(volume.array.nbytes))
+        if not (yield from _is_shared(session, region, deadline)):
+            return None
+        yield Work(lambda: region.write(volume.array))
+        copied = time.perf_counter()
+        inputs = [replace(i, region=region) if i is volume else i for i in call.inputs]
+        answer = yield from _in_message(call, inputs, deadline)
+    finally:
+        try:
+            session.give_up(region)
+        except BaseException:
+            session.give_up(region)
+            raise
+        yield from _released(session, region)
+    pack_ms = (copied - started) * 1000 + answer.pack_ms
+    return replace(answer, pack_ms=pack_ms, transport=Transport("shared_memory", region.nbytes))
+
+
+def _is_shared(session: Session, region: Region, deadline: Deadline) -> Flow[bool]:
+    """Make the region and let the server map it. False where one of the two is not possible.
+
+    Raises: ServiceError, if shared memory was asked for and is not possible.
+    """
+    must = session.shared_memory is True
+    try:
+        yield Work(region.create)
     except OSError as error:
         if must:
             raise ServiceError(
-                f"shared memory: {error.strerror or error} ({volume.array.nbytes:,} bytes).",
+                f"shared memory: {error.strerror or error} ({region.nbytes:,} bytes).",
                 "Enlarge /dev/shm (shm_size of a container), or leave shared_memory at 'auto'.",
             ) from error
-        return None
+        return False
+    request = service_pb2.SystemSharedMemoryRegisterRequest(
+        name=region.name, key=region.key, offset=0, byte_size=region.nbytes
+    ).SerializeToString()
+    timeout_s = min(PROBE_TIMEOUT_S, deadline.left_s())
+    region.offered = True
     try:
-        try:
-            request = service_pb2.SystemSharedMemoryRegisterRequest(
-                name=region.name, key=region.key, offset=0, byte_size=region.nbytes
-            ).SerializeToString()
-            timeout_s = min(PROBE_TIMEOUT_S, deadline.left_s())
-            yield Rpc("SystemSharedMemoryRegister", request, timeout_s)
-        except grpc.RpcError as error:
-            if must:
-                raise _cannot_share(session, error) from error
-            return None
-        try:
-            # The server holds its own mapping now. Without a name nothing is left behind even
-            # when this process is killed.
-            region.unlink()
-            yield Work(lambda: region.write(volume.array))
-            copied = time.perf_counter()
-            inputs = [replace(i, region=region) if i is volume else i for i in call.inputs]
-            answer = yield from _in_message(call, inputs, deadline)
-        finally:
-            yield from _unregister(session, region.name)
-        pack_ms = (copied - started) * 1000 + answer.pack_ms
-        return replace(answer, pack_ms=pack_ms, transport=Transport("shared_memory", region.nbytes))
-    finally:
-        region.close()
+        yield Rpc("SystemSharedMemoryRegister", request, timeout_s)
+    except grpc.RpcError as error:
+        # Unless nobody knows what became of it, the server does not hold it.
+        region.offered = error.code() in _UNKNOWN
+        if must:
+            raise _cannot_share(session, error) from error
+        return False
+    return True
+
+
+def _released(session: Session, region: Region) -> Flow[None]:
+    if isinstance(sys.exception(), GeneratorExit):
+        return  # the procedure was dropped: nobody takes its steps any more
+    region.close()
+    if region.offered:
+        yield from _unregister(session, region.name, PROBE_TIMEOUT_S)
 
 
 def release(session: Session, patience_s: float) -> Flow[None]:
     """Let the server forget the regions that it was still reading when they were given up.
 
     A region that it never lets go of costs it that much memory until it is restarted.
+
+    patience_s: for how long it is asked again; then the rest is left to the next client. 0: once.
     """
-    deadline = Deadline(patience_s)
+    deadline = Deadline(patience_s or PROBE_TIMEOUT_S)
     while session.unreleased:
         for name in tuple(session.unreleased):
-            yield from _unregister(session, name)
-        if not session.unreleased or deadline.left_s() < _RELEASE_INTERVAL_S:
+            yield from _unregister(session, name, deadline.left_s())
+        if not session.unreleased or not patience_s:
+            return
+        if deadline.left_s() < _RELEASE_INTERVAL_S:
+            bequeath(tuple(session.unreleased))
             return
         yield Pause(_RELEASE_INTERVAL_S)
 
 
-def _unregister(session: Session, name: str) -> Flow[None]:
+def _unregister(session: Session, name: str, timeout_s: float) -> Flow[None]:
     """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
     session.unreleased.add(name)
     request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
-        yield Rpc("SystemSharedMemoryUnregister", request, PROBE_TIMEOUT_S)
+        yield Rpc("SystemSharedMemoryUnregister", request, timeout_s)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a server that is gone holds nothing
             return
+    except CTClipError:
+        return  # the client was closed meanwhile: `close` asks
     session.unreleased.discard(name)
 
 

@@ -28,7 +28,7 @@ from ctclip_client.contract import (
     Finding,
 )
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError, Unavailable
-from ctclip_client.prompts import sentences
+from ctclip_client.prompts import check_differ, sentences
 from ctclip_client.results import Classification, Explanation, Provenance, Scores
 from ctclip_client.transport.failures import check_ready, is_ready
 from ctclip_client.transport.infer import Answer, Call, infer
@@ -268,6 +268,7 @@ def _finding(index: int, prompt: Prompt) -> Finding:
         _checked_text(f"prompts[{index}], {name}", text)
         if not text.strip():
             raise InvalidInput(f"prompts[{index}], {name}: the sentence is empty.")
+    check_differ(f"prompts[{index}]", entry.present, entry.absent)
     return entry
 
 

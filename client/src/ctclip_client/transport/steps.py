@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ctclip_client.transport.endpoint import Endpoint
+from ctclip_client.transport.shared_memory import Region
 
 T = TypeVar("T")
 
@@ -51,15 +52,31 @@ class Session:
 
     refused: the server has shown that it does not map this client's memory; asking again for
     every scan would only cost time.
-    unreleased: names of regions that the server still holds, because it was reading them when
-    this side gave up waiting. It refuses to unregister those, so it is asked again later.
+    swept: whether regions that others have left behind were looked for.
+    in_use: regions of calls that are under way.
+    unreleased: names of regions that the server may still hold: it was reading them when this side
+    gave up waiting, and refuses to unregister those, or the asking was interrupted. It is asked
+    again by the next call, and by `close`.
     """
 
     endpoint: Endpoint
     timeout_s: float
     shared_memory: SharedMemory
     refused: bool = False
+    swept: bool = False
+    in_use: set[Region] = field(default_factory=set)
     unreleased: set[str] = field(default_factory=set)
+
+    def give_up(self, region: Region) -> None:
+        """Remove a region's name, and note what the server is to be asked for.
+
+        In this order, whatever interrupts it loses nothing; and a server that has yet to map the
+        region cannot any more.
+        """
+        if region.offered:
+            self.unreleased.add(region.name)
+        region.unlink()
+        self.in_use.discard(region)
 
     @property
     def tries_shared_memory(self) -> bool:

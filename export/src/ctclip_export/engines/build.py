@@ -139,7 +139,11 @@ class _Builder:
         beside.mkdir(parents=True, exist_ok=True)
         # On the same disk, so that placing is renaming.
         made = Path(
-            staging.enter_context(tempfile.TemporaryDirectory(prefix=".engine-", dir=beside))
+            staging.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix=".engine-", dir=beside, ignore_cleanup_errors=True
+                )
+            )
         )
         plan = made / self.target.plan
         job = Job(

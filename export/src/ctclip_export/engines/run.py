@@ -109,7 +109,9 @@ class EngineVision:
         proto.graph.output.append(
             onnx.helper.make_tensor_value_info(self._tokens, onnx.TensorProto.FLOAT, None)
         )
-        with tempfile.TemporaryDirectory(prefix="ctclip-probe-") as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="ctclip-probe-", ignore_cleanup_errors=True
+        ) as folder:
             probe = Path(folder) / "model.onnx"
             onnx.save(proto, probe)
             del proto

@@ -116,6 +116,14 @@ def _place(staging: Path, out: Path, old: Path, owned: Collection[str]) -> None:
         staging.rename(out)
         return
     built = {model.name for model in staging.iterdir()}
+
+    def put_back() -> None:
+        for name in built:
+            if not (staging / name).exists():
+                (out / name).rename(staging / name)
+        for model in old.iterdir():
+            model.rename(out / model.name)
+
     old.mkdir()
     try:
         for name in sorted({*built, *owned}):
@@ -123,12 +131,11 @@ def _place(staging: Path, out: Path, old: Path, owned: Collection[str]) -> None:
                 (out / name).rename(old / name)
             if name in built:
                 (staging / name).rename(out / name)
-    except (
-        BaseException
-    ):  # an interrupt, too, must not leave half of one release and half of another
-        for name in built:
-            if not (staging / name).exists():
-                (out / name).rename(staging / name)
-        for model in old.iterdir():
-            model.rename(out / model.name)
+    except BaseException:
+        # An interrupt, too, must not leave half of one release and half of another, nor must the
+        # next one, which comes while all is put back.
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                put_back()
+                break
         raise

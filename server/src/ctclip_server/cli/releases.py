@@ -95,7 +95,7 @@ def _interrupted(change: Switch, release: Release, served: Collection[int]) -> s
         )
     if change.halfway:
         return (
-            "Interrupted again, and so not everything is put back. This completes the switch, or "
+            "Not everything is put back. This completes the switch, or "
             f"with another version after --to puts that one back: {change.completing}"
         )
     return f"Nothing has changed: version {', '.join(map(str, sorted(served)))} still serves."

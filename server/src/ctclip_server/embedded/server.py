@@ -20,6 +20,7 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
+from ctclip_client.transport.failures import NO_ROOM, NO_ROOM_REMEDY
 from ctclip_server.backends.shared.options import NO_BFLOAT16
 from ctclip_server.embedded.diagnosis import Diagnosis, diagnose
 from ctclip_server.embedded.installation import Installation, find_installation
@@ -263,7 +264,9 @@ class EmbeddedTriton:
     def _not_loaded(self, diagnosis: Diagnosis) -> CTClipError:
         reasons = [f"'{model}' does not load: {why}" for model, why in diagnosis.models.items()]
         remedy = f"Fix {self.repository}, or export it again."
-        if any(_NO_KERNEL in why for why in diagnosis.models.values()):
+        if any(NO_ROOM in why for why in diagnosis.models.values()):
+            remedy = NO_ROOM_REMEDY
+        elif any(_NO_KERNEL in why for why in diagnosis.models.values()):
             remedy = (
                 "ONNX Runtime cannot compute in this precision here (bf16 on a CPU): OpenVINO can, "
                 "with --config-name openvino."

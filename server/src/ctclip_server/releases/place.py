@@ -117,7 +117,12 @@ def _copy(members: Members, candidate: Members, source: int, version: int) -> No
                 shutil.copytree(
                     original, work / "new", ignore=shutil.ignore_patterns("__pycache__")
                 )
-                placed.append((work / "new").rename(to))
+                placed.append(to)  # before it is there, so that no interruption can lose it
+                try:
+                    (work / "new").rename(to)
+                except OSError:
+                    placed.pop()  # what is there is somebody else's
+                    raise
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except BaseException as error:

@@ -110,8 +110,18 @@ class Switch:
             self._check_target(check, timeout_s)
             self._change_over()
         except BaseException as error:
-            self._put_back()
-            if isinstance(error, CTClipError):
+            failed = self._put_back()
+            self.halfway = bool(failed)
+            if failed:
+                failed = f"Not everything could be put back: {failed}"
+                if isinstance(error, CTClipError):
+                    raise type(error)(
+                        f"{error.cause} {failed}",
+                        "The configs on disk agree with each other: start the server again, or "
+                        f"complete the switch: {self.completing}",
+                    ) from error
+                self._say(failed)  # whoever hears of the interruption tells what completes it
+            elif isinstance(error, CTClipError):
                 raise type(error)(
                     f"{error.cause} Nothing has changed: version "
                     f"{', '.join(map(str, sorted(served)))} still serves.",
@@ -132,7 +142,10 @@ class Switch:
                 f"{error.remedy} This completes it: {self.completing}",
             ) from error
         except KeyboardInterrupt:
-            self._write_the_rest()
+            try:
+                self._write_the_rest()
+            except CTClipError as error:
+                self._say(f"{error.cause} {error.remedy}")
             raise
         return left
 
@@ -202,8 +215,11 @@ class Switch:
                 "Does the server serve this repository? Look into its log.",
             )
 
-    def _put_back(self) -> None:
-        """Undo what was done, the latest first: configs, then what the server has loaded."""
+    def _put_back(self) -> str:
+        """Undo what was done, the latest first: configs, then what the server has loaded.
+
+        Return the first reason why something is not as it was, "" where all is.
+        """
         failed = ""
         with self._stage("Put everything back"):
             for name, path, text in reversed(self._undo):
@@ -212,13 +228,7 @@ class Switch:
                     self._control.load(name)
                 except CTClipError as error:
                     failed = failed or f"{name}: {error.cause}"
-        if failed:
-            raise ServerError(
-                f"The switch failed, and not everything could be put back: {failed}",
-                "The configs on disk agree with each other: start the server again, or complete "
-                f"the switch: {self.completing}",
-            )
-        self.halfway = False
+        return failed
 
     def _write_the_rest(self) -> None:
         """The configs that this server does not run with, for the next start of any other."""
