@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY
+from ctclip_client.coverage import coverage_notes, extent_mm, seen_mm
 from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.doctor.subject import Subject
@@ -24,8 +25,6 @@ from ctclip_client.volume import Volume
 
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _THICK_SLICE_MM = 5.0
-_SHORT_MM = 150.0
-"""A chest that shows both lungs is longer than this along z."""
 _MESSAGE_OVERHEAD_BYTES = 1024
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 
@@ -99,21 +98,21 @@ def _grid(volume: Volume) -> Check:
 
 
 def _field_of_view(volume: Volume) -> Check:
-    published = PUBLISHED_GEOMETRY
-    extent = np.multiply(volume.voxels.shape, volume.spacing_mm)
-    seen = np.multiply(published.volume_shape, published.target_spacing_mm)
+    """By the published geometry: which server will be asked, nobody knows here."""
+    shape = volume.voxels.shape
+    extent = extent_mm(shape, volume.spacing_mm)
+    seen = seen_mm(shape, volume.spacing_mm, PUBLISHED_GEOMETRY)
     text, box = (" × ".join(f"{length:.0f}" for length in each) for each in (extent, seen))
-    kept = float(np.minimum(1, seen / extent).prod())
+    kept = float(np.divide(seen, extent).prod())
+    model = extent_mm(PUBLISHED_GEOMETRY.volume_shape, PUBLISHED_GEOMETRY.target_spacing_mm)
     values: dict[str, Any] = {
-        "extent_mm": extent.tolist(), "model_extent_mm": seen.tolist(), "kept_fraction": kept,
+        "extent_mm": list(extent), "model_extent_mm": list(model), "kept_fraction": kept,
     }  # fmt: skip
-    detail = (
-        f"{text} mm (z × x × y); the published model sees the middle {box} mm, {kept:.0%} of it"
-    )
-    if extent[0] < _SHORT_MM:
+    detail = f"{text} mm (z × x × y); the published model sees {box} mm, {kept:.0%} of it"
+    if notes := coverage_notes(shape, volume.spacing_mm, PUBLISHED_GEOMETRY):
         return warned(
-            "field of view", f"{detail}; {extent[0]:.0f} mm from foot to head is short for a chest",
-            "Check the spacing and that the series covers both lungs.", **values,
+            "field of view", f"{detail}. {' '.join(notes)}",
+            "Check the spacing, and that the chest lies in the middle of the series.", **values,
         )  # fmt: skip
     return passed("field of view", detail, **values)
 

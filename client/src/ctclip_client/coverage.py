@@ -1,0 +1,56 @@
+"""How much of a scan the model sees: the middle of it, as large as the model's own grid."""
+
+from __future__ import annotations
+
+from ctclip_client.contract import Geometry
+
+SHORT_MM = 150.0
+"""A chest that shows both lungs is longer than this along z."""
+_AXES = ("z", "x", "y")
+_LEAST_SHARE_SEEN = 0.98
+"""Less is worth a word; the rest is a few slices, cut by rounding."""
+
+
+def extent_mm(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[float, ...]:
+    """Edges of a grid in millimetres."""
+    return tuple(count * edge for count, edge in zip(shape, spacing_mm, strict=True))
+
+
+def seen_mm(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], geometry: Geometry
+) -> tuple[float, ...]:
+    """What the model sees of a scan along (z, x, y): all, or as much of its middle as fits."""
+    box = extent_mm(geometry.volume_shape, geometry.target_spacing_mm)
+    return tuple(map(min, extent_mm(shape, spacing_mm), box))
+
+
+def coverage_notes(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], geometry: Geometry
+) -> tuple[str, ...]:
+    """Say where a scan is no whole chest to the model, one sentence each; nothing where it is.
+
+    Args:
+        shape, spacing_mm: of the volume, along (z, x, y).
+        geometry: what the server's model sees (`Provenance.geometry`).
+    """
+    extent, seen = extent_mm(shape, spacing_mm), seen_mm(shape, spacing_mm, geometry)
+    notes = [
+        f"The scan is a single slice: 1 voxel of {edge:g} mm along {axis}."
+        for axis, count, edge in zip(_AXES, shape, spacing_mm, strict=True)
+        if count == 1
+    ]
+    if not notes and extent[0] < SHORT_MM:
+        notes.append(
+            f"The scan is {extent[0]:.0f} mm long from foot to head, which is short for a chest."
+        )
+    cut = [
+        f"{part:,.0f} of {whole:,.0f} mm along {axis}"
+        for axis, part, whole in zip(_AXES, seen, extent, strict=True)
+        if part < _LEAST_SHARE_SEEN * whole
+    ]
+    if cut:
+        notes.append(
+            f"The model sees only the middle of the scan: {', '.join(cut)}. The rest has no "
+            "influence on its answer."
+        )
+    return tuple(notes)
