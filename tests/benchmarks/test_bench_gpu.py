@@ -190,11 +190,13 @@ def checked(engine: str = "PASS", *, passed: bool = True) -> dict[str, Any]:
         (0, "", "printed no result"),
         (-9, json.dumps(checked()), "exit code -9"),
         (2, "", "exit code 2"),
+        (4, "", "exit code 4"),
     ],
 )
 def test_a_check_that_died_is_no_result(code: int, text: str, message: str) -> None:
-    with pytest.raises(CTClipError, match=message):
+    with pytest.raises(CTClipError, match=message) as caught:
         read_parity(code, text)
+    assert caught.value.exit_code == (4 if code == 4 else 2)  # 1 would be a verdict
 
 
 def test_results_name_no_server_and_no_patient() -> None:

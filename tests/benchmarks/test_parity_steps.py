@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,24 @@ import onnx
 import pytest
 
 from ctclip_bench.parity import steps
-from ctclip_bench.parity.inputs import ParityInputs, read_inputs
+from ctclip_bench.parity.inputs import NoVerdict, ParityInputs, read_inputs
 from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import Step, run_step, without_names
-from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
+from ctclip_client.contract import PUBLISHED_GEOMETRY
+from ctclip_client.errors import (
+    CTClipError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    Unavailable,
+    Unreadable,
+)
 from ctclip_client.transport.connection import Connection
 from ctclip_export.samples.scans import Scan
 from ctclip_server.embedded.server import EmbeddedTriton
+
+from ..conftest import Golden
 
 PATIENT = "SMITH_JOHN_19500101"
 
@@ -46,18 +59,18 @@ def scans(inputs: ParityInputs, tmp_path_factory: pytest.TempPathFactory) -> Seq
 # --- processes: what must never look like a pass ---
 
 
-def _kill_itself(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+def _gets(inputs: ParityInputs, scans: Sequence[PreparedScan], number: int) -> Iterator[int]:
     yield 1
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), number)
 
 
 def _too_little(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
     yield 1
 
 
-def _raises(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
+def _raises(inputs: ParityInputs, scans: Sequence[PreparedScan], error: Exception) -> Iterator[int]:
     yield 1
-    raise ZeroDivisionError("by design")
+    raise error
 
 
 def _exits(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:
@@ -73,9 +86,11 @@ def _seeds(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int 
 @pytest.mark.parametrize(
     ("step", "failure"),
     [
-        (_kill_itself, "killed by SIGKILL"),
+        (partial(_gets, number=signal.SIGFPE), "killed by SIGFPE"),
         (_too_little, "1 answers for 2 scans"),
-        (_raises, "ZeroDivisionError: by design"),
+        (partial(_raises, error=ZeroDivisionError("by design")), "ZeroDivisionError: by design"),
+        (partial(_raises, error=InvalidInput("the server refuses it.")), "refuses it"),
+        (partial(_raises, error=ServerError("INTERNAL.")), "INTERNAL"),
         (_exits, "exit code 7"),
     ],
 )
@@ -85,6 +100,43 @@ def test_steps_that_die_have_failed(
     ran = run_step(step, inputs, scans)
     assert failure in ran.failure
     assert ran.answers == ()
+
+
+@pytest.mark.parametrize(
+    ("step", "said", "code"),
+    [
+        (partial(_gets, number=signal.SIGKILL), "was killed", 2),
+        (partial(_gets, number=signal.SIGTERM), "was killed", 2),
+        (partial(_raises, error=MemoryError("no more")), "too little memory: MemoryError", 2),
+        (partial(_raises, error=RuntimeError("Failed to allocate memory")), "little memory", 2),
+        (partial(_raises, error=OSError(errno.ENOSPC, "No space left")), "No space left", 2),
+        (partial(_raises, error=Unreadable("a.nii: damaged.", "Copy it.")), "a.nii: damaged", 2),
+        (partial(_raises, error=Unavailable("nobody there.")), "nobody there", 4),
+        (partial(_raises, error=DeadlineExceeded("no answer.")), "no answer", 4),
+        (partial(_raises, error=NotReady("not loaded.")), "not loaded", 4),
+    ],
+)
+def test_what_says_nothing_of_the_release_is_no_failure_of_it(
+    step: Step[int], said: str, code: int, inputs: ParityInputs, scans: Sequence[PreparedScan]
+) -> None:
+    with pytest.raises(CTClipError, match=said) as caught:
+        run_step(step, inputs, scans)
+    assert caught.value.exit_code == code
+    if isinstance(caught.value, Unreadable):
+        assert caught.value.remedy == "Copy it."
+
+
+def test_a_reference_that_cannot_be_computed_is_no_failure_of_the_release(
+    inputs: ParityInputs, scans: Sequence[PreparedScan], golden: Golden
+) -> None:
+    """Whatever it is that PyTorch says."""
+    head = golden.folder / "ct_lipro.pt"
+    for checkpoint in (head, golden.text_model / "vocab.txt"):
+        other = replace(inputs, checkpoint=checkpoint, text_model=golden.text_model)
+        if checkpoint == head:
+            other = replace(other, release=replace(other.release, geometry=PUBLISHED_GEOMETRY))
+        with pytest.raises(NoVerdict, match="PyTorch's answer cannot be computed"):
+            run_step(steps.pytorch, other, scans)
 
 
 def _keeps_a_file(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:

@@ -95,6 +95,67 @@ class TestPredict:
         assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("out", "out"), ("out", "./out"), ("out", "sub/../out"), ("out", "sub/back/out"),
+        ("out", "link"), ("there", "link-to-there"), ("there", "hard"), ("link", "link"),
+        ("out", "out.partial"), ("out.partial", "out"), ("there.partial", "link-to-there"),
+    ],
+)  # fmt: skip
+def test_two_outputs_are_two_files(
+    names: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scan = save(tmp_path / "scan.nii", chest())
+    Path("sub").mkdir()
+    Path("sub/back").symlink_to("..")
+    Path("there").write_text("old")
+    Path("hard").hardlink_to("there")
+    Path("link-to-there").symlink_to("there")
+    Path("link").symlink_to("out")
+    before = contents(tmp_path)
+    for first, second in (names, names[::-1]):
+        flags = ["--csv", first, "--jsonl", second, "--url", "localhost:1"]
+        assert main(["predict", str(scan), *flags]) == 2
+        assert "the file of --jsonl, which would be lost" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_no_output_replaces_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scans, prompts and the files of the connection, also named by a variable or by links."""
+    monkeypatch.chdir(tmp_path)
+    scan = save(tmp_path / "scan.nii", chest())
+    for name in ("prompts.json", "headers", "ca.pem", "scan.csv.partial"):
+        Path(name).write_text("precious")
+    Path("link").symlink_to("scan.nii")
+    Path("hard").hardlink_to("scan.nii")
+    monkeypatch.setenv("CTCLIP_HEADERS_FILE", "headers")
+    before = contents(tmp_path)
+    read = ["--prompts", "prompts.json", "--tls-ca", "ca.pem", "--url", "localhost:1"]
+    for option in ("--csv", "--jsonl"):
+        for name, what in (
+            ("scan.nii", "one of the scans"), ("link", "one of the scans"),
+            ("hard", "one of the scans"), ("scan.csv", "one of the scans"),
+            ("prompts.json", "the file of --prompts"), ("ca.pem", "the file of --tls-ca"),
+            ("headers", "the file of CTCLIP_HEADERS_FILE"),
+        ):  # fmt: skip
+            scans = [str(scan), "scan.csv.partial"]
+            assert main(["predict", *scans, option, name, *read]) == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"error: {option}: {name}: is {what}, which would be lost.")
+    assert contents(tmp_path) == before
+
+
 def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> None:
     """Beside the link it may be another disk, to which nothing can be renamed."""
     (tmp_path / "there").mkdir()
@@ -102,7 +163,7 @@ def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> No
     link.symlink_to(tmp_path / "there" / "out")
 
     def interrupted() -> None:
-        with _whole_file("--csv", link, []) as write:
+        with _whole_file(link) as write:
             write("a row")
             raise KeyboardInterrupt
 

@@ -111,7 +111,15 @@ def test_json_is_the_contracts(
     }  # fmt: skip
     assert content["path"] == str(scan)
     volume = read_volume(scan, rescale=(1, -1024))
-    assert content["recipe"] == json.loads(json.dumps(volume.recipe()))
+    notes = content["recipe"].pop("notes")
+    assert {**content["recipe"], "notes": []} == json.loads(json.dumps(volume.recipe()))
+    short, cut = notes  # 54 mm along z; the model sees 45 of 50 mm along x
+    assert "short for a chest" in short
+    assert "45 of 50 mm along x" in cut
+    assert [line.partition(": ")[2] for line in ran.err.splitlines()] == [
+        f"{scan}: {note}" for note in notes
+    ]
+    assert "note: The model sees only the middle" in " ".join(predict(scan).out.split())
     assert set(content["timings_ms"]) == {"read", "pack", "infer", "total"}
     assert content["transport"] == {"kind": "shared_memory", "bytes": volume.voxels.nbytes}
     with Client(server.grpc_url) as client:
@@ -321,19 +329,6 @@ def test_a_terminal_shows_that_something_happens(
     up_and_erase = "\x1b[1A\x1b[2K"  # tables stand alone: the bar is taken away before each of them
     assert up_and_erase in text[text.index("Scoring") : text.index("Probability")]
     assert up_and_erase in text[text.rindex("Scoring") :]
-
-
-def test_a_reader_that_goes_away(predict: Callable[..., Ran], misbehaving: EmbeddedTriton,
-                                 tmp_path: Path) -> None:  # fmt: skip
-    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
-    arguments = ["predict", *[path] * 3, "--json", "--csv", tmp_path / "out.csv"]
-    with running(*arguments, "--url", misbehaving.grpc_url) as process:
-        process.stdout.close()
-        err = process.stderr.read()
-    assert process.returncode == 0
-    assert "error" not in err
-    assert "Traceback" not in err
-    assert "Exception ignored" not in err
 
 
 def test_names_that_are_no_text(

@@ -1,126 +1,175 @@
-"""`ctclip` where its output goes nowhere, and what it says of names that would steer a terminal."""
+"""Exit codes of every command where its output goes nowhere: no reader, a full disk, closed."""
 
 from __future__ import annotations
 
-import errno
-import io
 import os
-import shlex
+import pty
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from ctclip_client.cli import streams
-from ctclip_client.cli.program import main
+from ctclip_client.cli import program, streams
+from ctclip_client.cli.program import ENTRY_POINT_GROUP, TRACEBACK_VARIABLE, main
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import chest, save
+from .forked_ctclip import BROKEN, CLOSED, FULL, Forks, forks
 
-CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
-FULL = "error: standard output cannot be written: No space left on device."
-
-
-def shell(
-    arguments: Sequence[object], streams: str, *, unbuffered: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """As a shell runs it, with its ways to close and to redirect streams."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    if unbuffered:
-        environment["PYTHONUNBUFFERED"] = "1"
-    line = f"{shlex.join(map(str, [*CTCLIP, *arguments]))} {streams}"
-    done = subprocess.run(
-        ["/bin/sh", "-c", line],
-        capture_output=True, text=True, check=False, timeout=120, env=environment,
-    )  # fmt: skip
-    for trouble in ("Traceback", "Exception ignored", "Warning"):
-        assert trouble not in done.stderr, done.stderr
-    return done
+COMMANDS = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+UNWRITTEN = "error: standard output cannot be written: No space left on device."
+NOWHERE = [
+    {"out": BROKEN},
+    {"out": BROKEN, "unbuffered": True},
+    {"out": BROKEN, "err": BROKEN},
+    {"out": BROKEN, "err": FULL},
+    {"out": CLOSED},
+    {"out": CLOSED, "err": CLOSED},
+    {"err": BROKEN},
+    {"err": CLOSED},
+    {"err": FULL},
+]
+"""Streams that change no exit code."""
+SOME = [NOWHERE[0], NOWHERE[2], NOWHERE[5]]
 
 
-@pytest.fixture
-def scan(tmp_path: Path) -> Path:
-    return save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
+@pytest.fixture(scope="module")
+def ctclip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with forks(tmp_path_factory.mktemp("streams")) as found:
+        yield found
 
 
-class TestFull:
-    @pytest.mark.parametrize("unbuffered", [False, True])
-    @pytest.mark.parametrize("options", [[], ["--json"]])
-    def test_doctor(self, options: list[str], unbuffered: bool, scan: Path) -> None:
-        done = shell(["doctor", scan, *options], ">/dev/full", unbuffered=unbuffered)
-        assert done.returncode == 2
-        assert done.stderr.splitlines()[-2] == FULL
-
-    @pytest.mark.parametrize("unbuffered", [False, True])
-    @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
-    def test_help(self, arguments: list[str], unbuffered: bool) -> None:
-        done = shell(arguments, ">/dev/full", unbuffered=unbuffered)
-        assert (done.returncode, done.stderr.splitlines()[0]) == (2, FULL)
-
-    @pytest.mark.parametrize("options", [[], ["--json"], ["--json", "--csv", "out.csv"]])
-    def test_predict(
-        self,
-        options: list[str],
-        scan: Path,
-        misbehaving: EmbeddedTriton,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """It ends at once, and the error names no open file."""
-        monkeypatch.chdir(tmp_path)
-        arguments = ["predict", scan, scan, *options, "--url", misbehaving.grpc_url]
-        done = shell(arguments, ">/dev/full")
-        assert done.returncode == 2
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert errors == [FULL]
-        assert "scored" not in done.stderr.replace("what was scored so far", "")
-
-    def test_an_error_keeps_its_exit_code_where_nobody_can_be_told(self, tmp_path: Path) -> None:
-        assert shell(["doctor", tmp_path / "absent"], "2>/dev/full").returncode == 2
-        unanswered = ["predict", tmp_path / "scan.nii", "--url", "localhost:1"]
-        assert shell(unanswered, "2>/dev/full").returncode == 4
-
-    def test_not_open_for_writing(self, scan: Path) -> None:
-        done = shell(["doctor", scan], f"1<{shlex.quote(str(scan))}")
-        assert done.returncode == 2
-        assert "error: standard output cannot be written: Bad file" in done.stderr
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    (folder / "bad.nii").write_bytes(b"no CT")
+    return save(folder / "scan.nii", chest(), (1.0, 0.7, 0.8))
 
 
-class TestClosed:
-    CLOSED = (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-")
+def test_every_command_there_is(ctclip: Forks) -> None:
+    """Also one that somebody adds: what it prints by --help, and its error of usage."""
+    assert len(COMMANDS) == 10
+    for command in ([], *([name] for name in COMMANDS)):
+        for last, code in (("--help", 0), ("--no-such-option", 2)):
+            plain = ctclip.run(*command, last)
+            assert plain.code == code
+            assert plain.out or plain.err
+            for nowhere in SOME if command else NOWHERE:
+                assert ctclip.run(*command, last, **nowhere).code == code, (command, last, nowhere)
+        full = ctclip.run(*command, "--help", out=FULL)
+        assert (full.code, full.err.splitlines()[0]) == (2, UNWRITTEN)
+    for arguments, code in ((["--version"], 0), ([], 2), (["nonsense"], 2)):
+        for nowhere in NOWHERE:
+            assert ctclip.run(*arguments, **nowhere).code == code, (arguments, nowhere)
 
-    @pytest.mark.parametrize("options", [[], ["--json"]])
-    def test_the_exit_code_is_what_it_is_otherwise(self, options: list[str], scan: Path) -> None:
-        plain = shell(["doctor", scan, *options], "")
-        assert plain.returncode == 0
-        for closed in self.CLOSED:
-            done = shell(["doctor", scan, *options], closed)
-            assert done.returncode == 0, closed
-            assert done.stdout == (plain.stdout if closed == "2>&-" else ""), closed
 
-    def test_an_error_is_one_without_anywhere_to_say_it(self, tmp_path: Path) -> None:
-        for closed in self.CLOSED:
-            absent = shell(["doctor", tmp_path / "absent"], closed)
-            assert (absent.returncode, absent.stdout) == (2, ""), closed
+def test_verdicts_and_errors_keep_their_codes(
+    ctclip: Forks, scan: Path, misbehaving: EmbeddedTriton, tmp_path: Path
+) -> None:
+    url = ["--url", misbehaving.grpc_url]
+    bad, table = scan.with_name("bad.nii"), tmp_path / "out.csv"
+    cases = {
+        ("doctor", scan): 0,
+        ("doctor", bad): 1,
+        ("doctor", bad, "--json"): 1,
+        ("doctor", scan.with_name("absent")): 2,
+        ("predict", scan, *url): 0,
+        ("predict", bad, scan, *url): 3,
+        ("predict", bad, scan, "--json", "--csv", table, *url): 3,
+        ("predict", bad, *url): 2,
+        ("predict", scan, "--url", "localhost:1"): 4,
+    }
+    for arguments, code in cases.items():
+        for nowhere in SOME if code != 4 else SOME[:1]:
+            table.unlink(missing_ok=True)
+            assert ctclip.run(*arguments, **nowhere).code == code, (arguments, nowhere)
+            if "--csv" in arguments:  # a file beside is still written
+                assert table.read_text().count(str(scan)) == 2
+        if code in (0, 1, 3):
+            full = ctclip.run(*arguments, out=FULL)
+            assert full.code == 2, arguments
+            errors = [line for line in full.err.splitlines() if line.startswith("error: ")]
+            assert errors[-1] == UNWRITTEN
 
-    def test_predict(self, scan: Path, misbehaving: EmbeddedTriton, tmp_path: Path) -> None:
-        table = tmp_path / "out.csv"
-        arguments = ["predict", scan, scan, "--csv", table, "--url", misbehaving.grpc_url]
-        assert shell(arguments, ">&- 2>&-").returncode == 0
-        assert table.read_text().count(str(scan)) == 4
-        for closed in (">&-", "2>&-"):
-            assert shell(["predict", scan, "--url", misbehaving.grpc_url], closed).returncode == 0
 
-    def test_other_errors_of_the_system_are_not_taken_for_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A full disk need not be that of standard output, which has taken everything here."""
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-        assert not streams.is_of_output(OSError(errno.ENOSPC, "full"))
-        assert not streams.is_of_output(OSError(errno.ENOSPC, "full", "a file"))
-        assert not streams.is_of_output(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_run_for_nobody_ends(
+    options: list[str], ctclip: Forks, scan: Path, misbehaving: EmbeddedTriton
+) -> None:
+    """Thousands of scans need not be scored for `| head`; those for a file are."""
+    arguments = ["predict", *[scan] * 3, *options, "--url", misbehaving.grpc_url]
+    ran = ctclip.run(*arguments, out=BROKEN)
+    assert ran.code == 0
+    assert "3 scans: 1 scored, 0 failed, 2 left: nobody reads" in ran.err
+    ran = ctclip.run(*arguments, out=FULL)
+    assert (ran.code, "scored" in ran.err) == (2, False)
+
+
+def test_a_shells_own_streams(scan: Path) -> None:
+    """The interpreter's own start and end, once each."""
+    line = f'"$0" -W error -m ctclip_client doctor "{scan}"'
+    for redirected, code in (("| true", 0), (">&- 2>&-", 0), (">/dev/full", 2), (f'1<"{scan}"', 2)):
+        script = f"set -o pipefail; {line} {redirected}"
+        done = subprocess.run(
+            ["/bin/bash", "-c", script, sys.executable],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code, (redirected, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+
+def test_a_terminal_that_is_closed_is_a_reader_that_goes_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    master, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stream:
+        for name in ("stdout", "__stdout__"):
+            monkeypatch.setattr(sys, name, stream)
+        streams.make_usable()
+        assert streams.is_read(sys.stdout)
+        os.close(master)
+        print("for nobody", flush=True)
+        assert not streams.is_read(sys.stdout)
+
+
+def test_what_nobody_foresaw_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = {
+        ZeroDivisionError("by design"): (
+            "a fault of ctclip itself (test_streams.py, line",
+            "=1 in",
+        ),
+        RecursionError("deep"): ("RecursionError: deep", TRACEBACK_VARIABLE),
+        MemoryError("Unable to allocate 3 GiB"): ("too little memory: Unable to", "End what else"),
+        MemoryError(): ("too little memory: no more", "End what else"),
+        BrokenPipeError(32, "Broken pipe"): ("BrokenPipeError", TRACEBACK_VARIABLE),
+        PermissionError(13, "Permission denied", "a.nii"): (
+            "a.nii: Permission denied.",
+            "may read",
+        ),
+        OSError(28, "No space left on device", "a.npy"): ("a.npy: No space left", "Make room"),
+        OSError(28, "No space left on device"): ("No space left on device.", "TMPDIR"),
+        UnicodeEncodeError("ascii", "ü", 0, 1, "no"): ("UnicodeEncodeError", TRACEBACK_VARIABLE),
+    }
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
+    for fault, (cause, remedy) in faults.items():
+
+        def fail(_: object, fault: Exception = fault) -> int:
+            raise fault
+
+        monkeypatch.setattr(program, "_run", fail)
+        assert main(["doctor"]) == 2
+        first, second = capsys.readouterr().err.splitlines()
+        assert cause in first
+        assert remedy in second
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
+    with pytest.raises(UnicodeEncodeError):
+        main(["doctor"])
 
 
 def test_an_unknown_option_points_to_the_help_of_its_command(

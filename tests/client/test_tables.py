@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from ctclip_client.cli.predictions import Prediction
 from ctclip_client.cli.program import main
-from ctclip_client.cli.tables import TablePrinter
+from ctclip_client.cli.tables import TablePrinter, print_table
 from ctclip_client.errors import InvalidInput
 from ctclip_client.results import Classification, Provenance, Scores, Transport
 from ctclip_client.system.terminal import printable
@@ -54,16 +57,37 @@ def printed(scan: Prediction) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
-def test_numbers_are_never_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def words_of(text: str) -> str:
+    """What is read from top to bottom, without the lines of the table."""
+    return " ".join(text.translate(dict.fromkeys(map(ord, "│┃"), " ")).split())
+
+
+@pytest.mark.parametrize("columns", [*range(18, 62), 80, 200])
+def test_neither_a_number_nor_a_name_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    text = printed(prediction(LONG, f"{LONG}, second"))
+    text = printed(prediction(LONG, "Atelectasis"))
     for number in ("0.123", "0.987", "-123.456", "12.500", "-9.876", "Probability", "absent"):
         assert number in text
+    for word in (*LONG.split(), "Atelectasis"):
+        assert word in words_of(text)
     assert "…" not in text
 
 
-def test_nor_those_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("columns", [20, 30, 40])
+def test_no_other_commands_table_is_cut(columns: int) -> None:
+    """Where a terminal has no room for it, the terminal wraps its lines."""
+    table = Table("step", box=SIMPLE_HEAD)
+    for name in ("codes", "cosine", "|Δprob.|"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_row("client, from a CT file at localhost:8001", "99.998%", "0.999999", "1.2e-06")
+    out = io.StringIO()
+    print_table(Console(file=out, width=columns), table)
+    said = words_of(out.getvalue())
+    for word in ("step", "client,", "localhost:8001", "99.998%", "0.999999", "1.2e-06", "|Δprob.|"):
+        assert word in said
+
+
+def test_nor_that_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     scan = prediction(LONG, f"{LONG}, second")
     scores = scan.scores

@@ -68,7 +68,7 @@ def test_another_text_model_is_told_apart(doctor, golden, shape, tmp_path):
     outcome = doctor(golden.checkpoint, *shape, "--text-model", folder)
     assert (outcome.code, outcome.verdict("export")) == (1, "NOT RUN")
     assert "hidden 80 instead of 96" in outcome.check("text model")["detail"]
-    assert doctor(golden.checkpoint, *shape, "--text-model", tmp_path / "none").code == 1
+    assert doctor(golden.checkpoint, *shape, "--text-model", tmp_path / "none").code == 2
 
 
 def test_the_published_geometry_does_not_fit_a_small_model(doctor, golden):

@@ -81,16 +81,13 @@ def test_a_repository_without_self_check_is_a_warning(doctor, server, copied):
     assert (outcome.code, outcome.titles("WARN")) == (0, {"self-check"})
 
 
-def test_a_folder_that_is_no_repository_fails(doctor, server, tmp_path):
-    outcome = doctor(server.grpc_url, "--repository", tmp_path)
-    assert (outcome.code, outcome.titles("FAIL")) == (1, {"self-check"})
-    assert "the repository has none" in outcome.check("self-check")["detail"]
-
-
 def test_the_repository_to_compare_with_has_to_be_one(doctor, server, tmp_path, repository):
     outcome = doctor(server.grpc_url, "--repository", tmp_path / "nowhere")
     assert (outcome.code, outcome.out) == (2, "")
     assert "--repository: " in outcome.err
+    outcome = doctor(server.grpc_url, "--repository", tmp_path)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "it is no repository of ctclip export" in outcome.err
     outcome = doctor(repository, "--repository", repository)
     assert (outcome.code, outcome.out) == (2, "")
     assert "--repository is for a server" in outcome.err

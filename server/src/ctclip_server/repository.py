@@ -15,6 +15,7 @@ from ctclip_client.release.repository import (
     read_config,
     version_folders,
 )
+from ctclip_client.system.terminal import command_line
 from ctclip_server.embedded.installation import BACKENDS
 
 _DEFAULT_FILES = {
@@ -22,7 +23,11 @@ _DEFAULT_FILES = {
     "openvino": "model.xml",
     "python": "model.py",
 }
-_EXPORT = "Make its files first: ctclip export --checkpoint F --text-model DIR --out"
+
+
+def _export(repository: Path) -> str:
+    files = ("--checkpoint", "F", "--text-model", "DIR", "--out", repository)
+    return f"Make its files first: {command_line('ctclip', 'export', *files)}"
 
 
 def check_repository(
@@ -43,13 +48,13 @@ def check_repository(
         InvalidInput: no model has a variant of that name, or there is no model to load.
     """
     if not repository.is_dir():
-        raise Unreadable(f"repository: {repository} is not a folder.", f"{_EXPORT} {repository}")
+        raise Unreadable(f"repository: {repository} is not a folder.", _export(repository))
     folders = sorted(path for path in repository.iterdir() if path.is_dir())
     configs = {path.name: config_path(path, config_name) for path in folders}
     if not any(path.is_file() for path in configs.values()):
         raise Unreadable(
             f"repository: no folder in {repository} has a {CONFIG}.",
-            f"{_EXPORT} {repository}",
+            _export(repository),
         )
     if config_name is not None:
         check_variant(repository, config_name)
@@ -73,9 +78,7 @@ def _check_model(folder: Path, config_path: Path) -> None:
     versions = sorted(version_folders(folder))
     served = loaded_versions(config, versions)
     if not served:
-        raise Unreadable(
-            f"'{folder.name}' has no version folder to serve.", f"{_EXPORT} {folder.parent}"
-        )
+        raise Unreadable(f"'{folder.name}' has no version folder to serve.", _export(folder.parent))
     if config.platform == "ensemble":
         return
     backend = backend_of(config)
@@ -89,5 +92,5 @@ def _check_model(folder: Path, config_path: Path) -> None:
     for version in served:
         if not (folder / str(version) / name).exists():
             raise Unreadable(
-                f"'{folder.name}' version {version} has no {name}.", f"{_EXPORT} {folder.parent}"
+                f"'{folder.name}' version {version} has no {name}.", _export(folder.parent)
             )

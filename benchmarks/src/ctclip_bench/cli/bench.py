@@ -124,6 +124,11 @@ def _measure(
 
     load_before = os.getloadavg()[0]
     with Stages() as stages, ExitStack() as stack:
+        volumes = []
+        with stages.stage("Scans: read", len(inputs.scans)) as advance:
+            for scan in inputs.scans:
+                volumes.append(scan.volume())
+                advance(1)
         gpu_before_bytes = None
         if inputs.connection is None:
             gpu_before_bytes = gpu_memory()
@@ -135,11 +140,6 @@ def _measure(
             server = running(inputs.connection)
         config_name = args.config_name if args.url else inputs.config_name
         described = describe_server(server, args.repository, config_name)
-        volumes = []
-        with stages.stage("Scans: read", len(inputs.scans)) as advance:
-            for scan in inputs.scans:
-                volumes.append(scan.volume())
-                advance(1)
         found = measure(server, inputs, volumes, plan, stages, gpu_before_bytes=gpu_before_bytes)
         gpu = server.gpu()
     about = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ctclip_client.errors import InvalidInput
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.demo.run import run_demo
     from ctclip_client.system.progress import Stages
 
+    try:
+        args.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"--folder: cannot make {args.folder}: {error.strerror or error}.",
+            "Name a folder that you may write to.",
+        ) from error
     published = MANY_TOKENS if args.many_tokens else PUBLISHED
     name, demo = ("small", SMALL) if args.small else ("published", published)
     with Stages() as stages:
@@ -54,12 +62,12 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
     from rich.console import Console
 
     from ctclip_client.cli.predictions import Prediction
-    from ctclip_client.cli.tables import TablePrinter
+    from ctclip_client.cli.tables import TablePrinter, print_table
 
     console = Console()
     console.print()
-    console.print(_parity_table(result))
-    console.print(_time_table(result, stages_ms))
+    print_table(console, _parity_table(result))
+    print_table(console, _time_table(result, stages_ms))
     usage = result.usage
     margins = ", ".join(f"p{p} {m:.4f}" for p, m in usage.margin_percentiles.items())
     console.print(

@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_bench.cli.subject import add_subject_options, check_together, read_subject
-from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, CTClipError, InvalidInput
-from ctclip_client.system.files import destination, placed
+from ctclip_bench.cli.subject import (
+    add_subject_options,
+    check_together,
+    files_read,
+    read_subject,
+)
+from ctclip_client.cli.output_files import check_output_files
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
+from ctclip_client.system.files import placed
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -47,12 +53,14 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_bench.parity.auroc import compare_auroc, read_labels
     from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table, reasons
     from ctclip_bench.parity.run import run_parity
+    from ctclip_client.cli.tables import print_table
     from ctclip_client.release.parity_runs import read_runs
     from ctclip_client.system.progress import Stages
     from ctclip_export.samples.scans import VARIATIONS
 
     _check_options(args)
     inputs = read_subject(args, VARIATIONS)
+    check_output_files({"--report": args.report}, files_read(args, inputs))
     read_runs(inputs.repository, inputs.version)  # a damaged list is said now, not in an hour
     findings = inputs.release.findings
     labels = None
@@ -68,19 +76,23 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         try:
             with placed(args.report) as file:
-                file.write(as_page(result, areas).encode("utf-8"))
+                file.write(as_page(result, areas).encode("utf-8", "backslashreplace"))
         except OSError as error:  # a full disk must not cost what an hour has shown
             unwritten = error
+            _note(f"--report: {args.report} cannot be written: {error.strerror or error}.")
     if args.json:
         json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
         console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(parity_table(result))
+        print_table(console, parity_table(result))
         for line in (*auroc_lines(result, areas), *reasons(result)):
             print(line)
-    if unwritten is not None:
-        raise _unwritable(args.report, unwritten) from unwritten
+    if unwritten is not None and result.passed:
+        raise InvalidInput(
+            f"--report: {args.report} cannot be written: {unwritten.strerror or unwritten}.",
+            "Name a file in a folder that you may write to, on a disk with room.",
+        ) from unwritten
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED
 
 
@@ -88,15 +100,6 @@ def _check_options(args: argparse.Namespace) -> None:
     check_together(args)
     if args.labels and not args.scans:
         raise InvalidInput("--labels needs --scans.", "Name the folder of the labelled scans.")
-    if args.report and not args.report.absolute().parent.is_dir():
-        raise InvalidInput(
-            f"--report: no folder {args.report.absolute().parent}.", "Make it first."
-        )
-    if args.report:
-        try:
-            destination(args.report)
-        except OSError as error:
-            raise _unwritable(args.report, error) from error
     if args.url and args.config_name:
         raise InvalidInput(
             "--config-name is for the embedded server, --url names another.", "Leave one out."
@@ -113,13 +116,6 @@ def _keep(run: ParityRun, repository: Path, version: int) -> None:
     except OSError as error:
         failed = "" if run.passed else " A release that failed could still be promoted."
         _note(f"this run is not kept beside the release: {error.strerror}.{failed}")
-
-
-def _unwritable(path: Path, error: OSError) -> CTClipError:
-    return InvalidInput(
-        f"--report: {path} cannot be written: {error.strerror or error}.",
-        "Name a file in a folder that you may write to, on a disk with room.",
-    )
 
 
 def _note(text: str) -> None:

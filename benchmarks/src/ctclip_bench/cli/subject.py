@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_client.cli.connection import add_connection_options, read_optional_connection
+from ctclip_client.cli.connection import (
+    add_connection_options,
+    connection_files,
+    read_optional_connection,
+)
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -50,8 +55,10 @@ def read_subject(args: argparse.Namespace, variations: int) -> ParityInputs:
     Raises: InvalidInput, Unreadable; a server's errors if the one at --url is not ready.
     """
     from ctclip_bench.parity.inputs import read_inputs
+    from ctclip_bench.parity.steps import check_server
     from ctclip_export.samples.sample_data import CHEST_CT, fetch, kept_folder
     from ctclip_export.samples.scans import sample_and_variations, scans_in
+    from ctclip_server.repository import check_repository
 
     connection = read_optional_connection(args)
     if args.scans:
@@ -65,4 +72,19 @@ def read_subject(args: argparse.Namespace, variations: int) -> ParityInputs:
     if connection is not None:  # now, and not after an hour of references
         with connection.client() as client:
             client.check_ready()
+        check_server(inputs)
+    else:
+        check_repository(args.repository, inputs.config_name)
     return inputs
+
+
+def files_read(args: argparse.Namespace, inputs: ParityInputs) -> Iterator[tuple[str, Path]]:
+    """What each file is that these commands read, in words, and the file."""
+    yield from ((f"the scan {scan.path.name}", scan.path) for scan in inputs.scans)
+    for name in ("against", "labels"):
+        if (file := getattr(args, name, None)) is not None:
+            yield f"the file of --{name}", file
+    yield from (("part of --repository", path) for path in args.repository.glob("*/**/*"))
+    if args.text_model is not None:
+        yield from (("part of --text-model", path) for path in args.text_model.iterdir())
+    yield from connection_files(args)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ctclip_bench.gpu.bench import bench
 from ctclip_bench.gpu.check import check
 from ctclip_bench.gpu.steps import Inputs
-from ctclip_client.errors import EXIT_INTERRUPTED, CTClipError
+from ctclip_client.cli.program import guarded
 from ctclip_client.system.signals import termination_interrupts
 
 
@@ -33,17 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out,
         tuple(more),
     )
-    try:
-        with termination_interrupts():
-            return check(inputs) if args.what == "check" else bench(inputs)
-    except CTClipError as error:
-        print(f"error: {error.cause}", file=sys.stderr)
-        if error.remedy:
-            print(f"       {error.remedy}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    with termination_interrupts():
+        return guarded(lambda: check(inputs) if args.what == "check" else bench(inputs))
 
 
 if __name__ == "__main__":

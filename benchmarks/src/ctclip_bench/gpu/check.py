@@ -20,7 +20,7 @@ from ctclip_bench.gpu.steps import (
 )
 from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
 from ctclip_bench.parity import ENGINE_STEP
-from ctclip_client.errors import CTClipError
+from ctclip_client.errors import EXIT_USAGE, CTClipError, InvalidInput
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.target import TENSORRT, load_library
@@ -75,14 +75,19 @@ def run_parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]
 
 
 def read_parity(code: int, text: str) -> dict[str, Any]:
-    """The JSON that it printed. Raises: CTClipError if it died: exit codes 0 and 1 are results."""
+    """The JSON that it printed.
+
+    Raises: CTClipError where it came to no verdict, which exit codes 0 and 1 are, with its code.
+    """
     remedy = "See what it said above; nothing was written."
     if code not in (0, 1):
-        raise CTClipError(f"ctclip parity ended with exit code {code}.", remedy)
+        error = CTClipError(f"ctclip parity ended with exit code {code}.", remedy)
+        error.exit_code = code if code > 0 else EXIT_USAGE
+        raise error
     try:
         found: dict[str, Any] = json.loads(text)
-    except ValueError as error:  # 1 is the code of other errors, too
-        raise CTClipError("ctclip parity printed no result.", remedy) from error
+    except ValueError as error:
+        raise InvalidInput("ctclip parity printed no result.", remedy) from error
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
-from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.errors import InvalidInput
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import DRIVERS_ORDER, Gpu, NoGpu, read_gpu
 
@@ -80,14 +80,14 @@ def ctclip(*arguments: str) -> list[str]:
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a step before everyone's eyes; a killed one is an error and no exit code.
 
-    Raises: CTClipError.
+    Raises: InvalidInput.
     """
     # Killed at once, it would leave half-built engines in the repository.
     with child(command, environment, grace_s=PUTS_AWAY_S) as process:
         pass
     if process.returncode < 0:
         name = " ".join(command[2:5] if command[0] == sys.executable else command[:3])
-        raise CTClipError(
+        raise InvalidInput(
             f"{name} was killed by signal {-process.returncode}.",
             "Nothing can be said of what it had not finished: run it again.",
         )

@@ -13,6 +13,7 @@ from rich.table import Table
 from ctclip_bench.load.figures import FEW, Level
 from ctclip_bench.load.measure import Measurement
 from ctclip_bench.load.memory import Usage
+from ctclip_client.cli.tables import print_table
 
 _BUSY = 0.3  # share of the cores that other work took, from which it is worth a line
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -26,9 +27,9 @@ def show(console: Console, found: Measurement, content: Mapping[str, Any]) -> No
     if not found.right:
         console.print("No timings: what answers wrongly has no latency.", highlight=False)
         return
-    console.print(_levels(found.levels))
+    print_table(console, _levels(found.levels))
     for level in _ends(found):
-        console.print(_stages(level))
+        print_table(console, _stages(level))
     for line in _remarks(found, content):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from ctclip_export.parity.figures import ranks
 
 BOOTSTRAP_ROUNDS = 1000
 _SEED = 0
+_LABELS = "Each cell below a finding says whether the scan has it: 1, or else 0."
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,33 @@ def read_labels(path: Path, scans: Sequence[str], findings: Sequence[str]) -> ND
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Unreadable(f"--labels: {path}: {error}.", "Give a CSV file in UTF-8.") from error
-    columns = list(rows[0]) if rows else []
+        said = error.strerror if isinstance(error, OSError) else error
+        raise Unreadable(f"--labels: {path}: {said}.", "Give a CSV file in UTF-8.") from error
+    columns = list(reader.fieldnames or ()) if rows else []
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"--labels: {path} has the column '{twice}' twice.", "Leave one out.")
     missing = [name for name in findings if name not in columns]
     if missing:
         raise InvalidInput(
             f"--labels: {path} has no column '{missing[0]}'.",
             "Expected a column for each finding of the repository, beside the file name.",
         )
-    by_name = {row[columns[0]]: row for row in rows}
+    by_name: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name = row[columns[0]]
+        if name not in scans:
+            continue
+        if None in row or by_name.setdefault(name, row) is not row:
+            what = f"two rows for '{name}'" if None not in row else f"more cells for '{name}'"
+            raise InvalidInput(
+                f"--labels: {path} has {what}, expected one row a scan, with a cell for each of "
+                f"its {len(columns)} columns.",
+                "Which of the labels are meant is unknown: mend the file.",
+            )
     unknown = next((name for name in scans if name not in by_name), None)
     if unknown is not None:
         raise InvalidInput(
@@ -60,10 +77,10 @@ def read_labels(path: Path, scans: Sequence[str], findings: Sequence[str]) -> ND
     try:
         table = [[int(by_name[scan][finding]) for finding in findings] for scan in scans]
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"--labels: {path}: {error}; expected 0 or 1.") from error
+        raise InvalidInput(f"--labels: {path}: {error}; expected 0 or 1.", _LABELS) from error
     labels = np.array(table, np.int8)
     if not np.isin(labels, (0, 1)).all():
-        raise InvalidInput(f"--labels: {path} holds other values than 0 and 1.")
+        raise InvalidInput(f"--labels: {path} holds other values than 0 and 1.", _LABELS)
     return labels
 
 

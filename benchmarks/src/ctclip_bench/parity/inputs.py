@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctclip_client.contract import CHECK
-from ctclip_client.errors import CTClipError, InvalidInput
+from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
+from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.prompts import sentences
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import Members, pinned_version, read_members
 from ctclip_client.release.records import ReleaseRecord, read_model_record
 from ctclip_client.transport.connection import Connection
+from ctclip_export.checkpoint import read_text_model
 from ctclip_export.parity.judge import Bounds, bounds_for
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS
 from ctclip_export.samples.scans import Scan
+
+
+class NoVerdict(InvalidInput):
+    """A check could not be carried out, for a reason that says nothing of the release."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,19 @@ def read_inputs(
     Raises: Unreadable; InvalidInput for another checkpoint or vocabulary than the export's.
     """
     members = read_members(repository)
+    names = [*(model.name for model in MODELS), *(ensemble.name for ensemble in ENSEMBLES)]
+    if missing := [name for name in names if name not in members.all]:
+        raise Unreadable(
+            f"--repository: {repository} has no '{missing[0]}' of an export.",
+            "Name a whole repository of ctclip export; ctclip doctor DIR says what it lacks.",
+        )
     version = pinned_version(members)
     record = read_model_record(members.folder(CHECK.name, version))
     release = record.release
-    if checkpoint is not None and checkpoint.is_file():
+    if checkpoint is not None:
         _check_same("--against", checkpoint, "checkpoint", release.checkpoint.sha256)
-    if text_model is not None and (text_model / "vocab.txt").is_file():
+    if text_model is not None:
+        read_text_model(text_model)
         # Another vocabulary of the same size raises no shape error: only its words are others.
         words = text_model / "vocab.txt"
         _check_same("--text-model", words, "vocabulary", record.vocabulary_sha256)
@@ -87,7 +99,7 @@ def read_inputs(
 
 
 def _check_same(option: str, path: Path, what: str, known: str) -> None:
-    if (found := sha256(path)) != known:
+    if (found := _sha256(option, path)) != known:
         raise InvalidInput(
             f"{option}: {path} is not the {what} this repository was exported from (SHA-256 "
             f"{found[:12]}…, expected {known[:12]}…).",
@@ -99,16 +111,21 @@ def changed_files(inputs: ParityInputs) -> str:
     """Names the files of the release that its records do not describe; "" if all are as exported.
 
     Both sides of a comparison would use them.
+    Raises: Unreadable for one that is missing or cannot be read: nothing is known of it.
     """
     changed = []
     for model in inputs.members.steps:
         folder = inputs.members.folder(model, inputs.version)
-        try:
-            record = read_model_record(folder)
-            if sha256(folder / record.file) != record.file_sha256:
-                changed.append(f"{model}: {record.file}")
-        except CTClipError:
-            changed.append(f"{model}: provenance.json")
-        except OSError:
+        record = read_model_record(folder)
+        if _sha256("--repository", folder / record.file) != record.file_sha256:
             changed.append(f"{model}: {record.file}")
     return f"{', '.join(changed)} is not the file that provenance.json describes" * bool(changed)
+
+
+def _sha256(option: str, path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise Unreadable(
+            f"{option}: {path}: {error.strerror or error}.", "Name the one of the export, whole."
+        ) from error

@@ -8,7 +8,7 @@ from ctclip_bench.parity import ENGINE_STEP, REFERENCE_STEP, steps
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_bench.parity.step_process import Step
 from ctclip_client.contract import VISION
-from ctclip_client.errors import InvalidInput
+from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_export.engines.run import missing_engine
 from ctclip_export.parity.judge import StepAnswer
 from ctclip_export.parity.runtimes import (
@@ -17,6 +17,7 @@ from ctclip_export.parity.runtimes import (
     require_bfloat16,
 )
 from ctclip_export.precision.typed_twin import DTYPES
+from ctclip_server.embedded.installation import find_installation
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ def planned_steps(inputs: ParityInputs) -> list[PlannedStep]:
     where = f" ({inputs.config_name})" if inputs.config_name else ""
     same_graph = in_openvino if (inputs.config_name or "").startswith("openvino") else in_onnx
     # The embedded server runs bf16 in OpenVINO; another one, wherever it likes.
-    missing = no_openvino if low else ""
     if inputs.connection is not None:
         where, same_graph, missing = f" at {inputs.connection.url}", "", ""
+    else:
+        missing = (no_openvino if low else "") or _missing_triton()
     found += [
         PlannedStep(
             f"served by Triton{where}", steps.served, missing,
@@ -73,6 +75,15 @@ def planned_steps(inputs: ParityInputs) -> list[PlannedStep]:
         ),
     ]  # fmt: skip
     return found
+
+
+def _missing_triton() -> str:
+    """Why the embedded server cannot run here; "" if it can."""
+    try:
+        find_installation()
+    except Unavailable as error:
+        return error.cause
+    return ""
 
 
 def _missing_openvino(precision: str) -> str:

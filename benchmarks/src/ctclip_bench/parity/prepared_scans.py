@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_bench.parity.inputs import ParityInputs
+from ctclip_bench.parity.inputs import NoVerdict, ParityInputs
 from ctclip_client import Volume
 from ctclip_client.contract import PREPROCESS
 from ctclip_client.system.progress import Advance
@@ -45,7 +46,7 @@ class PreparedScan:
 def keep_volume(scan: Scan, volume: Volume, folder: Path, number: int) -> PreparedScan:
     """Write a volume that was read into a folder, under a number of its own."""
     stored = folder / f"stored-{number}.npy"
-    np.save(stored, volume.voxels)
+    _save(stored, volume.voxels)
     prepared = folder / f"prepared-{number}.npy"
     return PreparedScan(scan, stored, volume.spacing_mm, volume.rescale, prepared)
 
@@ -62,5 +63,15 @@ def read_scans(scans: Sequence[Scan], folder: Path, advance: Advance) -> list[Pr
 def preprocess_scans(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[bool]:
     """Preprocess every scan once, by the repository's graph. Runs in a process, as a step does."""
     for scan in scans:
-        np.save(scan.prepared, run_preprocess(inputs.file(PREPROCESS.name), scan.volume()))
+        _save(scan.prepared, run_preprocess(inputs.file(PREPROCESS.name), scan.volume()))
         yield True
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    try:
+        np.save(path, array)
+    except OSError as error:
+        raise NoVerdict(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Make room on that disk, or set TMPDIR to a folder on another one.",
+        ) from error

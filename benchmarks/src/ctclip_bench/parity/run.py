@@ -19,7 +19,7 @@ from ctclip_bench.parity.plan import PlannedStep, planned_steps
 from ctclip_bench.parity.prepared_scans import preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import StepRun, reason_of, run_step, without_names
 from ctclip_client.contract import TEXT_ENCODER, VISION
-from ctclip_client.errors import Unreadable
+from ctclip_client.errors import InvalidInput, ServerError, Unreadable
 from ctclip_client.release.parity_runs import ParityRun, ParityStep
 from ctclip_client.release.records import ReleaseRecord
 from ctclip_client.system.progress import Stages
@@ -97,7 +97,8 @@ def run_parity(
     is left to compare with, and the check has failed.
 
     steps: others than those planned for this machine.
-    Raises: Unreadable for scans or a vision graph that cannot be read; then nothing was judged.
+    Raises: Unreadable for scans or files of the release that cannot be read, NoVerdict and the
+    errors of `run_step`: then nothing was judged.
     """
     with tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder, ExitStack() as stack:
         check = _ParityCheck(inputs, stages, Path(folder), stack)
@@ -110,6 +111,8 @@ class _ParityCheck:
     ) -> None:
         self.inputs, self.stages, self.stack = inputs, stages, stack
         self.verdicts: list[StepVerdict] = []
+        changed = changed_files(inputs)
+        self.verdicts.append(StepVerdict(FILES, "FAIL" if changed else "PASS", changed))
         lying = inputs.members.engines(inputs.version)
         self.engines = {model: lying[model] for model in ENGINES if model in lying}
         with stages.stage("Scans: read", len(inputs.scans)) as advance:
@@ -119,8 +122,6 @@ class _ParityCheck:
         self._address = self._no_server = ""
 
     def run(self, steps: Sequence[PlannedStep]) -> FinishedCheck:
-        changed = changed_files(self.inputs)
-        self.verdicts.append(StepVerdict(FILES, "FAIL" if changed else "PASS", changed))
         baseline = next((step for step in steps if not step.missing), None)
         references: tuple[StepAnswer, ...] = ()
         scored, probabilities = "", None
@@ -176,7 +177,7 @@ class _ParityCheck:
             try:
                 with self.stages.stage("Triton: start and load all models"):
                     self._address = self.stack.enter_context(server).grpc_url
-            except Exception as error:  # noqa: BLE001 (whatever it is, nobody can be asked)
+            except (InvalidInput, ServerError) as error:  # it does not load, or Triton crashed
                 self._no_server = reason_of(error)
         return self._no_server
 

@@ -5,6 +5,7 @@ The processes are forked from one that has imported what steps need (torch alone
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import traceback
@@ -15,14 +16,26 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ctclip_bench.parity.inputs import ParityInputs
+from ctclip_bench.parity.inputs import NoVerdict, ParityInputs
 from ctclip_bench.parity.prepared_scans import PreparedScan
-from ctclip_client.errors import EXIT_INTERRUPTED, CTClipError
+from ctclip_client.errors import (
+    EXIT_INTERRUPTED,
+    CTClipError,
+    ServerError,
+    ServiceError,
+    Unreadable,
+)
 from ctclip_client.system.progress import Advance
 
 T = TypeVar("T")
 Step = Callable[[ParityInputs, Sequence[PreparedScan]], Iterator[T]]
 """Yields something for every scan, in their order."""
+
+_MEMORY = "End what else takes memory here, or compare on a machine with more."
+_OUT_OF_MEMORY = ("allocate memory", "bad allocation", "bad_alloc")
+"""In words of PyTorch, ONNX Runtime and OpenVINO, which have no class for it."""
+_ENDED_BY_OTHERS = (-signal.SIGKILL, EXIT_INTERRUPTED)
+"""Exit codes of a process that somebody killed, or told to end; a crash has others."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["ctclip_bench.parity.steps"])
@@ -49,7 +62,9 @@ def run_step(
 ) -> StepRun[T]:
     """Run a step; advance is called with 1 for each answer.
 
-    One that is killed, crashes, raises, or leaves fewer answers than there are scans has failed.
+    One that crashes, raises, or leaves fewer answers than there are scans has failed.
+    Raises: NoVerdict, Unreadable, ServiceError where that says nothing of the release: memory or
+    disk ran out, somebody killed the process, a file cannot be read, a server has gone.
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_work, args=(step, inputs, scans, sender))
@@ -61,9 +76,11 @@ def run_step(
         with receiver:
             while True:
                 try:
-                    answer, failure = receiver.recv()
+                    answer, failure, error = receiver.recv()
                 except (EOFError, OSError):  # it has ended, perhaps in the middle of an answer
                     break
+                if error is not None:
+                    raise error
                 if failure:
                     break
                 answers.append(answer)
@@ -73,6 +90,8 @@ def run_step(
         process.join()
         raise
     process.join()
+    if process.exitcode in _ENDED_BY_OTHERS:
+        raise NoVerdict("a step's process was killed, as the system does without memory.", _MEMORY)
     if process.exitcode is not None and process.exitcode < 0:
         failure = f"its process was killed by {signal.Signals(-process.exitcode).name}"
     elif not failure and process.exitcode != 0:
@@ -116,9 +135,22 @@ def _work(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for answer in step(inputs, scans):
-            sender.send((answer, ""))
+            sender.send((answer, "", None))
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as error:  # noqa: BLE001 (whatever it is, it is this step's failure)
-        sender.send((None, reason_of(error)))
+        sender.send((None, reason_of(error), _of_no_release(error)))
         raise SystemExit(1) from None
+
+
+def _of_no_release(error: Exception) -> CTClipError | None:
+    """The error to raise where this one says nothing of the release."""
+    if isinstance(error, NoVerdict | Unreadable):
+        return error
+    if isinstance(error, ServiceError) and not isinstance(error, ServerError):
+        return error
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        return NoVerdict(f"there is too little memory: {reason_of(error)}.", _MEMORY)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoVerdict(f"{error.strerror}: {reason_of(error)}.", "Make room, or set TMPDIR.")
+    return None

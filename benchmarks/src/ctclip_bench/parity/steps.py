@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.parity.inputs import ParityInputs
+from ctclip_bench.parity.inputs import NoVerdict, ParityInputs
 from ctclip_bench.parity.prepared_scans import PreparedScan
+from ctclip_bench.parity.step_process import reason_of
 from ctclip_client import InvalidInput, read_volume
 from ctclip_client.contract import CHECK, FINDINGS, TEXT_ENCODER, TOKENIZER, VISION, Model
 from ctclip_client.transport.connection import Connection
@@ -53,8 +54,18 @@ def pytorch_typed(inputs: ParityInputs, scans: Scans) -> Answers:
     return _pytorch(inputs, scans, inputs.release.precision)
 
 
-@torch.no_grad()
 def _pytorch(inputs: ParityInputs, scans: Scans, precision: str) -> Answers:
+    try:
+        yield from _in_pytorch(inputs, scans, precision)
+    except Exception as error:  # whatever it is: the release has no part in it
+        raise NoVerdict(
+            f"PyTorch's answer cannot be computed: {reason_of(error)}",
+            "Are --against and --text-model those of the export? Nothing was judged.",
+        ) from error
+
+
+@torch.no_grad()
+def _in_pytorch(inputs: ParityInputs, scans: Scans, precision: str) -> Answers:
     if inputs.checkpoint is None or inputs.text_model is None:
         raise InvalidInput("the reference needs --against and --text-model.")
     text_model = read_text_model(inputs.text_model)
@@ -119,11 +130,7 @@ def _graphs(
 def served(inputs: ParityInputs, scans: Scans) -> Answers:
     """The release's models inside a real Triton, asked one by one over gRPC."""
     with Control(_connection(inputs)) as control:
-        # A server may count the release's versions otherwise, or have several releases.
-        versions = {
-            str(control.provenance(CHECK.name, version).get("release")): version
-            for version in control.versions(CHECK.name)
-        }
+        versions = _releases(control)
         _check_release(inputs, list(versions))
 
         def ask(model: Model, **tensors: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -162,10 +169,24 @@ def from_file(inputs: ParityInputs, scans: Scans) -> Answers:
             yield StepAnswer.of_scores(scores, bank)
 
 
+def check_server(inputs: ParityInputs) -> None:
+    """Raises: NoVerdict where the server at --url has another release; a ServiceError."""
+    with Control(_connection(inputs)) as control:
+        _check_release(inputs, list(_releases(control)))
+
+
+def _releases(control: Control) -> dict[str, int]:
+    """Release -> its version at this server, which may count otherwise or have several."""
+    return {
+        str(control.provenance(CHECK.name, version).get("release")): version
+        for version in control.versions(CHECK.name)
+    }
+
+
 def _check_release(inputs: ParityInputs, answering: Sequence[str]) -> None:
     """A server of another release would be judged in the name of this one."""
     if inputs.release.name not in answering:
-        raise InvalidInput(
+        raise NoVerdict(
             f"the server answers for release {', '.join(answering)}, expected "
             f"{inputs.release.name}.",
             "Name the server that serves --repository.",

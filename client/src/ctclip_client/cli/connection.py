@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctclip_client.cli.flag_values import flag, seconds
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.system.terminal import command_line
 
 if TYPE_CHECKING:
     from ctclip_client.transport.connection import Connection
@@ -117,6 +118,13 @@ def given_options(args: argparse.Namespace) -> list[str]:
     return [flag(name) for name in _OPTIONS if getattr(args, name)]
 
 
+def connection_files(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """What each file of the connection is, in words, and the file."""
+    for name in FILE_VARIABLES:
+        if (file := _file(args, name)) is not None:
+            yield f"the file of {file.named_by}", file.path
+
+
 def connection_flags(args: argparse.Namespace) -> str:
     """How a command line reaches the same server again, quoted for a shell.
 
@@ -132,7 +140,7 @@ def connection_flags(args: argparse.Namespace) -> str:
             parts += [flag(name), str(file.path)]
     for key, _ in args.header or ():
         parts += ["--header", f"{key}=…"]
-    return shlex.join(parts)
+    return command_line(*parts)
 
 
 def _header(text: str) -> tuple[str, str]:

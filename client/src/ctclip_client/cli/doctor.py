@@ -139,6 +139,8 @@ def _options(args: argparse.Namespace, subject: Subject) -> DoctorOptions:
 
 
 def _check_options(args: argparse.Namespace, subject: Subject) -> None:
+    from ctclip_client.contract import CHECK
+
     given = [(option, "server") for option in given_options(args)]
     for kind, names in _BELONGS.items():
         given += [(flag(name), kind) for name in names if is_given(args, name)]
@@ -149,5 +151,15 @@ def _check_options(args: argparse.Namespace, subject: Subject) -> None:
                 f"{subject.recognised_as}.",
                 "Leave it out.",
             )
-    if args.repository is not None and not args.repository.is_dir():
-        raise InvalidInput(f"--repository: {args.repository} is not a folder.")
+    for option, folder, holds in (
+        ("--repository", args.repository, f"the models of ctclip export, {CHECK.name} among them"),
+        ("--text-model", args.text_model, "config.json and vocab.txt"),
+    ):
+        if folder is not None and not folder.is_dir():
+            raise InvalidInput(f"{option}: {folder} is not a folder.", f"It should hold {holds}.")
+    if args.repository is not None and not (args.repository / CHECK.name).is_dir():
+        raise InvalidInput(
+            f"--repository: {args.repository} has no {CHECK.name}: it is no repository of ctclip "
+            "export.",
+            "Give the repository that the server serves.",
+        )

@@ -8,16 +8,19 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ctclip_client.cli import streams
+from ctclip_client.cli.output_files import partial_of
 from ctclip_client.cli.predictions import COLUMNS, Prediction
 from ctclip_client.cli.tables import TablePrinter
 from ctclip_client.errors import InvalidInput
-from ctclip_client.system.files import NoRegularFile, destination, placed
+from ctclip_client.system.files import destination, placed
 from ctclip_client.system.terminal import printable
 
-Emit = Callable[[Prediction], None]
+Emit = Callable[[Prediction], bool]
+"""Writes one scan; false once nobody reads what is written, and no file takes it either."""
 
 
 @contextmanager
@@ -25,18 +28,18 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
     """Open every output that was asked for; give the function that writes one scan to them all.
 
     Raises:
-        InvalidInput: a file cannot be written, or would replace one of the scans.
+        InvalidInput: a file cannot be written.
     """
-    emits: list[Emit] = []
+    emits: list[Callable[[Prediction], None]] = []
+    stdout = sys.stdout  # progress may put another in its place
     with ExitStack() as stack:
         if args.json:
-            stdout = sys.stdout  # progress may put another in its place
             emits.append(lambda scan: print(_json(scan, args), file=stdout, flush=True))
         if args.jsonl is not None:
-            lines = stack.enter_context(_whole_file("--jsonl", args.jsonl, args.paths))
+            lines = stack.enter_context(_whole_file(args.jsonl))
             emits.append(lambda scan: lines(_json(scan, args) + "\n"))
         if args.csv is not None:
-            rows = stack.enter_context(_whole_file("--csv", args.csv, args.paths))
+            rows = stack.enter_context(_whole_file(args.csv))
             header = [COLUMNS]  # written with the first scan, so that no file holds it alone
 
             def write_rows(scan: Prediction) -> None:
@@ -48,17 +51,21 @@ def outputs(args: argparse.Namespace) -> Iterator[Emit]:
             emits.append(write_rows)
         quiet = bool(emits)  # of what the table would say
         if not emits:
-            printer = TablePrinter(sys.stdout)
+            printer = TablePrinter(stdout)
             stack.callback(printer.close)
             emits.append(printer.show)
+        has_file = args.jsonl is not None or args.csv is not None or args.explain is not None
         random: set[str] = set()
 
-        def emit(scan: Prediction) -> None:
+        def emit(scan: Prediction) -> bool:
             for one in emits:
                 one(scan)
-            if not quiet:
-                return
-            for note in scan.source.notes:
+            if quiet:
+                tell(scan)
+            return has_file or streams.is_read(stdout)
+
+        def tell(scan: Prediction) -> None:
+            for note in scan.notes:
                 print(printable(f"note: {scan.path}: {note}"), file=sys.stderr)
             provenance = scan.scores.provenance
             if provenance.random_weights and provenance.release not in random:
@@ -78,29 +85,18 @@ def _json(scan: Prediction, args: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _whole_file(option: str, path: Path, scans: list[Path]) -> Iterator[Callable[[str], None]]:
+def _whole_file(path: Path) -> Iterator[Callable[[str], None]]:
     """A text file, as a function that writes to it, that appears only when all is written.
 
     Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
     nothing was written, a file from an earlier run stays as it is.
     """
-    if path.is_dir():
-        raise InvalidInput(f"{path}: a folder, expected the name of a file to write.")
-    for scan in scans:
-        with suppress(OSError):  # one of the two is not there
-            if path.samefile(scan):
-                raise InvalidInput(f"{path}: is one of the scans and would be lost.", "Rename it.")
     written = False
     with ExitStack() as stack:
         try:
             path = destination(path)  # a link may lead to another disk
-            partial = path.with_name(f"{path.name}.partial")
+            partial = partial_of(path)
             file = stack.enter_context(placed(path, partial))
-        except NoRegularFile as error:
-            raise InvalidInput(
-                f"{option}: {error.filename}: {error.strerror}.",
-                "Name a file, or let --json write to standard output.",
-            ) from error
         except OSError as error:
             raise InvalidInput(
                 f"{path}: cannot be written: {error.strerror or error}.",

@@ -6,19 +6,20 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli.connection import (
     URL_VARIABLE,
     add_connection_options,
+    connection_files,
     read_connection,
     url_of_environment,
 )
 from ctclip_client.cli.flag_values import add_reading_options, rescale
 from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
-from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput
+from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput, ServerError
 from ctclip_client.system.terminal import printable
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CTClipError: wrong options, or an output that cannot be written.
     """
+    from ctclip_client.cli.output_files import check_output_files
     from ctclip_client.cli.outputs import outputs
     from ctclip_client.cli.scans import ahead, folder_names
     from ctclip_client.prompts import read_prompts
@@ -86,8 +88,17 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.system.signals import termination_interrupts
 
     _check_options(args)
+    check_output_files(
+        {"--jsonl": args.jsonl, "--csv": args.csv},
+        [
+            *(("one of the scans", path) for path in args.paths),
+            ("the file of --prompts", args.prompts),
+            *connection_files(args),
+        ],
+    )
     prompts = args.prompts and read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
+    done = 0
     failures: list[int] = []  # exit codes: an error holds its scan by the traceback
     with ExitStack() as stack:
         stack.enter_context(termination_interrupts())
@@ -119,18 +130,20 @@ def run(args: argparse.Namespace) -> int:
                 with stages.paused():
                     _report(path, error)
             else:
+                done += 1
                 with stages.paused():
-                    emit(scan)  # what cannot be written ends the run: it is not this scan's fault
+                    # What cannot be written ends the run: it is not this scan's fault.
+                    if not emit(scan):
+                        break
             advance(1)
     count = len(args.paths)
     if count > 1:
-        done = count - len(failures)
-        print(f"{count} scans: {done} scored, {len(failures)} failed", file=sys.stderr)
+        left = count - done - len(failures)
+        why = f", {left} left: nobody reads standard output" if left else ""
+        print(f"{count} scans: {done} scored, {len(failures)} failed{why}", file=sys.stderr)
     if not failures:
         return EXIT_OK
-    if len(failures) < count:
-        return EXIT_SOME_FAILED
-    return max(failures)
+    return EXIT_SOME_FAILED if done else max(failures)
 
 
 def _connection(args: argparse.Namespace) -> Connection:
@@ -156,6 +169,7 @@ def _predict(
 ) -> Prediction:  # fmt: skip
     from ctclip_client import save_relevance
     from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.coverage import coverage_notes
 
     index, maps_ms = None, 0.0
     scores: Classification
@@ -170,10 +184,15 @@ def _predict(
         scores = client.zero_shot(volume, prompts)
     else:
         scores = client.pathologies(volume)
+    coverage: tuple[str, ...] = ()
+    with suppress(ServerError):  # it keeps its geometry to itself: that is no fault of the scores
+        geometry, _ = scores.provenance.geometry()
+        coverage = coverage_notes(volume.voxels.shape, volume.spacing_mm, geometry)
     # Not the volume itself: the next scan needs its memory.
     return Prediction(
-        str(path), scores, volume.spacing_mm, volume.rescale, volume.source, read_ms, index, maps_ms
-    )
+        str(path), scores, volume.spacing_mm, volume.rescale, volume.source, read_ms, index,
+        maps_ms, coverage,
+    )  # fmt: skip
 
 
 def _ensemble(args: argparse.Namespace) -> Ensemble:

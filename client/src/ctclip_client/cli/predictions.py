@@ -15,6 +15,7 @@ class Prediction:
     """Scores of one file, with what is left to tell once its voxels are gone.
 
     maps_index: the `relevance.json` that names its maps, where it has any.
+    coverage: what is to be said of how much of it the model has seen.
     """
 
     path: str
@@ -25,6 +26,12 @@ class Prediction:
     read_ms: float
     maps_index: Path | None = None
     maps_ms: float = 0.0
+    coverage: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the scan, a sentence each."""
+        return (*self.source.notes, *self.coverage)
 
     @property
     def timings_ms(self) -> dict[str, float]:
@@ -42,7 +49,8 @@ class Prediction:
             content["image_embedding"] = self.scores.image_embedding.tolist()
         if self.maps_index is not None:
             content["relevance"] = str(self.maps_index)
-        content["recipe"] = recipe(self.spacing_mm, self.rescale, self.source)
+        read_so = recipe(self.spacing_mm, self.rescale, self.source)
+        content["recipe"] = {**read_so, "notes": list(self.notes)}
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from ctclip_client.cli import streams
-from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CTClipError
+from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_USAGE, CTClipError
 from ctclip_client.system.distributions import COMMANDS, how_to_install
 from ctclip_client.system.terminal import printable
 
@@ -24,6 +29,13 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 ENTRY_POINT_GROUP = "ctclip.commands"
+TRACEBACK_VARIABLE = "CTCLIP_TRACEBACK"
+"""With a value, an error that nobody foresaw ends the program as Python does."""
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+"""What a disk says that takes nothing more."""
+_LOOK_AT_FILE = "Look whether it is there, and whether you may read it or write to it."
+_MEMORY = "End what else takes memory here, or use a machine with more."
 
 
 class Command(Protocol):
@@ -39,44 +51,40 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors go to standard error: cause, then remedy."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    return guarded(lambda: _run(arguments))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Return the exit code of a program's work, or of the error that it raised and that is told."""
     streams.make_usable()
     try:
         try:
-            if asked is not None:
-                # Only this one is imported: a broken distribution must not take the others with it.
-                points = {asked: _known(asked, points)}
-            code = _run(arguments, points)
-            sys.stdout.flush()
-        except CTClipError as error:
-            code = _fail(error.cause, error.remedy, error.exit_code)
-        except KeyboardInterrupt:
-            _say("interrupted")
-            code = EXIT_INTERRUPTED
-        except SystemExit:  # --help
+            code = work()
+        except SystemExit:  # --help, or an option that is wrong
             sys.stdout.flush()
             raise
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader (head, less) has gone
-        streams.give_up(sys.stdout)
-        return EXIT_OK
-    except OSError as error:
-        if not streams.is_of_output(error):
-            if error.errno not in streams.FULL:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            return _fail(f"{where}{error.strerror}.", "Make room on that disk.", EXIT_USAGE)
-        streams.give_up(sys.stdout)
-        return _fail(
-            f"standard output cannot be written: {error.strerror}.",
-            "Send it to a file on a disk with room, or to a program that reads it.",
-            EXIT_USAGE,
-        )
+    except CTClipError as error:
+        return _fail(error.cause, error.remedy, error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        return _fail(*_unforeseen(error), EXIT_USAGE)
+    finally:
+        with suppress(CTClipError):  # an error before it has been said already
+            sys.stdout.flush()
 
 
-def _run(arguments: list[str], points: dict[str, EntryPoint]) -> int:
+def _run(arguments: list[str]) -> int:
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if asked is not None:
+        # Only this one is imported: a broken distribution must not take the others with it.
+        points = {asked: _known(asked, points)}
     parser = _parser(points)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -173,7 +181,22 @@ def _fail(cause: str, remedy: str, code: int) -> int:
 
 
 def _say(line: str) -> None:
-    try:
-        print(printable(line), file=sys.stderr, flush=True)
-    except OSError:  # nobody can be told; the exit code still does
-        streams.give_up(sys.stderr)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _unforeseen(error: Exception) -> tuple[str, str]:
+    """Cause and remedy of an error that no command has translated. It is never a verdict."""
+    if isinstance(error, OSError) and error.filename is not None:
+        remedy = "Make room on that disk." if error.errno in _FULL else _LOOK_AT_FILE
+        return f"{error.filename}: {error.strerror}.", remedy
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.strerror}.", "Make room on the disk that is written to, or set TMPDIR."
+    if isinstance(error, MemoryError):
+        return f"there is too little memory: {str(error) or 'no more is to be had'}.", _MEMORY
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = (str(error).splitlines() or [""])[0]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return (
+        f"a fault of ctclip itself ({where}): {type(error).__name__}: {said}",
+        f"Please report it, with what {TRACEBACK_VARIABLE}=1 in the environment makes it say.",
+    )

@@ -1,4 +1,8 @@
-"""Standard output and standard error where they are closed, full, or nobody reads them any more."""
+"""Standard output and standard error where they are closed, full, or nobody reads them any more.
+
+A reader that goes away (`| head`) is nobody's failure: what is printed from then on goes nowhere,
+and the command ends by its own exit code. What cannot be said on standard error is not said.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,12 @@ import os
 import sys
 from typing import TextIO
 
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
-"""What a disk says that takes nothing more."""
+from ctclip_client.errors import InvalidInput
 
 
 def make_usable() -> None:
-    """Put something that can be written to in place of streams that were closed (`>&-`), and let a
-    terminal without "…" end no command."""
+    """Put something that can be written to in place of streams that were closed (`>&-`), and let
+    neither a reader that goes away nor a terminal without "…" end a command."""
     if None in (sys.stdin, sys.stdout, sys.stderr):
         # The next file to be opened would get a closed descriptor's number, and with it what
         # programs that are started here write to their standard streams.
@@ -23,30 +26,62 @@ def make_usable() -> None:
         nowhere = os.fdopen(number, "w", encoding="utf-8", errors="replace", closefd=False)
         sys.stdout = sys.stdout or nowhere
         sys.stderr = sys.stderr or nowhere
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    # Once, and nothing that somebody else (a test, a notebook) has put there.
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(sys.stdout)
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Messages(sys.stderr)
 
 
-def is_of_output(error: OSError) -> bool:
-    """Whether standard output could not be written: what it did not take is still waiting.
-
-    Where nothing ever waits (PYTHONUNBUFFERED), a full disk without a file's name is taken for it.
-    """
-    if error.filename is not None:
-        return False
-    if getattr(sys.stdout, "write_through", False):
-        return error.errno in FULL
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+def is_read(stream: TextIO) -> bool:
+    """Whether, as far as is known, somebody or a file still takes what is written to a stream."""
+    return not (isinstance(stream, _Stream) and stream.gone)
 
 
-def give_up(stream: TextIO) -> None:
-    """Let what was not written yet go nowhere: the interpreter's own flush would raise again."""
-    try:
-        stream.flush()
-    except OSError:
+class _Stream(io.TextIOWrapper):
+    """A standard stream that goes nowhere once it has failed. The one it stands for stays open."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
+            stream.buffer, stream.encoding, "backslashreplace",
+            line_buffering=stream.line_buffering, write_through=stream.write_through,
+        )  # fmt: skip
+        self.gone = False
+        self._is_terminal = stream.isatty()
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._fail(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """Let what was not written yet go nowhere: the interpreter's own flush would fail again."""
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no file of the user's)
-            os.dup2(nowhere.fileno(), stream.fileno())
+            os.dup2(nowhere.fileno(), self.fileno())
+        self.gone = isinstance(error, ConnectionError) or (  # a pipe's or socket's reader
+            error.errno == errno.EIO and self._is_terminal  # a terminal that was closed
+        )
+
+
+class _Output(_Stream):
+    """Raises InvalidInput for a full disk, once."""
+
+    def _fail(self, error: OSError) -> None:
+        super()._fail(error)
+        if not self.gone:
+            raise InvalidInput(
+                f"standard output cannot be written: {error.strerror}.",
+                "Send it to a file on a disk with room, or to a program that reads it.",
+            ) from error
+
+
+class _Messages(_Stream):
+    """Raises nothing: nobody can be told, and the exit code still tells."""

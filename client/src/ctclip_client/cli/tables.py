@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -44,7 +45,7 @@ class TablePrinter:
         say(scan.path, "bold")
         say(f"  orientation {scan.source.orientation}, spacing {spacing} mm (z × x × y)")
         say(f"  Hounsfield units: {scan.source.hu_source}")
-        for note in scan.source.notes:
+        for note in scan.notes:
             say(f"  note: {note}", "yellow")
         say(
             f"  release {provenance.release}, checkpoint {provenance.checkpoint_name}, "
@@ -58,8 +59,11 @@ class TablePrinter:
         if provenance.random_weights:
             random = Text(_RANDOM, "bold red", justify="center")
             self._console.print(Panel(random, border_style="red"))
-        # A table that is wider than the terminal is not cropped: its numbers are at the right.
-        self._console.print(_table(scores), crop=False)
+        table = _table(scores)
+        if _least_width(self._console, table) <= self._console.width:
+            self._console.print(table)
+        else:
+            self._list(scores)
         self._meaning = _OF_SENTENCES if isinstance(scores, Scores) else _OF_CLASSES
 
     def close(self) -> None:
@@ -67,8 +71,31 @@ class TablePrinter:
         if self._meaning:
             self._console.print(Text(self._meaning, "dim"))
 
+    def _list(self, scores: Classification) -> None:
+        """The same for a terminal that has no room for columns: a number a line."""
+        titles = ("Probability", "Logit present", "Logit absent")
+        for name, *numbers in scores.rows():
+            self._say(name, "bold")
+            for title, value in zip(titles, numbers, strict=False):
+                if value is not None:
+                    line = Text(f"  {title:<13} {value:8.3f}")
+                    self._console.print(line, soft_wrap=True)
+
     def _say(self, line: str, style: str = "") -> None:
         self._console.print(Text(printable(line), style))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print all of a table: no terminal is so narrow that a column is left out."""
+    least = _least_width(console, table)
+    if least > console.width:
+        table.width = least
+    console.print(table, crop=False)
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """Columns of the terminal that a table needs: the longest word of each of its own."""
+    return Measurement.get(console, console.options.update(width=1000), table).minimum
 
 
 def _table(scores: Classification) -> Table:

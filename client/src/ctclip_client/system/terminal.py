@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 
 def printable(text: str) -> str:
     """Return text that cannot steer a terminal, whatever a file or a server put into it.
@@ -11,3 +13,8 @@ def printable(text: str) -> str:
     """
     shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def command_line(*words: object) -> str:
+    """Return a command that can be pasted into a shell, whatever its paths and names hold."""
+    return shlex.join(map(str, words))

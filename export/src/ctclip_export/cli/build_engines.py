@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 def _report(engines: Sequence[BuiltEngine]) -> None:
     from rich.console import Console
 
+    from ctclip_client.cli.tables import print_table
+
     first = engines[0].record
     table = Table(
         title=f"TensorRT {first.tensorrt_version}, {first.gpu_name or 'no GPU'}, compute "
@@ -95,7 +97,7 @@ def _report(engines: Sequence[BuiltEngine]) -> None:
             f"built: {engine.changed}" if engine.changed else "kept: it matches",
         )
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    print_table(console, table)
     for engine in engines:
         if engine.report is not None and "float16" in str(engine.report.products):
             names = ", ".join(engine.report.products.get("float32", ())) or "none"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctclip_client.cli.flag_values import spacing_mm, volume_shape
+from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.system.signals import termination_interrupts
+from ctclip_client.system.terminal import command_line
 from ctclip_export.precision.choices import PRECISIONS
 
 if TYPE_CHECKING:
@@ -64,7 +67,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and say what was written."""
     from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
-    from ctclip_client.errors import InvalidInput
     from ctclip_client.prompts import read_prompts
     from ctclip_client.system.progress import Stages
     from ctclip_export.checkpoint import load_checkpoint, read_text_model
@@ -72,10 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_export.repository.placement import check_target
 
     check_target(args.out)
-    if args.calibration is not None and args.precision != "int8":
-        raise InvalidInput(
-            f"--calibration is for int8, got --precision {args.precision}.", "Leave it out."
-        )
+    _check_files(args)
     geometry = Geometry(args.volume_shape, args.target_spacing)
     prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
     text_model = read_text_model(args.text_model)
@@ -97,6 +96,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_files(args: argparse.Namespace) -> None:
+    """What minutes of work would find out: files that cannot be read, a place not to be written."""
+    from ctclip_export.samples.scans import scans_in
+
+    if args.calibration is not None:
+        if args.precision != "int8":
+            raise InvalidInput(
+                f"--calibration is for int8, got --precision {args.precision}.", "Leave it out."
+            )
+        scans_in(args.calibration, "--calibration")
+    for option, path in (("--checkpoint", args.checkpoint), ("--classfine", args.classfine)):
+        try:
+            if path is not None:
+                path.open("rb").close()
+        except OSError as error:
+            raise Unreadable(
+                f"{option}: {path}: {str(error.strerror).lower()}.", "Name a file of weights."
+            ) from error
+    beside = next(p for p in args.out.absolute().parents if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=beside):
+            pass
+    except OSError as error:
+        raise InvalidInput(
+            f"--out: {args.out}: cannot write into {beside}: {error.strerror or error}.",
+            "Name a folder on a disk with room that you may write to.",
+        ) from error
+
+
 def _warn(checkpoint: Checkpoint, text_model: TextModel) -> None:
     if checkpoint.random_weights:
         print("RANDOM WEIGHTS: this checkpoint was never trained.", file=sys.stderr)
@@ -116,5 +144,6 @@ def _report(export: Export) -> None:
     for found in export.agreements:
         print(f"{found.model:<19}{found.quantity:<37}{found.measured:>9.1e}{found.allowed:>20}")
     # ONNX Runtime has no bfloat16 kernels for CPUs.
-    config = " --config-name openvino" if export.release["precision"] == "bf16" else ""
-    print(f"Serve it: ctclip serve --repository {export.repository}{config}")
+    config = ("--config-name", "openvino") if export.release["precision"] == "bf16" else ()
+    serve = command_line("ctclip", "serve", "--repository", export.repository, *config)
+    print(f"Serve it: {serve}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctclip_client import read_volume
 from ctclip_client.contract import (
     CLASSFINE_ENSEMBLES,
     CLASSFINE_MODELS,
@@ -64,7 +65,7 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
     check_target(out)
     stages = stages or Stages()
     source = ExportSource(checkpoint, text_model, geometry, tuple(prompts), precision)
-    scans = calibration(calibration_folder) if precision == "int8" else None
+    scans = _calibration(calibration_folder, stages) if precision == "int8" else None
     with staged(out, OWNED) as staging:
         with stages.stage("Preprocessing: write and check the graph"):
             found = check_preprocess(make.make_preprocess(source, staging), geometry)
@@ -90,6 +91,17 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
         found = largest(found)
         release = write_release(source, staging, found, self_check, ranges)
     return Export(out, release, found)
+
+
+def _calibration(folder: Path | None, stages: Stages) -> Calibration:
+    """CTs for int8, each read once: a damaged one is better said now than after the tracing."""
+    scans = calibration(folder)
+    paths = {scan.path for scan in (*scans.fitting, *scans.judging)}
+    with stages.stage("CTs for int8: read", len(paths)) as advance:
+        for path in sorted(paths):
+            read_volume(path)
+            advance(1)
+    return scans
 
 
 def _vision(

@@ -59,7 +59,14 @@ def scans_in(folder: Path, option: str = "--scans") -> list[Scan]:
         raise InvalidInput(f"{option}: {folder} is not a folder.", "Name a folder of NIfTI files.")
     found = [Scan(p) for p in sorted(folder.iterdir()) if p.name.lower().endswith(SUFFIXES)]
     if not found:
-        raise InvalidInput(f"{option}: no .nii or .nii.gz file in {folder}.")
+        raise InvalidInput(
+            f"{option}: no .nii or .nii.gz file in {folder}.", "Name a folder of NIfTI files."
+        )
+    for scan in found:
+        if not scan.path.is_file():  # a pipe would be waited for
+            raise InvalidInput(
+                f"{option}: {scan.path} is no file, or a link to nothing.", "Move it elsewhere."
+            )
     return found
 
 

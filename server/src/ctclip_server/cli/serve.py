@@ -142,8 +142,8 @@ def _warn_of_small_shared_memory() -> None:
     free = state.f_bavail * state.f_frsize
     if free < SHARED_MEMORY_BYTES:
         _say(
-            f"WARNING: /dev/shm has {free / 1e6:.0f} MB free; a chest CT takes about 1 GB of it "
-            "(in docker: --shm-size=2g)."
+            f"WARNING: /dev/shm has {free / 1e6:.0f} MB free; a chest CT takes about 1 GB of it. "
+            "Enlarge it: mount -o remount,size=2g /dev/shm (a container: docker run --shm-size=2g)."
         )
 
 

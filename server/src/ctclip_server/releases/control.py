@@ -15,6 +15,7 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
+from ctclip_client.system.terminal import command_line
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.failures import NOBODY_REMEDY
 from ctclip_server.embedded.diagnosis import one_line
@@ -45,10 +46,10 @@ class Control:
             Unreadable: a file of its TLS connection cannot be read.
         """
         self.url = connection.url
-        self.flags = flags or f"--url {connection.url}"
+        self.flags = flags or command_line("--url", connection.url)
         self._briefly: dict[str, Any] = {
             "headers": dict(connection.headers),
-            "client_timeout": _ASK_TIMEOUT_S,
+            "client_timeout": min(_ASK_TIMEOUT_S, connection.timeout_s),
         }
         self._patiently = {**self._briefly, "client_timeout": connection.timeout_s}
         self._client = connection.raw(proxy=proxy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctclip_client.errors import CTClipError, Unreadable
+from ctclip_client.errors import CTClipError
 from ctclip_client.release.json_records import EXPORT_AGAIN
 from ctclip_client.release.members import Members
 from ctclip_client.release.parity_runs import objection, read_runs
@@ -43,6 +43,7 @@ def check_release(members: Members, version: int) -> Release:
 
     Raises:
         ReleaseRefusedError: with the first reason against it.
+        Unreadable: a file is missing or damaged, so that nothing is known of the release.
     """
     missing = sorted(name for name in members.all if version not in members.versions(name))
     if missing:
@@ -50,15 +51,12 @@ def check_release(members: Members, version: int) -> Release:
             f"release: version {version} is incomplete: '{missing[0]}' has no such version.",
             "Place all models of a release: ctclip promote --from REPOSITORY does.",
         )
-    try:
-        records = {name: read_model_record(members.folder(name, version)) for name in members.steps}
-        release = _same_release(records, version)
-        for name, record in records.items():
-            _check_model(members.folder(name, version), name, record)
-        runs = read_runs(members.repository, version)
-        engines = members.engines(version)
-    except Unreadable as error:
-        raise ReleaseRefusedError(f"release: {error.cause}", error.remedy) from error
+    records = {name: read_model_record(members.folder(name, version)) for name in members.steps}
+    release = _same_release(records, version)
+    for name, record in records.items():
+        _check_model(members.folder(name, version), name, record)
+    runs = read_runs(members.repository, version)
+    engines = members.engines(version)
     if reason := objection(runs, engines):
         raise ReleaseRefusedError(f"release: version {version} may not serve: {reason}.", _COMPARE)
     return Release(version, release)

@@ -10,7 +10,6 @@ one release or the other.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +20,7 @@ from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerErro
 from ctclip_client.release.members import Members
 from ctclip_client.release.repository import pins, read_config
 from ctclip_client.release.self_check import SelfCheck
+from ctclip_client.system.terminal import command_line
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.may_serve import Release
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
@@ -90,8 +90,8 @@ class Switch:
 
         With the version: what serves by then no longer tells what an interrupted rollback led to.
         """
-        repository = shlex.quote(str(self._members.repository))
-        return f"ctclip promote --repository {repository} {self._control.flags} --to {self._target}"
+        promote = command_line("ctclip", "promote", "--repository", self._members.repository)
+        return f"{promote} {self._control.flags} --to {self._target}"
 
     def run(self, served: Collection[int], timeout_s: float) -> dict[str, list[int]]:
         """Switch; return what is still being unloaded after `timeout_s` (model -> versions).
