@@ -238,6 +238,10 @@ def test_export_build_engines_demo_and_doctor(
                 (["--repository", str(repository), "--out", str(bad / "file")], "file"),
             )
         ),
+        (
+            ["bench", "--repository", str(repository), "--scans", str(bad), "--variations", "1"],
+            "--variations",
+        ),
         (["demo", "--small", "--folder", str(bad / "file")], "file"),
         (["demo", "--small", "--folder", "/proc/x"], "/proc/x"),
         (["doctor", str(bad / "absent")], "absent"),
@@ -276,5 +280,7 @@ def test_promote_and_rollback(
             (["--repository", str(copied), "--from", str(bad / name)], name)
             for name in ("absent", "nothing", "file")
         ]
+        both = ["--from", str(copied), "--to", "1"]
+        cases.append((["--repository", str(copied), *both], "--from and --to"))
     for more, named in cases:
         refused([command, "--url", server.grpc_url, *more], named)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctclip_bench.cli.subject import add_subject_options, check_together, read_subject
 from ctclip_client.cli.flag_values import seconds
-from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SOME_FAILED
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, EXIT_SOME_FAILED, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Measure latency and throughput of a server with real CTs, parity verdict first."
 RESULTS = Path("benchmarks/results")
+_VARIATIONS = 2
 
 _N = TypeVar("_N", int, float)
 
@@ -34,7 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_subject_options(parser, "a server that runs already")
     parser.add_argument(
-        "--variations", type=_number(int, 0), default=2, metavar="N", help="of the public CT"
+        "--variations",
+        type=_number(int, 0),
+        metavar="N",
+        help=f"of the public CT ({_VARIATIONS} if not given)",
     )
     load = parser.add_argument_group("load (lists such as 1,2,4; 0 leaves a part out)")
     load.add_argument(
@@ -88,10 +92,14 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.errors import Unavailable
 
     check_together(args)
+    if args.scans and args.variations is not None:
+        raise InvalidInput(
+            "--variations are of the public CT, --scans names others.", "Leave one out."
+        )
     record.check_folder(args.out)
     amount = Amount(args.requests, args.warmup, args.level_s)
     plan = Plan(args.concurrency, args.batch, args.texts, args.rate, amount)
-    inputs = read_subject(args, args.variations)
+    inputs = read_subject(args, _VARIATIONS if args.variations is None else args.variations)
     found, content = _measure(args, inputs, plan)
     path = record.free_path(args.out / record.file_name(content))
     record.write_json(content, path)

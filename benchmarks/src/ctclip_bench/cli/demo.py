@@ -63,6 +63,7 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
 
     from ctclip_client.cli.predictions import Prediction
     from ctclip_client.cli.tables import TablePrinter, print_table
+    from ctclip_client.coverage import coverage_notes
 
     console = Console()
     console.print()
@@ -77,6 +78,7 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
         f"{margins}.\n",
         highlight=False,
     )
+    geometry, _ = result.scores.provenance.geometry()
     printer = TablePrinter(sys.stdout)
     printer.show(
         Prediction(
@@ -86,6 +88,7 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
             result.volume.rescale,
             result.volume.source,
             result.read_ms,
+            coverage=coverage_notes(result.volume.voxels.shape, result.volume.spacing_mm, geometry),
         )
     )
     printer.close()

@@ -56,7 +56,9 @@ def save_in_upstream_layout(model: CTCLIP, path: Path, seed: int) -> None:
     # torch names the folder inside the archive after the file, up to its last dot, and "archive"
     # where it is given an open one: a hidden file, or `placed`, would change the bytes, and with
     # them the SHA-256 by which kept results name the checkpoint.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
         part = Path(folder) / f"{path.name}.part"
         torch.save(state, part)
         with part.open("rb") as file:

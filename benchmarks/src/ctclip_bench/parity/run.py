@@ -100,7 +100,10 @@ def run_parity(
     Raises: Unreadable for scans or files of the release that cannot be read, NoVerdict and the
     errors of `run_step`: then nothing was judged.
     """
-    with tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="ctclip-parity-", ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
         check = _ParityCheck(inputs, stages, Path(folder), stack)
         return check.run(planned_steps(inputs) if steps is None else steps)
 

@@ -68,11 +68,11 @@ def run_step(
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_work, args=(step, inputs, scans, sender))
-    process.start()
-    sender.close()
     answers: list[T] = []
     failure = ""
     try:
+        process.start()
+        sender.close()
         with receiver:
             while True:
                 try:
@@ -86,8 +86,9 @@ def run_step(
                 answers.append(answer)
                 advance(1)
     except BaseException:
-        process.terminate()
-        process.join()
+        if process.pid is not None:
+            process.terminate()
+            process.join()
         raise
     process.join()
     if process.exitcode in _ENDED_BY_OTHERS:

@@ -159,7 +159,7 @@ def from_file(inputs: ParityInputs, scans: Scans) -> Answers:
     """The whole way: CT file, reader, client, ensemble. Codes stay inside the server."""
     with (
         _connection(inputs).client() as client,
-        tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder,
+        tempfile.TemporaryDirectory(prefix="ctclip-parity-", ignore_cleanup_errors=True) as folder,
     ):
         bank = client.encode_text(inputs.sentences)
         for scan in scans:

@@ -50,7 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     checkpoint = parser.add_argument_group("for a checkpoint")
     checkpoint.add_argument(
-        "--text-model", type=Path, metavar="DIR", help="its text model: config.json and vocab.txt"
+        "--text-model",
+        type=Path,
+        metavar="DIR",
+        help="its text model: config.json, and vocab.txt or tokenizer.json",
     )
     checkpoint.add_argument(
         "--volume-shape", type=volume_shape, metavar="ZxXxY",

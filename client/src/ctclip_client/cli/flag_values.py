@@ -58,7 +58,10 @@ def add_reading_options(parser: argparse.ArgumentParser, title: str) -> None:
         "--spacing", type=spacing_mm, metavar="Z,X,Y", help="in millimetres, with --as-stored"
     )
     group.add_argument(
-        "--slope", type=float, help="HU = slope · stored + intercept, instead of the file's own"
+        "--slope",
+        type=float,
+        help="HU = slope · stored + intercept, instead of the file's own (upstream's "
+        "script: on top of it)",
     )
     group.add_argument("--intercept", type=float, help="goes with --slope")
 

@@ -91,32 +91,31 @@ def _whole_file(path: Path) -> Iterator[Callable[[str], None]]:
     Ended by an error or Ctrl-C, what was written so far is kept beside it as `NAME.partial`. Where
     nothing was written, a file from an earlier run stays as it is.
     """
-    written = False
-    with ExitStack() as stack:
-        try:
-            path = destination(path)  # a link may lead to another disk
-            partial = partial_of(path)
-            file = stack.enter_context(placed(path, partial))
-        except OSError as error:
-            raise InvalidInput(
-                f"{path}: cannot be written: {error.strerror or error}.",
-                "Name a file in an existing folder that you may write to.",
-            ) from error
+    partial = None
+    try:
+        with ExitStack() as stack:
+            try:
+                path = destination(path)  # a link may lead to another disk
+                file = stack.enter_context(placed(path, partial_of(path)))
+            except OSError as error:
+                raise InvalidInput(
+                    f"{path}: cannot be written: {error.strerror or error}.",
+                    "Name a file in an existing folder that you may write to.",
+                ) from error
 
-        def write(text: str) -> None:
-            nonlocal written
-            with _writing(path):
-                written = True
-                file.write(text.encode("utf-8", "surrogateescape"))
+            def write(text: str) -> None:
+                nonlocal partial
+                with _writing(path):
+                    partial = partial_of(path)
+                    file.write(text.encode("utf-8", "surrogateescape"))
 
-        try:
             yield write
             with _writing(path):
                 stack.close()
-        except BaseException:
-            if written:
-                print(printable(f"note: what was scored so far is in {partial}"), file=sys.stderr)
-            raise
+    except BaseException:
+        if partial is not None and partial.exists():
+            print(printable(f"note: what was scored so far is in {partial}"), file=sys.stderr)
+        raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Literal
 
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.readers.registry import DICOM, ct_by_content, head_of, is_ct_by_name
+from ctclip_client.system.files import special
 
 Kind = Literal["checkpoint", "repository", "ct", "server"]
 
@@ -22,7 +23,7 @@ _EXPECTED = (
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST_PORT = re.compile(r"^(\[[^\s\[\]]+\]|[^\s:/\[\]]+):\d+$")
-_CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt")
+_CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".safetensors")
 _PICKLES = (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
 """Of protocol 2 to 5, as torch.save wrote before it wrote archives."""
 _LOOKED_AT = 256
@@ -64,9 +65,8 @@ def recognise(target: str) -> Subject:
         raise Unreadable(f"{target}: {error.strerror or error}.", _EXPECTED) from error
     except ValueError as error:  # a NUL byte
         raise InvalidInput(f"{target!r}: no name of a file ({error}).", _EXPECTED) from error
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
-        raise InvalidInput(f"{target}: a pipe, socket or device, expected a file or a folder.",
-                           _EXPECTED)  # fmt: skip
+    if special(path):  # opening a pipe would wait for ever
+        raise InvalidInput(f"{target}: {special(path)}, expected a file or a folder.", _EXPECTED)
     try:
         return _folder(target, path) if stat.S_ISDIR(mode) else _file(target, path)
     except OSError as error:
@@ -144,7 +144,7 @@ def _folder(target: str, path: Path) -> Subject:
             f"{target}: one model of a repository.",
             f"Give the folder above it: {path.absolute().parent}",
         )
-    if {"config.json", "vocab.txt"} <= names.keys():
+    if "config.json" in names and names.keys() & {"vocab.txt", "tokenizer.json"}:
         raise InvalidInput(
             f"{target}: a text model's folder.",
             "It is examined with its checkpoint: ctclip doctor CHECKPOINT --text-model DIR.",

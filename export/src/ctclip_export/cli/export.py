@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--text-model", type=Path, required=True, metavar="DIR",
-        help="folder of the checkpoint's text model: config.json and vocab.txt",
+        help="folder of the checkpoint's text model: config.json, and vocab.txt or tokenizer.json",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR",

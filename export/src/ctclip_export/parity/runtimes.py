@@ -53,7 +53,9 @@ class OnnxRuntimeVision:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         # Beside the file that is judged there may be no room; a path spares a copy of 700 MB.
-        with tempfile.TemporaryDirectory(prefix="ctclip-parity-") as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="ctclip-parity-", ignore_cleanup_errors=True
+        ) as folder:
             visible = Path(folder) / "model.onnx"
             onnx.save(model, visible)
             del model

@@ -121,7 +121,7 @@ def _int8_vision(
     stages: Stages,
 ) -> tuple[list[Agreement], check.Outputs, Mapping[str, object]]:
     # Beside the staged repository, and gone with it.
-    with tempfile.TemporaryDirectory(dir=staging.parent) as work:
+    with tempfile.TemporaryDirectory(dir=staging.parent, ignore_cleanup_errors=True) as work:
         made = make.make_int8_vision(source, staging, scans, Path(work), stages)
         judging = Voxels(make.graph_file(staging, PREPROCESS), scans.judging)
         title = "Vision encoder: compare with the reference"

