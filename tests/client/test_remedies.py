@@ -6,6 +6,7 @@ import gzip
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from ctclip_client import Unreadable, Volume, read_volume
-from ctclip_client.readers.remedies import FIXED
+from ctclip_client.readers.remedies import fixed
 
 from ..nifti_files import chest, edit, save
 
@@ -31,7 +32,7 @@ def commands(path: Path) -> list[list[str]]:
     with pytest.raises(Unreadable) as caught:
         read_volume(path)
     starts = [
-        match.start() for match in re.finditer(r"(?:python -c|gunzip <) ", caught.value.remedy)
+        match.start() for match in re.finditer(re.escape(sys.executable), caught.value.remedy)
     ]
     assert starts
     return [_first_words(caught.value.remedy[start:]) for start in starts]
@@ -45,9 +46,10 @@ def _first_words(text: str) -> list[str]:
 
 def followed(command: list[str], **options: object) -> Volume:
     """Run it, in this process since nibabel is here already, and read what it wrote."""
-    assert command[:2] == ["python", "-c"]
+    assert command[:2] == [sys.executable, "-c"]
+    Path("scan.fixed.nii.gz").unlink(missing_ok=True)  # of the other one of two commands
     exec(command[2], {})  # noqa: S102 (it is ours)
-    return read_volume(FIXED, **options)  # type: ignore[arg-type]
+    return read_volume("scan.fixed.nii.gz", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -122,7 +124,7 @@ def test_analyze_gets_no_orientation_from_nowhere(folder: Path) -> None:
     volume = followed(command, as_stored=True, spacing_mm=(2.5, 0.7, 0.8))
     np.testing.assert_array_equal(volume.voxels, chest())
     with pytest.raises(Unreadable, match="orientation"):
-        read_volume(FIXED)
+        read_volume("scan.fixed.nii.gz")
 
 
 def test_gzip_twice_can_be_unpacked_once(folder: Path) -> None:
@@ -131,7 +133,22 @@ def test_gzip_twice_can_be_unpacked_once(folder: Path) -> None:
     with pytest.raises(Unreadable) as caught:
         read_volume(path)
     subprocess.run(["/bin/sh", "-c", caught.value.remedy.partition(": ")[2]], check=True)
-    np.testing.assert_array_equal(read_volume(FIXED).voxels, chest())
+    np.testing.assert_array_equal(read_volume("scan.fixed.nii.gz").voxels, chest())
+
+
+def test_a_command_needs_no_path_and_writes_over_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an environment that nobody has activated, beside the scan, for the second time."""
+    monkeypatch.chdir(tmp_path)
+    path = edit(save(tmp_path / "scan.nii", chest()), sform_code=9, qform_code=0)
+    with pytest.raises(Unreadable) as caught:
+        read_volume(path)
+    command = shlex.join(_first_words(caught.value.remedy[caught.value.remedy.index(sys.prefix) :]))
+    subprocess.run(["/bin/sh", "-c", command], check=True, env={"PATH": ""})
+    np.testing.assert_array_equal(read_volume("scan.fixed.nii.gz").voxels, chest())
+    assert fixed(path) == "scan.fixed1.nii.gz"
+    assert fixed(tmp_path / "scan.fixed.nii.gz") == "scan.fixed.fixed.nii.gz"
 
 
 def test_a_folder_is_named_as_a_shell_takes_it(folder: Path) -> None:

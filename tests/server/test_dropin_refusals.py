@@ -119,7 +119,7 @@ TRITONS_OWN = (
     "name", "platform", "backend", "runtime", "version_policy.", "max_batch_size", "input.dims",
     "input.name", "input.data_type", "output.dims", "output.name", "output.data_type",
     "output.label_filename", "dynamic_batching.", "ensemble_scheduling.", "instance_group.name",
-    "instance_group.count", "instance_group.kind", "instance_group.gpus", "instance_group.profile",
+    "instance_group.count", "instance_group.kind", "instance_group.gpus",
     "instance_group.passive", "instance_group.host_policy", "default_model_filename",
     "metric_tags", "model_warmup.", "model_repository_agents.", "model_metrics.",
 )  # fmt: skip

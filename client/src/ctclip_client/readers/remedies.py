@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
+from itertools import count
 from pathlib import Path
 
-FIXED = "fixed.nii.gz"
 COPY_AGAIN = (
     "Copy or download the file again and compare its size or checksum; if they are the same, it "
     "was damaged when it was written."
@@ -18,6 +19,15 @@ AS_STORED = (
     "If the stored array is known to run [x, y, z] towards Left, Posterior, Superior, ask for "
     "as_stored with the spacing (--as-stored --spacing z,x,y)."
 )
+
+
+def fixed(path: Path) -> str:
+    """A new file in the current folder, for what a command makes of this one."""
+    stem = path.name.removesuffix(".gz")
+    for suffix in (".nii", ".hdr", ".img"):
+        stem = stem.removesuffix(suffix)
+    names = (f"{stem}.fixed{number or ''}.nii.gz" for number in count())
+    return next(name for name in names if not Path(name).exists())
 
 
 def with_header(path: Path, statements: str) -> str:
@@ -45,10 +55,10 @@ def first_volume(path: Path, axes: int) -> str:
 
 def resampled(path: Path) -> str:
     """A command that resamples a NIfTI file onto the patient's axes, to the published model's
-    spacing (x, y, z); air is where it has nothing."""
+    spacing (x, y, z); air is where it has nothing. It needs scipy, which ctclip does not."""
     return _python(
         "import nibabel as n, nibabel.processing as p; n.save(p.resample_to_output("
-        f"n.load({_literal(path)}), (0.75, 0.75, 1.5), cval=-1000), {json.dumps(FIXED)})"
+        f"n.load({_literal(path)}), (0.75, 0.75, 1.5), cval=-1000), {_literal(fixed(path))})"
     )
 
 
@@ -62,13 +72,13 @@ def by_simpleitk(path: Path) -> str:
     """A command that makes a NIfTI file of what SimpleITK reads."""
     return _python(
         "from SimpleITK import ReadImage, WriteImage; "
-        f"WriteImage(ReadImage({_literal(path)}), {json.dumps(FIXED)})"
+        f"WriteImage(ReadImage({_literal(path)}), {_literal(fixed(path))})"
     )
 
 
 def by_gunzip(path: Path) -> str:
     """A command that takes one layer of gzip away."""
-    return f"gunzip < {shlex.quote(str(path))} > {FIXED}"
+    return f"gunzip < {shlex.quote(str(path))} > {shlex.quote(fixed(path))}"
 
 
 def _nibabel(path: Path, statements: str) -> str:
@@ -77,14 +87,14 @@ def _nibabel(path: Path, statements: str) -> str:
         f"import nibabel as n; i = n.load({_literal(path)}); v = i.dataobj.get_unscaled(); "
         f"{statements}; "
         "o.header.set_slope_inter(i.dataobj.slope, i.dataobj.inter); "
-        f"n.save(o, {json.dumps(FIXED)})"
+        f"n.save(o, {_literal(fixed(path))})"
     )
 
 
-def _literal(path: Path) -> str:
+def _literal(path: Path | str) -> str:
     """In double quotes, which a shell's single ones may surround."""
     return json.dumps(str(path), ensure_ascii=False)
 
 
 def _python(program: str) -> str:
-    return f"python -c {shlex.quote(program)}"
+    return shlex.join([sys.executable, "-c", program])

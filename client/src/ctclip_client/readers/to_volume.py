@@ -56,14 +56,15 @@ def _orientation(stored: Stored, path: Path) -> Orientation:
         raise Unreadable(
             f"{path}: the grid is sheared by {found.shear_deg:.1f}° (a tilted gantry), expected at "
             f"most {LARGEST_SHEAR_DEG:g}°.",
-            f"Resample it onto a rectangular grid, with scipy: {remedies.resampled(path)}",
+            "Resample it onto a rectangular grid (pip install scipy first): "
+            f"{remedies.resampled(path)}",
         )
     if found.tilt_deg > LARGEST_TILT_DEG:
         raise Unreadable(
             f"{path}: the grid is tilted by {found.tilt_deg:.0f}° against the patient, expected at "
             f"most {LARGEST_TILT_DEG:g}° (closest axes: {found.codes}).",
-            "Take the axial series of the same study, or resample it onto the patient's axes, with "
-            f"scipy: {remedies.resampled(path)}",
+            "Take the axial series of the same study, or resample it onto the patient's axes "
+            f"(pip install scipy first): {remedies.resampled(path)}",
         )
     return found
 

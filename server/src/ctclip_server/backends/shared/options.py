@@ -70,6 +70,7 @@ _WITHOUT_EFFECT: Mapping[str, object] = {
     "response_cache.enable": False,  # the embedded server has no cache
     "cc_model_filenames": {},
     "instance_group.secondary_devices": [],
+    "instance_group.profile": [],
     "instance_group.rate_limiter.resources": [],  # it starts Triton without a rate limiter
     "instance_group.rate_limiter.priority": 0,
     "optimization.priority": "PRIORITY_DEFAULT",
