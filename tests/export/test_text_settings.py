@@ -97,6 +97,7 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
     "split_special_tokens": (True,),
     "padding_side": ("left",),
     "truncation_side": ("left",),
+    "vocab": ({"[PAD]": 0}, "vocab.txt"),
     "never_split": (["Nodule"], "Nodule"),
     "model_max_length": (128, "512", True),
     "tokenizer_class": ("RobertaTokenizer", "DebertaV2Tokenizer"),
