@@ -234,8 +234,8 @@ REFUSED: dict[str, tuple[Callable[[State, State], Any], str, str]] = {
     "in a list": (lambda s, o: {"model": s, "swa": [1, o]}, r'and \["swa"\]\[1\]', "so"),
     "in a tuple": (lambda s, o: {"hist": ({}, {"m": o}), True: s}, r'\["hist"\]\[1\]\["m"', "os"),
     "a list": (lambda s, o: [s, [o]], r"\[0\] and \[1\]\[0\]", "so"),
-    "below no number": (lambda s, o: {"model": s, float("nan"): o}, "no literal", "s"),
-    "below a type": (lambda s, o: {torch.float32: s, float("inf"): o}, "no literal", ""),
+    "below no number": (lambda s, o: {"model": s, float("nan"): o}, "no literal", ""),
+    "below a type": (lambda s, o: {torch.float32: s}, "no literal", ""),
     "with moments": (
         lambda s, o: {"opt": {"exp_avg": params(s), "exp_avg_sq": params(o)}, "a": s, "b": o},
         r'2 CT-CLIPs, \["a"\] and \["b"\]', "so",
@@ -308,7 +308,8 @@ def run(command: str, *, in_shell: bool = False) -> Path:
     words = shlex.split(command)
     made = {Path(word) for word in words[2:] if word.endswith(".pt") and not Path(word).exists()}
     if in_shell:
-        subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, text=True)
+        shell = ["/bin/sh", "-c", command]
+        assert not subprocess.run(shell, check=True, capture_output=True).stderr
     else:
         _, how, what, *arguments = words
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(None):
@@ -340,7 +341,7 @@ def test_remedies_work(file: str, golden: Golden, tmp_path: Path) -> None:
         assert len(commands) == len(made), (name, caught.value.remedy)
         assert commands or "model.state_dict()" in caught.value.remedy
         for command, which in zip(commands, made, strict=True):
-            path = run(command, in_shell=name == "two models, deeper" and file == "ctclip.pt")
+            path = run(command, in_shell=name == "a path" and file == "ctclip.pt")
             assert_equal(read_contents(path), expected[which], name)
             path.unlink()
 
@@ -462,7 +463,7 @@ def test_names_as_of_parts(
         torch.save(whole, epochs[1])
         load(epochs[1])
     headless = {n: t for n, t in classfine.items() if not n.startswith("classifier.")}
-    half = dict(list(state.items())[::2])
+    half = {n: t for n, t in state.items() if "latent" not in n}
     for part in (headless, {"model": headless}, half, {"model": half}, {"a": torch.ones(1)}):
         torch.save(part, epochs[0])
         with pytest.raises(CTClipError, match="one of 3 files") as caught:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_export.checkpoint.names import slots, text_config, vision_config
+from ctclip_export.checkpoint.names import CODEBOOK
 from ctclip_export.checkpoint.remedies import (
     BY_ITS_PROGRAM,
     from_distributed,
@@ -20,9 +19,7 @@ from ctclip_export.checkpoint.remedies import (
     from_safetensors,
     tensors_alone,
 )
-from ctclip_export.checkpoint.tensors_alone import without_objects
 from ctclip_export.checkpoint.unwrap import TRAINED, Contents, dictionaries, unwrap
-from ctclip_export.model import ModelConfig
 
 V2_FILES = "CT-CLIP_v2.pt, CT_VocabFine_v2.pt or CT_LiPro_v2.pt"
 
@@ -71,15 +68,11 @@ def declared_random(path: Path) -> Path:
 
 
 def _is_whole(found: Contents) -> bool:
-    """Whether all names of a model are there, whatever the shapes; a ClassFine's head with them."""
-    try:
-        vision = vision_config(found.state, PUBLISHED_GEOMETRY.volume_shape)
-        names = slots(ModelConfig(vision, text_config(found.state)))
-    except InvalidInput:
-        return False
-    return names.keys() <= found.state.keys() and (
-        TRAINED not in found.prefix or bool(found.classifier)
-    )
+    """Whether a model's first tensors are there and its last, which are a ClassFine's head."""
+    headless = TRAINED in found.prefix and not found.classifier
+    return not headless and found.state.keys() >= {
+        "temperature", CODEBOOK, "to_text_latent.weight", "to_visual_latent.weight",
+    }  # fmt: skip
 
 
 def _load(path: Path) -> object:
@@ -127,6 +120,9 @@ def _load(path: Path) -> object:
 
 
 def _leaves_a_model(path: Path) -> bool:
+    # Imported here, so that running it as a program does not import it twice.
+    from ctclip_export.checkpoint.tensors_alone import without_objects
+
     try:
         without_objects(path)
     except Exception:  # noqa: BLE001 (no stand-in passes everywhere: anything may come)

@@ -25,9 +25,14 @@ def one_of(commands: Mapping[str, str]) -> str:
     return f"Save the one that is meant alone, and give that file. If {told}"
 
 
-def entry_alone(path: Path, entry: str) -> str:
-    """Save the tensors of one dictionary; `entry` is its subscript, as in `["model"]`, or ""."""
-    return _tensors_of(path, entry)
+def tensors_of(path: Path, entry: str, name: str = "n", chosen: str = "") -> str:
+    """Save a dictionary's tensors: those whose names `n` are chosen, under the new `name`.
+
+    entry: its subscript, as in `["model"]`; "" for the whole file.
+    """
+    kept = f"isinstance(n, str) and torch.is_tensor(t){chosen}"
+    code = f"s = {_LOADED}{entry}; s = {{{name}: t for n, t in s.items() if {kept}}}"
+    return _python(f"{code}; torch.save(s, sys.argv[2])", [path, _other(path)])
 
 
 def names_behind(
@@ -39,13 +44,13 @@ def names_behind(
         chosen += f" and not n.startswith({_tuple(others)})"
     if head:
         chosen += f" or n in {_tuple(head)}"
-    return _tensors_of(path, entry, chosen=f" and ({chosen})")
+    return tensors_of(path, entry, chosen=f" and ({chosen})")
 
 
 def prefixes_taken_off(path: Path, entry: str, prefixes: Iterable[str]) -> str:
     """Save all tensors, without these in front of their names."""
     bare = "n" + "".join(f".removeprefix({literal(prefix)})" for prefix in prefixes)
-    return _tensors_of(path, entry, bare)
+    return tensors_of(path, entry, bare)
 
 
 def literal(value: object) -> str | None:
@@ -105,13 +110,6 @@ def _tuple(values: Iterable[str]) -> str:
 
 def _other(path: Path) -> Path:
     return path.with_name(f"{path.stem}.tensors.pt")
-
-
-def _tensors_of(path: Path, entry: str, name: str = "n", chosen: str = "") -> str:
-    """Save those of a dictionary's tensors whose names `n` are chosen, under the new `name`."""
-    kept = f"isinstance(n, str) and torch.is_tensor(t){chosen}"
-    code = f"s = {_LOADED}{entry}; s = {{{name}: t for n, t in s.items() if {kept}}}"
-    return _python(f"{code}; torch.save(s, sys.argv[2])", [path, _other(path)])
 
 
 def _python(code: str, arguments: Iterable[Path]) -> str:

@@ -19,11 +19,11 @@ from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint.names import CODEBOOK, TEXT, VISION
 from ctclip_export.checkpoint.remedies import (
     BY_ITS_PROGRAM,
-    entry_alone,
     literal,
     names_behind,
     one_of,
     prefixes_taken_off,
+    tensors_of,
 )
 
 TRAINED = "trained_model."
@@ -68,12 +68,15 @@ def unwrap(path: Path, content: object) -> Contents:
     found = [item for item in held_in if holds_codebook(_tensors(item[1]))] or [
         item for item in held_in if any(f".{VISION}" in f".{name}" for name in _tensors(item[1]))
     ]
+    for entry, _ in found:
+        if _UNNAMED in entry:
+            raise InvalidInput(f"{path}: holds a CT-CLIP below {entry}.", BY_ITS_PROGRAM)
     if len(found) > 1:
         told = {entry: entry or "the file itself" for entry, _ in found}
         raise InvalidInput(
             f"{path}: holds {len(found)} CT-CLIPs, {' and '.join(told.values())}; only you know "
             "which is meant.",
-            one_of({n: entry_alone(path, e) for e, n in told.items() if _UNNAMED not in e}),
+            one_of({name: tensors_of(path, entry) for entry, name in told.items()}),
         )
     entry, held = found[0] if found else max(held_in, key=lambda item: len(_tensors(item[1])))
     tensors = _tensors(held)
@@ -140,8 +143,6 @@ def _only_prefix(path: Path, entry: str, tensors: Mapping[str, Tensor]) -> str:
         return next(iter(names))
     told = ", ".join(f"{len(held)} as {held[0]!r}" for held in names.values())
     cause = f"{path}{entry}: its names begin in different ways: {told}."
-    if _UNNAMED in entry:
-        raise InvalidInput(cause, BY_ITS_PROGRAM)
     bare = {name.removeprefix(prefix) for prefix, held in names.items() for name in held}
     if len(bare) == sum(map(len, names.values())):
         # Of a ClassFine file the names keep `trained_model.`, which tells them from the head's.
@@ -195,14 +196,11 @@ def _named(
     if strange:
         shown = ", ".join(map(repr, strange[:_LISTED]))
         more = f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
-        remedy = BY_ITS_PROGRAM
-        if _UNNAMED not in entry:
-            command = names_behind(path, entry, prefix, [], head)
-            remedy = f"If they are no part of the model, leave them out: {command}"
         raise InvalidInput(
             f"{path}{entry}: {len(state)} names begin with {prefix!r}, and {len(strange)} do not: "
             f"{shown}{more}.",
-            remedy,
+            "If they are no part of the model, leave them out: "
+            f"{names_behind(path, entry, prefix, [], head)}",
         )
     return state, classifier
 
