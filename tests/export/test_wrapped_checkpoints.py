@@ -325,7 +325,8 @@ def run(command: str, *, in_shell: bool = False) -> Path:
 
 @pytest.mark.parametrize("file", ["ctclip.pt", "ct_lipro.pt"])
 def test_remedies_work(file: str, golden: Golden, tmp_path: Path) -> None:
-    state: State = torch.load(golden.folder / file, weights_only=True)
+    loaded: State = torch.load(golden.folder / file, weights_only=True)
+    state = {name: tensor.flatten()[:2].clone() for name, tensor in loaded.items()}
     second = {n: t * 1.5 if t.is_floating_point() else t for n, t in state.items()}
     expected = {}
     for name, model in (("s", state), ("o", second), ("p", plain(second))):
