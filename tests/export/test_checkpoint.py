@@ -259,7 +259,7 @@ def _other_disks(path: Path, golden: Golden) -> None:
         (lambda path, golden: path.mkdir(), "a folder, not a file"),
         (lambda path, golden: None, "no such file"),
         (lambda path, golden: torch.save([1, 2], path), "holds a list"),
-        (lambda path, golden: torch.save({}, path), "holds a dict"),
+        (lambda path, golden: torch.save({}, path), "holds an empty dictionary"),
     ],
 )
 def test_files_that_are_no_checkpoint(

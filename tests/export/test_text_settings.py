@@ -97,9 +97,10 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
     "split_special_tokens": (True,),
     "padding_side": ("left",),
     "truncation_side": ("left",),
+    "vocab": ({"[PAD]": 0}, "vocab.txt"),
     "never_split": (["Nodule"], "Nodule"),
     "model_max_length": (128, "512", True),
-    "tokenizer_class": ("RobertaTokenizer", "DebertaV2Tokenizer"),
+    "tokenizer_class": ("RobertaTokenizer", "DebertaV2Tokenizer", "TokenizersBackend"),
     "unk_token": ("[MASK]", None, own("[SEP]"), 7),
     "pad_token": ("[UNK]",),
     "cls_token": ("[SEP]", own("[CLS]", normalized=True)),
@@ -173,7 +174,9 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 def test_without_vocab_txt(folder: Path, whole: dict[str, Any]) -> None:
-    assert assert_same_ids(folder) == read_text_model(SOURCE)
+    for general in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        change(folder / "tokenizer_config.json", tokenizer_class=general)
+        assert assert_same_ids(folder) == read_text_model(SOURCE)
     (folder / "vocab.txt").unlink(missing_ok=True)
     assert assert_same_ids(folder) == read_text_model(SOURCE)
     whole["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ctclip_client.contract import CLASS_COUNT
 from ctclip_client.errors import InvalidInput
-from ctclip_export.checkpoint.file import read_contents
 from ctclip_export.checkpoint.names import VISION
+from ctclip_export.checkpoint.unwrap import Contents
 from ctclip_export.model import Classifier
 
 
@@ -41,12 +41,13 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
     return head.requires_grad_(False).eval()
 
 
-def head_beside(classfine: Path, state: Mapping[str, Tensor], embedding_size: int) -> Classifier:
-    """The head of a ClassFine file, for the checkpoint that `state` is of.
+def head_beside(
+    classfine: Path, other: Contents, state: Mapping[str, Tensor], embedding_size: int
+) -> Classifier:
+    """The head of a ClassFine file of these contents, for the checkpoint that `state` is of.
 
     Raises: InvalidInput where it has none, or was trained on another vision encoder's embeddings.
     """
-    other = read_contents(classfine)
     if not other.classifier:
         raise InvalidInput(
             f"--classfine: {classfine} has no classifier: it is not a ClassFine (CT-LiPro) file.",

@@ -6,20 +6,20 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_export.checkpoint.names import CODEBOOK
 from ctclip_export.checkpoint.remedies import (
+    BY_ITS_PROGRAM,
     from_distributed,
     from_parts,
     from_safetensors,
     tensors_alone,
 )
-from ctclip_export.checkpoint.unwrap import Contents, unwrap
+from ctclip_export.checkpoint.unwrap import TRAINED, Contents, dictionaries, unwrap
 
 V2_FILES = "CT-CLIP_v2.pt, CT_VocabFine_v2.pt or CT_LiPro_v2.pt"
 
@@ -27,8 +27,11 @@ _AGAIN = "Download it again and compare its size with the source's."
 _REMEDY = f"--checkpoint takes a file saved by torch.save, such as {V2_FILES}."
 _OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """What files of torch.save began with before they were zip archives (torch.serialization)."""
-_RUNS = {"builtins", "importlib", "nt", "os", "posix", "runpy", "shutil", "subprocess", "sys"}
-"""Modules that nothing in a checkpoint has a use for."""
+_RUNS = re.compile(
+    r"(importlib|nt|os|posix|runpy|shutil|subprocess|sys)\."
+    r"|(builtins|__builtin__|_?io)\.(eval|exec|execfile|compile|__import__|getattr|open|input)$"
+)
+"""What nothing in a checkpoint has a use for."""
 _LISTED = 4
 
 
@@ -39,6 +42,13 @@ def read_contents(path: Path) -> Contents:
     models, or tensors without their values.
     """
     found = unwrap(path, _load(path))
+    part = from_parts(path)
+    if part is not None and not _is_whole(found):
+        raise Unreadable(
+            f"{path}: holds no whole model, and is by its name one of {part[0]} files that the "
+            "tensors are spread over.",
+            part[1],
+        )
     for name, value in {**found.state, **found.classifier}.items():
         if value.layout is not torch.strided or value.is_nested or value.device.type != "cpu":
             raise InvalidInput(
@@ -57,7 +67,15 @@ def declared_random(path: Path) -> Path:
     return path.with_name(path.name + ".RANDOM_WEIGHTS")
 
 
-def _load(path: Path) -> Mapping[Any, Any]:
+def _is_whole(found: Contents) -> bool:
+    """Whether a model's first tensors are there and its last, which are a ClassFine's head."""
+    headless = TRAINED in found.prefix and not found.classifier
+    return not headless and found.state.keys() >= {
+        "temperature", CODEBOOK, "to_text_latent.weight", "to_visual_latent.weight",
+    }  # fmt: skip
+
+
+def _load(path: Path) -> object:
     if path.is_dir() and (path / ".metadata").is_file():
         raise Unreadable(
             f"{path}: a folder of torch.distributed.checkpoint, expected one file.",
@@ -67,7 +85,6 @@ def _load(path: Path) -> Mapping[Any, Any]:
         raise Unreadable(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}.", _REMEDY
         )
-    _refuse_parts(path)
     archive = _is_archive(path)
     try:
         with warnings.catch_warnings():  # torch's advice on odd pickles is not for our user
@@ -75,11 +92,16 @@ def _load(path: Path) -> Mapping[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         names = _wanted(path, error)
-        savable = archive and names and not any(name.split(".")[0] in _RUNS for name in names)
         shown = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
-        remedy = "Do not load it by other means unless you trust its source. " + _REMEDY
-        if savable:
+        if not names or any(map(_RUNS.match, names)):
+            remedy = "Do not load it by other means unless you trust its source. " + _REMEDY
+        elif _leaves_a_model(path):
             remedy = f"Save its tensors alone, which runs none of that: {tensors_alone(path)}"
+        else:
+            remedy = (
+                "Without running that no CT-CLIP can be taken out of it; the model itself may have "
+                f"been saved as an object. {BY_ITS_PROGRAM}"
+            )
         raise Unreadable(
             f"{path}: wants to run code while it is read "
             f"({shown or 'an object other than a tensor'}); a checkpoint needs tensors only.",
@@ -91,21 +113,21 @@ def _load(path: Path) -> Mapping[Any, Any]:
         raise Unreadable(
             f"{path}: damaged or not a PyTorch checkpoint ({reason}).", _AGAIN
         ) from error
-    if not isinstance(content, Mapping) or not content:
-        raise Unreadable(
-            f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors.", _REMEDY
-        )
+    if content == {} or next(dictionaries(content), None) is None:
+        held = "n empty dictionary" if content == {} else f" {type(content).__name__}"
+        raise Unreadable(f"{path}: holds a{held}, expected a dictionary of tensors.", _REMEDY)
     return content
 
 
-def _refuse_parts(path: Path) -> None:
-    joined = from_parts(path)
-    if joined is not None:
-        count, command = joined
-        raise Unreadable(
-            f"{path}: by its name one of {count} files that the tensors are spread over.",
-            f"With all {count} beside it, join them, and give that file: {command}",
-        )
+def _leaves_a_model(path: Path) -> bool:
+    # Imported here, so that running it as a program does not import it twice.
+    from ctclip_export.checkpoint.tensors_alone import without_objects
+
+    try:
+        without_objects(path)
+    except Exception:  # noqa: BLE001 (no stand-in passes everywhere: anything may come)
+        return False
+    return True
 
 
 def _is_archive(path: Path) -> bool:
@@ -128,9 +150,12 @@ def _is_archive(path: Path) -> bool:
             _AGAIN,
         )
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+        part = from_parts(path)
+        named = f", by its name one of {part[0]} that the tensors are spread over" if part else ""
+        alone = f"{part[1]}; or if this one holds all, save it" if part else "Save it"
         raise Unreadable(
-            f"{path}: a safetensors file, expected one saved by torch.save.",
-            "Save it so, where the safetensors package is installed, and give that file: "
+            f"{path}: a safetensors file{named}, expected one saved by torch.save.",
+            f"{alone} by torch, where the safetensors package is installed, and give that file: "
             + from_safetensors(path),
         )
     raise Unreadable(f"{path}: not a PyTorch checkpoint.", _REMEDY)

@@ -14,7 +14,7 @@ from ctclip_export.checkpoint.checks import check_variant, refuse_failed, tensor
 from ctclip_export.checkpoint.classfine import build_classifier, head_beside
 from ctclip_export.checkpoint.file import declared_random, read_contents
 from ctclip_export.checkpoint.names import slots, vision_config
-from ctclip_export.checkpoint.unwrap import Contents
+from ctclip_export.checkpoint.unwrap import TRAINED, Contents
 from ctclip_export.model import CTCLIP, Classifier, ModelConfig
 from ctclip_export.text.text_model import TextModel
 
@@ -26,7 +26,8 @@ class Checkpoint:
     `variant` is "v2" (VocabFine files have the same names and shapes) or "classfine".
     `classifier`: the ClassFine head, where there is one; `classfine_sha256`: the file it came from,
     if that is another one. `random_weights`: a file beside it declares that nothing was ever
-    trained, for either of them.
+    trained, for either of them. `unwrapped`: for each of them that holds more than the model, what
+    was taken and what was not.
     """
 
     model: CTCLIP
@@ -36,6 +37,7 @@ class Checkpoint:
     sha256: str
     classfine_sha256: str | None
     random_weights: bool
+    unwrapped: tuple[str, ...]
 
 
 def load_checkpoint(
@@ -57,14 +59,19 @@ def load_checkpoint(
             f"--classfine: {path} is a ClassFine checkpoint, whose own classifier is served.",
             "Leave --classfine out.",
         )
-    refuse_failed([check_variant(contents)])
+    variant = check_variant(contents)
+    refuse_failed([variant])
+    unwrapped = [f"{path}: {variant.detail}"] if _is_wrapped(contents) else []
     config = ModelConfig(vision_config(contents.state, geometry.volume_shape), text_model.config)
     refuse_failed(tensor_checks(contents, config, geometry))
     head = None
     if contents.classifier:
         head = build_classifier(contents.classifier, config.vision.embedding_size)
     elif classfine is not None:
-        head = head_beside(classfine, contents.state, config.vision.embedding_size)
+        other = read_contents(classfine)
+        head = head_beside(classfine, other, contents.state, config.vision.embedding_size)
+        if _is_wrapped(other):
+            unwrapped.append(f"{classfine}: {check_variant(other).detail}")
     return Checkpoint(
         model=_build(contents, config),
         classifier=head,
@@ -73,7 +80,12 @@ def load_checkpoint(
         sha256=sha256(path),
         classfine_sha256=None if classfine is None else sha256(classfine),
         random_weights=any(declared_random(p).is_file() for p in (path, classfine) if p),
+        unwrapped=tuple(unwrapped),
     )
+
+
+def _is_wrapped(contents: Contents) -> bool:
+    return bool(contents.entry or contents.beside or contents.prefix not in ("", TRAINED))
 
 
 def _build(contents: Contents, config: ModelConfig) -> CTCLIP:

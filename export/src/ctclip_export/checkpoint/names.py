@@ -19,6 +19,7 @@ VISION = "visual_transformer."
 TEXT = "text_transformer."
 POSITION_IDS = f"{TEXT}embeddings.position_ids"
 """Old transformers versions stored this range of integers: the one tensor that may come or go."""
+CODEBOOK = f"{VISION}vq._codebook.embed"
 INITTED = f"{VISION}vq._codebook.initted"
 """0 until the codebook's first batch, which upstream then makes it of (vector-quantize-pytorch)."""
 
@@ -73,7 +74,7 @@ def _vision(config: VisionConfig) -> Iterator[Slot]:
         yield from _gamma_beta(f"{VISION}{theirs}.norm_out", width, f"vision.{ours}.norm")
     yield Slot(INITTED, (1,), None)
     yield Slot(f"{VISION}vq._codebook.cluster_size", (1, config.codebook_size), None)
-    yield Slot(f"{VISION}vq._codebook.embed", (1, config.codebook_size, width), "vision.codebook")
+    yield Slot(CODEBOOK, (1, config.codebook_size, width), "vision.codebook")
     yield from _affine(f"{VISION}to_pixels_first_frame.0", (frame, width), None)
     yield from _affine(f"{VISION}to_pixels.0", (patch, width), None)
 
@@ -139,7 +140,7 @@ def vision_config(state: Mapping[str, Tensor], volume_shape: tuple[int, int, int
     block = f"{VISION}enc_spatial_transformer.layers.0."
     (head_width,) = _shape(state, f"{block}1.q_scale", 1)
     _, hidden = _shape(state, f"{block}3.4.weight", 2)
-    _, codebook_size, _ = _shape(state, f"{VISION}vq._codebook.embed", 3)
+    _, codebook_size, _ = _shape(state, CODEBOOK, 3)
     embedding_size, _ = _shape(state, "to_visual_latent.weight", 2)
     edge = round(frame**0.5)
     if edge * edge != frame or patch % frame:

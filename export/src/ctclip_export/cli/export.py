@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ctclip_client.cli.flag_values import spacing_mm, volume_shape
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.system.signals import termination_interrupts
-from ctclip_client.system.terminal import command_line
+from ctclip_client.system.terminal import command_line, printable
 from ctclip_export.precision.choices import PRECISIONS
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def _check_files(args: argparse.Namespace) -> None:
 
 
 def _warn(checkpoint: Checkpoint, text_model: TextModel) -> None:
+    for told in checkpoint.unwrapped:
+        print(printable(told), file=sys.stderr)
     if checkpoint.random_weights:
         print("RANDOM WEIGHTS: this checkpoint was never trained.", file=sys.stderr)
     elif text_model.is_bert_base:

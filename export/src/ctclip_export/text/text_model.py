@@ -14,7 +14,7 @@ from ctclip_export.text.folder import REMEDY, read_bytes
 from ctclip_export.text.settings import WHOLE, check_settings, vocabulary_of
 from ctclip_export.text.word_pieces import read_vocabulary
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 BERT_BASE_UNCASED_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 """`vocab.txt` of bert-base-uncased. It has as many lines as CXR-BERT's: no shape tells."""
 
@@ -75,7 +75,7 @@ def _check_vocabulary(path: Path, tokens: tuple[str, ...], config: TextConfig) -
             f"{config.vocabulary_size}: the vocabulary is another model's.",
             REMEDY,
         )
-    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+    missing = [token for token in _REQUIRED if token not in tokens]
     if missing:
         raise InvalidInput(f"{path}: no {', '.join(missing)}: not a BERT vocabulary.", REMEDY)
     if len(set(tokens)) != len(tokens):
