@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
+from tritonclient.utils import InferenceServerException
 
 from ctclip_client import Client, Volume
 from ctclip_client.errors import InvalidInput
@@ -83,6 +84,13 @@ def test_texts_of_every_length_equal_the_golden_data(ask, golden):
             )
             expected = _unit(golden.expected[f"{kind}_text_latent"][rows])
             assert np.abs(got - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("beyond", [2**31, -(2**31) - 1, 2**32])
+def test_ids_that_openvino_would_cut_to_32_bits_are_refused(beyond, ask):
+    ids = np.zeros((1, 3), np.int64)
+    with pytest.raises(InferenceServerException, match="that OpenVINO can hold in 32 bits"):
+        ask("ctclip_text", INPUT_IDS=ids + beyond, ATTENTION_MASK=np.ones_like(ids))
 
 
 def test_a_scan_through_the_client_gets_the_default_engines_answer(openvino_server, server, golden):
