@@ -36,6 +36,7 @@ from ctclip_client.errors import (
 )
 from ctclip_client.transport.connection import Connection
 from ctclip_export.samples.scans import Scan
+from ctclip_export.text.word_pieces import bert_tokenizer
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
@@ -137,6 +138,16 @@ def test_a_reference_that_cannot_be_computed_is_no_failure_of_the_release(
             other = replace(other, release=replace(other.release, geometry=PUBLISHED_GEOMETRY))
         with pytest.raises(NoVerdict, match="PyTorch's answer cannot be computed"):
             run_step(steps.pytorch, other, scans)
+
+
+def test_the_vocabulary_counts_and_not_the_file_that_holds_it(
+    repository: Path, golden: Golden, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(golden.text_model, tmp_path / "text model"))
+    words = (folder / "vocab.txt").read_text(encoding="utf-8")
+    (folder / "vocab.txt").unlink()
+    bert_tokenizer(words, 512).save(str(folder / "tokenizer.json"))
+    assert read_inputs(repository, [], golden.checkpoint, folder).text_model == folder
 
 
 def _keeps_a_file(inputs: ParityInputs, scans: Sequence[PreparedScan]) -> Iterator[int]:

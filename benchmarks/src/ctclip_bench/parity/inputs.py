@@ -85,12 +85,12 @@ def read_inputs(
     record = read_model_record(members.folder(CHECK.name, version))
     release = record.release
     if checkpoint is not None:
-        _check_same("--against", checkpoint, "checkpoint", release.checkpoint.sha256)
+        found = _sha256("--against", checkpoint)
+        _check_same(f"--against: {checkpoint}", "checkpoint", found, release.checkpoint.sha256)
     if text_model is not None:
-        read_text_model(text_model)
         # Another vocabulary of the same size raises no shape error: only its words are others.
-        words = text_model / "vocab.txt"
-        _check_same("--text-model", words, "vocabulary", record.vocabulary_sha256)
+        found = read_text_model(text_model).vocabulary_sha256
+        _check_same(f"--text-model: {text_model}", "vocabulary", found, record.vocabulary_sha256)
     if config_name is None and release.precision not in ONNX_RUNTIME_PRECISIONS:
         config_name = "openvino"  # of the CPU backends the one that computes in it
     return ParityInputs(
@@ -98,11 +98,11 @@ def read_inputs(
     )
 
 
-def _check_same(option: str, path: Path, what: str, known: str) -> None:
-    if (found := _sha256(option, path)) != known:
+def _check_same(where: str, what: str, found: str, known: str) -> None:
+    if found != known:
         raise InvalidInput(
-            f"{option}: {path} is not the {what} this repository was exported from (SHA-256 "
-            f"{found[:12]}…, expected {known[:12]}…).",
+            f"{where} is not the {what} this repository was exported from (SHA-256 {found[:12]}…, "
+            f"expected {known[:12]}…).",
             f"Name the {what} of the export, or export this one.",
         )
 

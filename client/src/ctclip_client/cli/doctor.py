@@ -156,7 +156,7 @@ def _check_options(args: argparse.Namespace, subject: Subject) -> None:
             )
     for option, folder, holds in (
         ("--repository", args.repository, f"the models of ctclip export, {CHECK.name} among them"),
-        ("--text-model", args.text_model, "config.json and vocab.txt"),
+        ("--text-model", args.text_model, "config.json, and vocab.txt or tokenizer.json"),
     ):
         if folder is not None and not folder.is_dir():
             raise InvalidInput(f"{option}: {folder} is not a folder.", f"It should hold {holds}.")

@@ -170,7 +170,8 @@ def _text_model(config: ModelConfig | None, options: DoctorOptions) -> Check:
     if options.text_model is None:
         return not_run(
             "text model", "No --text-model DIR: the vocabulary and BERT's number of heads are not "
-            "in the checkpoint.", "Give the folder with config.json and vocab.txt.",
+            "in the checkpoint.",
+            "Give the folder with config.json, and vocab.txt or tokenizer.json.",
         )  # fmt: skip
     try:
         found = read_text_model(options.text_model)
