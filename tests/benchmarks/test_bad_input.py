@@ -119,7 +119,7 @@ def test_parity_and_bench(
         ),
         *(
             (["--against", str(path), "--text-model", str(golden.text_model)], path.name)
-            for path in (bad / "absent", bad / "nothing", bad / "file",
+            for path in (bad / "absent", bad / "nothing", bad / "file", bad / "pipe" / "B.nii",
                          golden.folder / "ct_lipro.pt")
         ),
     ]  # fmt: skip
@@ -216,12 +216,16 @@ def test_export_build_engines_demo_and_doctor(
     cases: list[Case] = [
         *(
             (["export", *export, "--checkpoint", str(bad / name), "--out", out], name)
-            for name in ("absent", "nothing", "file")
+            for name in ("absent", "nothing", "file", "pipe/B.nii")
         ),
         *(
             (["export", *export, *checkpoint, "--out", out, option, str(bad / name)], name)
             for option in ("--classfine", "--prompts")
             for name in ("absent", "nothing", "file")
+        ),
+        (
+            ["export", *export, *checkpoint, "--out", out, "--classfine", str(bad / "pipe/B.nii")],
+            "a pipe (FIFO)",
         ),
         *(
             (["export", *export, *checkpoint, "--out", place], place)

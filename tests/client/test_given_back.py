@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import copy
 import fcntl
+import gc
 import os
 import pickle
 import random
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 
 import ctclip_client.transport
-from ctclip_client import AsyncClient, Client, InvalidInput, Volume
+from ctclip_client import AsyncClient, Client, DeadlineExceeded, InvalidInput, Volume
 from ctclip_client.contract import Geometry
 from ctclip_client.transport import blocking
 from ctclip_export.samples.phantom import chest_phantom
@@ -344,6 +345,21 @@ def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
             assert not regions()
     (left,) = regions()
     assert (SHARED_MEMORY / left).stat().st_size == 0
+    with Client(misbehaving.grpc_url) as client:
+        client.pathologies(ask_for("good"))
+    assert not regions()
+    assert not registered(misbehaving)
+
+
+def test_a_client_that_nobody_closes_leaves_it_to_the_next_one(
+    misbehaving: EmbeddedTriton, ask_for: AskFor
+) -> None:
+    forgotten = Client(misbehaving.grpc_url, timeout_s=0.3)
+    with pytest.raises(DeadlineExceeded):
+        forgotten.pathologies(ask_for("slow"))
+    assert registered(misbehaving)
+    del forgotten
+    gc.collect()
     with Client(misbehaving.grpc_url) as client:
         client.pathologies(ask_for("good"))
     assert not regions()

@@ -156,6 +156,22 @@ def test_no_output_replaces_what_is_read(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["maps", "maps/a", "maps/a/scan", "maps/a/scan/relevance.json"])
+def test_no_output_lies_among_the_maps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in place of a folder that --explain will make nor of what it will put there."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", Path(name).parent):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    scans = [str(save(Path(folder) / "scan.nii", chest())) for folder in ("a", "b")]
+    for option in ("--csv", "--jsonl"):
+        flags = ["--explain", "maps", option, name, "--url", "localhost:1"]
+        assert main(["predict", *scans, *flags]) == 2
+        assert f"{option}: {name} is where --explain puts its maps" in capsys.readouterr().err
+    assert not Path(name).exists()
+
+
 def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> None:
     """Beside the link it may be another disk, to which nothing can be renamed."""
     (tmp_path / "there").mkdir()

@@ -81,6 +81,13 @@ def test_a_repository_without_self_check_is_a_warning(doctor, server, copied):
     assert (outcome.code, outcome.titles("WARN")) == (0, {"self-check"})
 
 
+def test_a_damaged_self_check_says_nothing_of_the_server(doctor, server, copied):
+    (copied / "ctclip_check" / "1" / FILE).write_bytes(b"PK")
+    outcome = doctor(server.grpc_url, "--repository", copied)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert FILE in outcome.err
+
+
 def test_the_repository_to_compare_with_has_to_be_one(doctor, server, tmp_path, repository):
     outcome = doctor(server.grpc_url, "--repository", tmp_path / "nowhere")
     assert (outcome.code, outcome.out) == (2, "")

@@ -13,6 +13,7 @@ from ctclip_client.prompts import sentences
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import Members, pinned_version, read_members
 from ctclip_client.release.records import ReleaseRecord, read_model_record
+from ctclip_client.system.files import special
 from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import read_text_model
 from ctclip_export.parity.judge import Bounds, bounds_for
@@ -124,6 +125,8 @@ def changed_files(inputs: ParityInputs) -> str:
 
 def _sha256(option: str, path: Path) -> str:
     try:
+        if kind := special(path):  # it is read twice
+            raise InvalidInput(f"{option}: {path}: {kind}.", "Name a file.")
         return sha256(path)
     except OSError as error:
         raise Unreadable(

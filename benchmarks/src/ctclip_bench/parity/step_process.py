@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -49,9 +50,20 @@ class StepRun(Generic[T]):
     failure: str = ""
 
 
+@contextmanager
+def _later(*signals: int) -> Iterator[None]:
+    """Let signals wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def import_in_background() -> None:
     """Start the process that steps are forked from, while this one does something else."""
-    forkserver.ensure_running()
+    with _later(signal.SIGINT):  # which it inherits: Ctrl-C is for this process alone
+        forkserver.ensure_running()
 
 
 def run_step(
@@ -70,8 +82,11 @@ def run_step(
     process = _CONTEXT.Process(target=_work, args=(step, inputs, scans, sender))
     answers: list[T] = []
     failure = ""
+    import_in_background()
     try:
-        process.start()
+        # Interrupted inside, it would run on, and nobody would know of it.
+        with _later(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.start()
         sender.close()
         with receiver:
             while True:
@@ -140,7 +155,8 @@ def _work(
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as error:  # noqa: BLE001 (whatever it is, it is this step's failure)
-        sender.send((None, reason_of(error), _of_no_release(error)))
+        with suppress(OSError):  # nobody waits for it any more
+            sender.send((None, reason_of(error), _of_no_release(error)))
         raise SystemExit(1) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     )
     prompts = args.prompts and read_prompts(args.prompts)
     folders = {} if args.explain is None else folder_names(args.paths)
+    _check_beside_maps(args, folders.values())
     done = 0
     failures: list[int] = []  # exit codes: an error holds its scan by the traceback
     with ExitStack() as stack:
@@ -144,6 +145,19 @@ def run(args: argparse.Namespace) -> int:
     if not failures:
         return EXIT_OK
     return EXIT_SOME_FAILED if done else max(failures)
+
+
+def _check_beside_maps(args: argparse.Namespace, folders: Iterable[Path]) -> None:
+    """Refuse a file where the maps of a scan will lie, or the folders above them."""
+    for folder in folders:
+        maps = (args.explain / folder).resolve()
+        for option, path in (("--csv", args.csv), ("--jsonl", args.jsonl)):
+            place = path and path.resolve()
+            if place and (place == maps or place in maps.parents or maps in place.parents):
+                raise InvalidInput(
+                    f"{option}: {path} is where --explain puts its maps ({args.explain / folder}).",
+                    "Name a file beside that folder.",
+                )
 
 
 def _connection(args: argparse.Namespace) -> Connection:

@@ -10,7 +10,7 @@ from ctclip_client.contract import CHECK, VISION, ZERO_SHOT
 from ctclip_client.doctor.health_check import Answers
 from ctclip_client.doctor.report import Check, failed, judged, not_run, warned
 from ctclip_client.doctor.triton import Triton
-from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError
+from ctclip_client.errors import CTClipError, InvalidInput, ServerError, ServiceError, Unreadable
 from ctclip_client.release.records import PROVENANCE, read_model_record
 from ctclip_client.release.repository import ModelFolder
 from ctclip_client.release.self_check import FILE, SelfCheck, precision_of_config, read_self_check
@@ -61,7 +61,10 @@ def _read(folder: Path, about: str = "") -> SelfCheck | Check:
 def server_check(
     triton: Triton, ready: Mapping[str, bool], answers: Answers, repository: Path | None
 ) -> Check:
-    """Compare a server's answer with that of the reference, which the repository recorded."""
+    """Compare a server's answer with that of the reference, which the repository recorded.
+
+    Raises: Unreadable for a damaged record: nothing is known of the server by it.
+    """
     if repository is None:
         return not_run(_NAME, "There is nothing to compare the answers with.",
                        "Give the repository that it serves: --repository DIR.")  # fmt: skip
@@ -89,7 +92,10 @@ def _recorded(repository: Path, release: str) -> SelfCheck | Check:
         except CTClipError:
             continue  # ctclip doctor DIR says what is wrong with it
         if names[-1] == release:
-            return _read(path.parent)
+            found = _read(path.parent)
+            if isinstance(found, Check) and found.verdict == "FAIL":
+                raise Unreadable(f"--repository: {found.detail}.", found.remedy)
+            return found
     return failed(
         _NAME, f"the server answers with release {release}, the repository has "
         f"{', '.join(names) or 'none'}", "Give the repository that it serves.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ import grpc  # type: ignore[import-untyped]
 
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.transport.endpoint import SERVICE, Endpoint, Tls, checked_headers
+from ctclip_client.transport.shared_memory import bequeath
 from ctclip_client.transport.steps import Rpc, Session, SharedMemory
 
 
@@ -55,6 +57,8 @@ class BaseClient:
                 f"shared_memory: got {shared_memory!r}, expected 'auto', True or False."
             )
         self._session = Session(Endpoint.parse(url), float(timeout_s), shared_memory)
+        # A client that nobody closes leaves to the next one what its server still holds.
+        weakref.finalize(self, bequeath, self._session.unreleased)
         self._metadata = checked_headers(headers)
         self._credentials = None if tls is None else tls.credentials()
         self._channel: Any = None

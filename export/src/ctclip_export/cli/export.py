@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ctclip_client.cli.flag_values import spacing_mm, volume_shape
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.system.files import special
 from ctclip_client.system.signals import termination_interrupts
 from ctclip_client.system.terminal import command_line, printable
 from ctclip_export.precision.choices import PRECISIONS
@@ -107,9 +108,12 @@ def _check_files(args: argparse.Namespace) -> None:
             )
         scans_in(args.calibration, "--calibration")
     for option, path in (("--checkpoint", args.checkpoint), ("--classfine", args.classfine)):
+        if path is None:
+            continue
         try:
-            if path is not None:
-                path.open("rb").close()
+            if kind := special(path):  # opening a pipe would wait, and take what is in it
+                raise InvalidInput(f"{option}: {path}: {kind}.", "Name a file of weights.")
+            path.open("rb").close()
         except OSError as error:
             raise Unreadable(
                 f"{option}: {path}: {str(error.strerror).lower()}.", "Name a file of weights."
