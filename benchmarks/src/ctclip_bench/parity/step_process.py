@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -62,6 +62,7 @@ def _later(*signals: int) -> Iterator[None]:
 
 def import_in_background() -> None:
     """Start the process that steps are forked from, while this one does something else."""
+    resource_tracker.ensure_running()  # apart, since it lets SIGINT through again
     with _later(signal.SIGINT):  # which it inherits: Ctrl-C is for this process alone
         forkserver.ensure_running()
 
