@@ -157,6 +157,8 @@ def _damages() -> Iterator[tuple[str, Callable[[Path], object], str]]:
         yield f"ctclip_check/{name}", lambda path: path.write_bytes(b"{{\xff"), name
     yield "ctclip_vision/1/provenance.json", lambda path: path.write_bytes(b"{"), "ctclip_vision"
     yield "ctclip_vision/1/model.onnx", lambda path: path.write_bytes(b"no graph"), "ctclip_vision"
+    for name in ("ctclip_preprocess/1/model.onnx", "ctclip_vision/1/model.onnx"):
+        yield name, lambda path: path.write_bytes(path.read_bytes()[:1000]), name
     for name in ("ctclip_vision/1/model.onnx", "ctclip_text/1/model.onnx",
                  "ctclip_tokenizer/1/vocab.txt"):  # fmt: skip
         yield name, Path.unlink, name

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from ctclip_client.contract import CHECK, ENSEMBLES, MODELS
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.prompts import sentences
@@ -119,8 +121,22 @@ def changed_files(inputs: ParityInputs) -> str:
         folder = inputs.members.folder(model, inputs.version)
         record = read_model_record(folder)
         if _sha256("--repository", folder / record.file) != record.file_sha256:
+            _check_graph(folder / record.file)
             changed.append(f"{model}: {record.file}")
     return f"{', '.join(changed)} is not the file that provenance.json describes" * bool(changed)
+
+
+def _check_graph(path: Path) -> None:
+    """Refuse what is no other graph but a damaged one."""
+    if path.suffix != ".onnx":
+        return
+    try:
+        onnx.load(path)
+    except Exception as error:  # protobuf's own, mostly
+        raise Unreadable(
+            f"--repository: {path} cannot be read as a graph ({error}).",
+            "Export the repository again.",
+        ) from error
 
 
 def _sha256(option: str, path: Path) -> str:
