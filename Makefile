@@ -17,7 +17,7 @@
 #   URL              HOST:PORT (gRPC) of a Triton that runs: measure that one, start none
 #   RESULTS          where JSON files go (benchmarks/results)
 #   BENCH_FLAGS      further flags of ctclip bench (make bench, gpu-bench)
-#   TEST_WORKERS     processes of make test and test-slow (4)
+#   TEST_WORKERS     processes of make test and test-slow (3)
 #   PARITY_FLAGS     further flags of ctclip parity (make gpu-check)
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
@@ -30,8 +30,9 @@ BIN := $(VENV)/bin
 DISTRIBUTIONS := client export server benchmarks
 INSTALLED := $(VENV)/installed
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-# Tests often wait for a process to start or to end: more workers than CI's two cores.
-TEST_WORKERS ?= 4
+# A test often waits for a process to start: one worker more than CI's two cores. Four import torch
+# once more and take longer.
+TEST_WORKERS ?= 3
 TEST_FLAGS ?=
 PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
