@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,17 +57,17 @@ def recognise(target: str) -> Subject:
         return _server_by_url(target, scheme.lower(), rest)
     path = Path(target)
     try:
-        mode = path.stat().st_mode
+        kind = special(path)
     except (FileNotFoundError, NotADirectoryError):
         return _absent(target)
     except OSError as error:
         raise Unreadable(f"{target}: {error.strerror or error}.", _EXPECTED) from error
     except ValueError as error:  # a NUL byte
         raise InvalidInput(f"{target!r}: no name of a file ({error}).", _EXPECTED) from error
-    if special(path):  # opening a pipe would wait for ever
-        raise InvalidInput(f"{target}: {special(path)}, expected a file or a folder.", _EXPECTED)
+    if kind:  # opening a pipe would wait for ever
+        raise InvalidInput(f"{target}: {kind}, expected a file or a folder.", _EXPECTED)
     try:
-        return _folder(target, path) if stat.S_ISDIR(mode) else _file(target, path)
+        return _folder(target, path) if path.is_dir() else _file(target, path)
     except OSError as error:
         raise Unreadable(
             f"{target}: {error.strerror or error}.", "Check the permission to read it."

@@ -6,10 +6,11 @@ Whoever reads them may have nothing but this file: data that was published has n
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from itertools import count
 from pathlib import Path
+
+from ctclip_client.system.terminal import command_line
 
 COPY_AGAIN = (
     "Copy or download the file again and compare its size or checksum; if they are the same, it "
@@ -65,7 +66,7 @@ def resampled(path: Path) -> str:
 def by_dcm2niix(path: Path) -> str:
     """A command that makes NIfTI files of the DICOM files in a folder."""
     folder = path if path.is_dir() else path.parent
-    return f"dcm2niix -z y -o . {shlex.quote(str(folder))}"
+    return command_line("dcm2niix", "-z", "y", "-o", ".", folder)
 
 
 def by_simpleitk(path: Path) -> str:
@@ -78,7 +79,7 @@ def by_simpleitk(path: Path) -> str:
 
 def by_gunzip(path: Path) -> str:
     """A command that takes one layer of gzip away."""
-    return f"gunzip < {shlex.quote(str(path))} > {shlex.quote(fixed(path))}"
+    return f"gunzip < {command_line(path)} > {command_line(fixed(path))}"
 
 
 def _nibabel(path: Path, statements: str) -> str:
@@ -97,4 +98,4 @@ def _literal(path: Path | str) -> str:
 
 
 def _python(program: str) -> str:
-    return shlex.join([sys.executable, "-c", program])
+    return command_line(sys.executable, "-c", program)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from pathlib import Path
+
+from ctclip_client.system.terminal import command_line
 
 _LOADED = 'torch.load(sys.argv[1], map_location="cpu", weights_only=True)'
 _PART = re.compile(r"-\d{5}-of-(?!00001)(\d{5})(\.\w+)$")
@@ -66,7 +67,7 @@ def literal(value: object) -> str | None:
 def tensors_alone(path: Path) -> str:
     """Save a file's tensors and dictionaries without the objects in it."""
     module = "ctclip_export.checkpoint.tensors_alone"
-    return _line(sys.executable, "-m", module, path, _other(path))
+    return command_line(sys.executable, "-m", module, path, _other(path))
 
 
 def from_safetensors(path: Path) -> str:
@@ -101,7 +102,7 @@ def from_parts(path: Path) -> tuple[int, str] | None:
 def from_distributed(folder: Path) -> str:
     """Save a folder of torch.distributed.checkpoint as one file."""
     module = "torch.distributed.checkpoint.format_utils"
-    return _line(sys.executable, "-m", module, "dcp_to_torch", folder, _other(folder))
+    return command_line(sys.executable, "-m", module, "dcp_to_torch", folder, _other(folder))
 
 
 def _tuple(values: Iterable[str]) -> str:
@@ -113,8 +114,4 @@ def _other(path: Path) -> Path:
 
 
 def _python(code: str, arguments: Iterable[Path]) -> str:
-    return _line(sys.executable, "-c", f"import sys, torch; {code}", *arguments)
-
-
-def _line(*words: str | Path) -> str:
-    return shlex.join(map(str, words))
+    return command_line(sys.executable, "-c", f"import sys, torch; {code}", *arguments)
