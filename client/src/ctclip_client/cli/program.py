@@ -3,7 +3,8 @@
 A distribution adds a command by an entry point of the group `ctclip.commands`: the point's name is
 the command's, and it names a module with `SUMMARY`, `configure(parser)` and `run(args)`, which
 returns the exit code. Such modules import what is heavy inside `run`, so that `ctclip --help`
-stays quick.
+stays quick. A command of several words (`ctclip bench graphs`) names in WORDS the module of each,
+which has the same three; DEFAULT_WORD is taken where none is given.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
@@ -32,6 +34,7 @@ ENTRY_POINT_GROUP = "ctclip.commands"
 TRACEBACK_VARIABLE = "CTCLIP_TRACEBACK"
 """With a value, an error that nobody foresaw ends the program as Python does."""
 
+_HELP = (["-h"], ["--help"])
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What a disk says that takes nothing more."""
 _LOOK_AT_FILE = "Look whether it is there, and whether you may read it or write to it."
@@ -85,6 +88,7 @@ def _run(arguments: list[str]) -> int:
     if asked is not None:
         # Only this one is imported: a broken distribution must not take the others with it.
         points = {asked: _known(asked, points)}
+        arguments = _with_word(points[asked], arguments)
     parser = _parser(points)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -144,13 +148,38 @@ def _parser(points: dict[str, EntryPoint]) -> argparse.ArgumentParser:
     for name in sorted(points):
         command = _loaded(name, points[name], needed=len(points) == 1)
         if command is not None:
-            own = subparsers.add_parser(
-                name, help=command.SUMMARY, description=command.SUMMARY,
-                formatter_class=_HelpFormatter,
-            )  # fmt: skip
-            own.set_defaults(parser=own, run=command.run)
-            command.configure(own)
+            _add(subparsers, name, command)
     return parser
+
+
+def _add(subparsers: argparse._SubParsersAction[_Parser], name: str, command: Command) -> None:
+    own = subparsers.add_parser(
+        name, help=command.SUMMARY, description=command.SUMMARY, formatter_class=_HelpFormatter
+    )
+    words = _words(command)
+    if words:
+        within = own.add_subparsers(
+            dest="word", metavar="WORD", required=True, parser_class=_Parser
+        )
+        for word, module in words.items():
+            _add(within, word, cast(Command, importlib.import_module(module)))
+    else:
+        own.set_defaults(parser=own, run=command.run)
+        command.configure(own)
+
+
+def _words(command: Command) -> Mapping[str, str]:
+    return getattr(command, "WORDS", {})
+
+
+def _with_word(point: EntryPoint, arguments: list[str]) -> list[str]:
+    """The arguments with the command's own word after it, where it has words and none is given."""
+    command = _loaded(point.name, point, needed=True)
+    default = getattr(command, "DEFAULT_WORD", None)
+    second = arguments[1:2]
+    if default is None or (second and not second[0].startswith("-")) or second in _HELP:
+        return arguments
+    return [arguments[0], default, *arguments[1:]]
 
 
 def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:

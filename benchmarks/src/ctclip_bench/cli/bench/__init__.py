@@ -1,0 +1,7 @@
+"""`ctclip bench WORD`: what was measured is known, the rest is said not to be."""
+
+SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
+WORDS = {
+    "serve": "ctclip_bench.cli.bench.serve",
+}
+DEFAULT_WORD = "serve"
