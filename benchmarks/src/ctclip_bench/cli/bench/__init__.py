@@ -3,5 +3,7 @@
 SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
 WORDS = {
     "serve": "ctclip_bench.cli.bench.serve",
+    "report": "ctclip_bench.cli.bench.report",
+    "compare": "ctclip_bench.cli.bench.compare",
 }
 DEFAULT_WORD = "serve"
