@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,7 @@ from ctclip_export.engines.target import (
     check_capability,
     load_library,
 )
+from ctclip_export.engines.versions import library_version
 from ctclip_export.engines.warmup import write_warmup
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.samples.sample_data import kept_folder
@@ -86,7 +88,7 @@ def build_engines(
     capability = _capability(gpu, compute_capability)
     check_capability(target, library, capability)
     builder = _Builder(
-        repository, target, str(library.__version__), capability, gpu, stages or Stages()
+        repository, target, library_version(library), capability, gpu, stages or Stages()
     )
     with _gone_if_empty(out), ExitStack() as staging:
         engines = [
@@ -172,7 +174,9 @@ class _Builder:
         """
         if self.target is not TENSORRT:
             return ""
-        return str(kept_folder() / f"timing-{self.library_version}-sm{self.capability}.bin")
+        # By its name: an A100 of 40 GB and one of 80 have one architecture and not one cache.
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.name.lower()) if self.gpu else ""
+        return str(kept_folder() / f"timing-{self.library_version}-{gpu}.bin")
 
 
 def check_memory(records: list[EngineRecord], gpu: Gpu) -> None:
