@@ -53,7 +53,7 @@ def test_it_fails_where_the_bindings_are_of_another_library(
 def test_a_library_that_does_not_tell_is_an_error() -> None:
     # An extension of Python's own, which is linked to no TensorRT.
     builder = type("Builder", (), {"__module__": "_ctypes"})
-    with pytest.raises(EngineError, match="does not tell its version .*getInferLibMajorVersion"):
+    with pytest.raises(EngineError, match=r"does not tell its version .*getInferLibMajorVersion"):
         library_version(SimpleNamespace(Builder=builder, __version__="8.6"))
 
 
