@@ -46,8 +46,8 @@ class Pools:
 
 
 def pools(repository: Path, config_name: str, environment: Mapping[str, str]) -> Pools:
-    """Pools that a full queue of the image encoder fits into, or of the sizes that the environment's
-    variables name.
+    """Pools that a full queue of the image encoder fits into, or of the sizes that variables of the
+    environment name.
 
     VOXELS are alive in the queue, in the batch that is computed, in the buffer that a batch of
     several is gathered into, and in the one that preprocessing writes. Triton takes that buffer and
