@@ -3,10 +3,16 @@
 set -eu
 python=$1
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+add() { pip install -c constraints.txt -c scripts/gpu-requirements.txt "$@"; }
 
 # Both are one folder: the one that is installed over the other loses files when that is removed.
 pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-pip install -c constraints.txt -r scripts/gpu-requirements.txt
+add onnxruntime-gpu torch
+add tensorrt || cat >&2 <<'EOF'
+NOT INSTALLED: TensorRT, whose libraries come from NVIDIA's own index, which this machine does not reach.
+Engines cannot be built or compared here; everything else works. Once it is reached:
+touch scripts/gpu-requirements.txt && make environment
+EOF
 
 # onnxruntime-gpu stands in for onnxruntime, which pip does not know.
 if problems=$(pip check); then

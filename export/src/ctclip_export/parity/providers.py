@@ -7,6 +7,8 @@ ends with exit code 1 and the reason where this machine cannot start that provid
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
 import warnings
@@ -42,7 +44,8 @@ def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.Infere
     """
     wanted = providers[0][0]
     if wanted == CUDA[0][0] and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA's libraries out of the packages that torch brings
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+            onnxruntime.preload_dlls()  # CUDA's libraries out of the packages that torch brings
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
     with warnings.catch_warnings(record=True) as said:
@@ -85,7 +88,8 @@ def missing_cuda() -> str:
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return lines[-1]
+    loader = re.search(r"with error: (.+)", done.stderr)  # as ONNX Runtime logs it
+    return f"{lines[-1]}: {loader[1]}" if loader else lines[-1]
 
 
 def _smallest_graph() -> bytes:
