@@ -27,7 +27,8 @@ def requirements() -> dict[str, str]:
 
 
 def make(*arguments: str) -> Done:
-    return run([str(shutil.which("make")), "-C", ROOT, "-n", "-B", "environment", *arguments])
+    command = [str(shutil.which("make")), "-C", ROOT, "-n", "-B", "environment", "PYTHON=python3"]
+    return run([*command, *arguments])
 
 
 def test_versions_are_those_of_the_serving_image_and_of_the_constraints() -> None:
