@@ -3,5 +3,6 @@
 SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
 WORDS = {
     "serve": "ctclip_bench.cli.bench.serve",
+    "gpu": "ctclip_bench.cli.bench.gpu",
 }
 DEFAULT_WORD = "serve"

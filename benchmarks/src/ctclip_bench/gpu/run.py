@@ -1,0 +1,133 @@
+"""All phases, one after another: a JSON file for each at once, and one of all at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.gpu.worker import WHOLE, Worker
+from ctclip_bench.machine import describe_machine
+from ctclip_bench.results.files import keep, read, write_json
+from ctclip_bench.results.result import Result, Row
+from ctclip_client.errors import CTClipError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """module: has `measure(subject, rows)`. share: of --limit-s, at most. least_s: with less time
+    left it is not begun; estimated for the published geometry on a GPU.
+    """
+
+    module: str
+    share: float
+    least_s: float
+
+
+_PACKAGE = "ctclip_bench.gpu.phases"
+PHASES: dict[str, Phase] = {
+    "machine": Phase(f"{_PACKAGE}.machine", 0.15, 15),
+    "model": Phase(f"{_PACKAGE}.model", 0.35, 30),
+    "parity": Phase(f"{_PACKAGE}.parity", 0.25, 20),
+    "onnx": Phase(f"{_PACKAGE}.onnx", 0.40, 30),
+    "latency": Phase(f"{_PACKAGE}.latency", 0.30, 20),
+    "transfer": Phase(f"{_PACKAGE}.transfer", 0.15, 15),
+    "compile": Phase(f"{_PACKAGE}.compiled", 0.30, 45),
+    "triton": Phase(f"{_PACKAGE}.triton", 0.40, 60),
+}
+
+
+def run_phases(
+    settings: Settings,
+    names: Sequence[str],
+    out: Path,
+    limit_s: float,
+    *,
+    again: bool,
+    told: Callable[[Result, float], None],
+) -> tuple[Path, Result]:
+    """Run them, those that ran before on this machine with these settings excepted.
+
+    again: run those, too. told: gets each phase's result and the seconds it took, 0 if it was
+    there. Returns the result of all, and its file. Raises: InvalidInput.
+    """
+    begun = time.monotonic()
+    machine = describe_machine()
+    done: list[Result] = []
+    with Worker(settings) as worker:
+        for name in names:
+            path = out / "phases" / f"{name}.json"
+            result, taken = None if again else earlier(path, name, settings, machine), 0.0
+            if result is None:
+                started = time.monotonic()
+                left_s = limit_s - (started - begun)
+                rows, failed = _rows(PHASES[name], name, settings, worker, (limit_s, left_s))
+                plan = {"phase": name, **settings.plan()}
+                result = Result(
+                    "gpu", not failed, settings.subject(), plan, tuple(rows), machine=machine
+                )
+                write_json(result.as_json(), path)
+                taken = time.monotonic() - started
+            done.append(result)
+            told(result, taken)
+    plan = {**settings.plan(), "phases": list(names), "limit_s": limit_s}
+    whole = Result(
+        "gpu",
+        all(result.passed for result in done),
+        settings.subject(),
+        plan,
+        tuple(row for result in done for row in result.rows),
+        machine=machine,
+    )
+    return keep(whole, out), whole
+
+
+def _rows(
+    phase: Phase,
+    name: str,
+    settings: Settings,
+    worker: Worker,
+    limit_and_left_s: tuple[float, float],
+) -> tuple[list[Row], bool]:
+    """A phase's rows, and whether it failed."""
+    limit_s, left_s = limit_and_left_s
+    least_s = 1.0 if settings.small else phase.least_s
+    if left_s < least_s:
+        reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
+        return [Row(name, WHOLE, not_run=reason)], False
+    rows: list[Row] = []
+    failed = False
+
+    def keep_row(row: Row, bad: bool) -> None:
+        nonlocal failed
+        rows.append(row)
+        failed = failed or bad
+
+    reason = worker.run(phase.module, name, min(phase.share * limit_s, left_s), keep_row)
+    if reason:
+        rows.append(Row(name, WHOLE, not_run=reason))
+    return rows, failed or bool(reason)
+
+
+def earlier(path: Path, name: str, settings: Settings, machine: Mapping[str, Any]) -> Result | None:
+    """The result of a phase that came to its end, of this machine and these settings."""
+    try:
+        result = read(path)
+    except CTClipError:
+        return None
+    same = (
+        result.plan == {"phase": name, **settings.plan()}
+        and _comparable(result.subject) == _comparable(settings.subject())
+        and _comparable(result.machine) == _comparable(machine)
+        and not any(row.name == WHOLE for row in result.rows)
+    )
+    return result if same else None
+
+
+def _comparable(content: Mapping[str, Any]) -> Any:
+    """As it comes back from JSON, without what changes from minute to minute."""
+    return json.loads(json.dumps({k: v for k, v in content.items() if k != "load_before"}))
