@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import shlex
@@ -58,7 +59,12 @@ def test_commands_are_such_as_the_program_takes(page: Path) -> None:
     lines = re.findall(r"^ctclip [^…\n]+$", page.read_text(encoding="utf-8"), re.MULTILINE)
     for _, name, *arguments in (shlex.split(line, comments=True) for line in lines):
         parser = argparse.ArgumentParser(exit_on_error=False)
-        COMMANDS[name].load().configure(parser)
+        command = COMMANDS[name].load()
+        if hasattr(command, "WORDS"):
+            named = arguments and arguments[0] in command.WORDS
+            word = arguments.pop(0) if named else command.DEFAULT_WORD
+            command = importlib.import_module(command.WORDS[word])
+        command.configure(parser)
         parser.parse_args(arguments)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.gpu.show import line
 from ctclip_bench.gpu.worker import WHOLE, Worker
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.results.files import keep, read, write_json
@@ -48,38 +49,40 @@ def run_phases(
     limit_s: float,
     *,
     again: bool,
-    told: Callable[[Result, float], None],
+    say: Callable[[str], None],
 ) -> tuple[Path, Result]:
     """Run them, those that ran before on this machine with these settings excepted.
 
-    again: run those, too. told: gets each phase's result and the seconds it took, 0 if it was
-    there. Returns the result of all, and its file. Raises: InvalidInput.
+    again: run those, too. say: gets a line for whatever happens. Returns the result of all, and its
+    file. Raises: InvalidInput.
     """
-    begun = time.monotonic()
+    deadline = time.monotonic() + limit_s
     machine = describe_machine()
     done: list[Result] = []
     with Worker(settings) as worker:
         for name in names:
             path = out / "phases" / f"{name}.json"
-            result, taken = None if again else earlier(path, name, settings, machine), 0.0
-            if result is None:
+            result = None if again else earlier(path, name, settings, machine)
+            if result is not None:
+                say(f"{name}: there already")
+                for row in result.rows:
+                    say(line(row))
+            else:
                 started = time.monotonic()
-                left_s = limit_s - (started - begun)
-                rows, failed = _rows(PHASES[name], name, settings, worker, (limit_s, left_s))
+                say(f"{name}:")
+                limits_s = PHASES[name].share * limit_s, deadline - started
+                rows, failed = _rows(name, settings, worker, limits_s, say)
                 plan = {"phase": name, **settings.plan()}
-                result = Result(
-                    "gpu", not failed, settings.subject(), plan, tuple(rows), machine=machine
-                )
+                result = Result("gpu", not failed, settings.subject(), plan, rows, machine=machine)
                 write_json(result.as_json(), path)
                 taken = time.monotonic() - started
+                say(f"{name}: {'FAILED' if failed else 'done'} after {taken:.0f} s")
             done.append(result)
-            told(result, taken)
-    plan = {**settings.plan(), "phases": list(names), "limit_s": limit_s}
     whole = Result(
         "gpu",
         all(result.passed for result in done),
         settings.subject(),
-        plan,
+        {**settings.plan(), "phases": list(names), "limit_s": limit_s},
         tuple(row for result in done for row in result.rows),
         machine=machine,
     )
@@ -87,18 +90,15 @@ def run_phases(
 
 
 def _rows(
-    phase: Phase,
     name: str,
     settings: Settings,
     worker: Worker,
-    limit_and_left_s: tuple[float, float],
-) -> tuple[list[Row], bool]:
-    """A phase's rows, and whether it failed."""
-    limit_s, left_s = limit_and_left_s
+    limits_s: tuple[float, float],
+    say: Callable[[str], None],
+) -> tuple[tuple[Row, ...], bool]:
+    """A phase's rows, and whether it failed. limits_s: its own, and what is left of all."""
+    phase, (own_s, left_s) = PHASES[name], limits_s
     least_s = 1.0 if settings.small else phase.least_s
-    if left_s < least_s:
-        reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
-        return [Row(name, WHOLE, not_run=reason)], False
     rows: list[Row] = []
     failed = False
 
@@ -106,11 +106,14 @@ def _rows(
         nonlocal failed
         rows.append(row)
         failed = failed or bad
+        say(line(row))
 
-    reason = worker.run(phase.module, name, min(phase.share * limit_s, left_s), keep_row)
-    if reason:
-        rows.append(Row(name, WHOLE, not_run=reason))
-    return rows, failed or bool(reason)
+    if left_s < least_s:
+        reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
+        keep_row(Row(name, WHOLE, not_run=reason), False)
+    elif reason := worker.run(phase.module, name, min(own_s, left_s), keep_row):
+        keep_row(Row(name, WHOLE, not_run=reason), True)
+    return tuple(rows), failed
 
 
 def earlier(path: Path, name: str, settings: Settings, machine: Mapping[str, Any]) -> Result | None:

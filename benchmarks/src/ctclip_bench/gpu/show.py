@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ctclip_bench.results.result import Parity, Result, Row
+from ctclip_bench.results.result import Parity, Row
 from ctclip_client.system.terminal import printable
 
 
-def lines(result: Result, seconds: float) -> Iterator[str]:
-    """One phase: its verdict, and a line or two for each row."""
-    how = f"{seconds:.0f} s" if seconds else "there already"
-    yield f"{result.plan['phase']}: {'done' if result.passed else 'FAILED'} ({how})"
-    for row in result.rows:
-        yield printable(f"  {row.name}: {_told(row)}")
+def line(row: Row) -> str:
+    """A row, indented below its phase."""
+    return printable(f"  {row.name}: {_told(row)}")
 
 
 def _told(row: Row) -> str:

@@ -11,14 +11,10 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ctclip_client.cli.program import guarded
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
-
-if TYPE_CHECKING:
-    from ctclip_bench.results.result import Result
 
 SUMMARY = "Measure a GPU, phase by phase; build and check, or serve, TensorRT engines on it."
 RESULTS = Path("benchmarks/results")
@@ -50,14 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     phases = parser.add_argument_group("phases")
     phases.add_argument(
-        "--only", type=_names, default=NAMES, metavar="NAMES",
-        help=f"some phases, of {','.join(NAMES)}",
+        "--only", type=_names, default=",".join(NAMES), metavar="NAMES",
+        help="some phases, in this order",
     )  # fmt: skip
     phases.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU"
     )
     phases.add_argument(
-        "--small", action="store_true", help="a small geometry: under a minute on a CPU"
+        "--small", action="store_true", help="a small geometry: a minute or two on a CPU"
     )
     phases.add_argument(
         "--limit-s", type=_positive, default=540.0, metavar="S",
@@ -110,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
 def _phases(args: argparse.Namespace) -> int:
     from ctclip_bench.gpu.run import run_phases
     from ctclip_bench.gpu.settings import Settings
-    from ctclip_bench.gpu.show import lines
     from ctclip_bench.results.files import check_folder
 
     if args.url or args.flags:
@@ -125,13 +120,10 @@ def _phases(args: argparse.Namespace) -> int:
     check_folder(args.out)
     check_folder(args.work)
 
-    def tell(result: Result, seconds: float) -> None:
-        for line in lines(result, seconds):
-            print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    path, whole = run_phases(
-        settings, args.only, args.out, args.limit_s, again=args.again, told=tell
-    )
+    path, whole = run_phases(settings, args.only, args.out, args.limit_s, again=args.again, say=say)
     if args.json:
         print(path.read_text(encoding="utf-8"), end="")
     else:

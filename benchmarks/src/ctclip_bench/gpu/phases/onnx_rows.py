@@ -10,6 +10,7 @@ from ctclip_bench.gpu.rows import Rows
 from ctclip_bench.gpu.sessions import Arrays, Session
 from ctclip_bench.gpu.subject import Subject
 from ctclip_bench.graphs.timing import Work, by_clock, in_turn
+from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.doctor.phantom import draw_chest
 from ctclip_client.volume import Volume
 from ctclip_export.samples.phantom import chest_phantom
@@ -44,8 +45,10 @@ def _refusal(session: Session, feed: Arrays, expected: str) -> dict[str, Any]:
 
 
 def scan_of(subject: Subject) -> Volume:
-    """A scan as scanners make them, 320 slices of 512²; a drawn one of the small geometry there."""
-    if subject.settings.small:
+    """A scan as scanners make them, 320 slices of 512², for the published geometry; a small one, as
+    drawn as this one, for any other.
+    """
+    if subject.geometry != PUBLISHED_GEOMETRY:
         return chest_phantom(subject.geometry)
     coarse = draw_chest((80, 128, 128), (4.0, 2.8, 2.8), 0)
     voxels = coarse.voxels
