@@ -57,6 +57,7 @@ class Rows:
             torch.cuda.empty_cache()
             self.tell(Row(self.table, name, not_run="the GPU has too little memory"), False)
         except Exception as error:  # noqa: BLE001 (one graph that fails must not hide the others)
+            traceback.print_exc()  # a GPU is often lent once: all that can be known of it
             self.tell(Row(self.table, name, not_run=reason_of(error)), True)
         else:
             return True

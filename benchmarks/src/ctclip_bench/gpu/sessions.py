@@ -75,7 +75,7 @@ class Session:
         self.session = ort.InferenceSession(str(path), options, providers=providers)
         self.session.disable_fallback()
         if device == "cuda" and CUDA not in self.session.get_providers():
-            raise RuntimeError("the CUDA provider of ONNX Runtime does not load: see its warning")
+            raise RuntimeError("ONNX Runtime cannot load its CUDA provider: see what it said")
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def profiled(self, feed: Arrays) -> tuple[dict[str, NDArray[Any]], Placement]:

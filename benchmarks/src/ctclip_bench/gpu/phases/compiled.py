@@ -11,7 +11,6 @@ import torch
 from ctclip_bench.gpu.answers import Encode, answers, encoder
 from ctclip_bench.gpu.rows import Missing, Rows
 from ctclip_bench.gpu.subject import Subject
-from ctclip_bench.graphs.ceilings import tf32
 from ctclip_bench.graphs.timing import Work, in_turn, measure_on
 
 _CASES = (("bf16", "default"), ("fp32", "default"), ("fp16", "max-autotune-no-cudagraphs"))
@@ -22,7 +21,7 @@ def measure(subject: Subject, rows: Rows) -> None:
     """One volume, compiled and eager in turn. Raises: Missing on a CPU."""
     if not subject.cuda:
         raise Missing("on a CPU, `ctclip bench graphs` compares it")
-    with tf32(False), torch.no_grad():
+    with torch.no_grad():
         for precision, mode in _CASES:
             name = f"vision {precision}, torch.compile {mode}"
             rows.attempt(name, _case(subject, rows, name, precision, mode))

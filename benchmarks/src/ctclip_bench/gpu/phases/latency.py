@@ -12,7 +12,6 @@ from torch import Tensor
 from ctclip_bench.gpu.answers import answers, encoder
 from ctclip_bench.gpu.rows import Rows
 from ctclip_bench.gpu.subject import Subject
-from ctclip_bench.graphs.ceilings import tf32
 from ctclip_bench.graphs.timing import Work, in_turn, measure_on
 from ctclip_bench.results.result import Parity
 from ctclip_export.model import CTViT
@@ -27,7 +26,7 @@ _WIDTHS = (1365, 1368, 1376, 1408)
 
 def measure(subject: Subject, rows: Rows) -> None:
     """Times by CUDA events on a GPU, by the clock elsewhere; medians of what took turns."""
-    with tf32(False), torch.no_grad():
+    with torch.no_grad():
         for precision in ("fp32", "fp16", "bf16"):
             for batch in BATCHES if subject.cuda else BATCHES[:2]:
                 name = f"vision {precision}, batch {batch}"

@@ -20,7 +20,7 @@ SEEDS = range(JUDGED)
 
 def measure(subject: Subject, rows: Rows) -> None:
     """Every row is judged by the judge of `ctclip parity`, on variations of a chest."""
-    with tf32(False), torch.no_grad():
+    with torch.no_grad():
         for seed in SEEDS:
             subject.expected(seed)
         rows.attempt("float32 on the CPU against the device", lambda: _on_cpu(subject, rows))
