@@ -81,8 +81,9 @@ def _relevance(subject: Subject) -> onnx.ModelProto:
 
 
 GRAPHS: Mapping[str, Graph] = {
-    # One line for the form for GPUs belongs here, named "preprocess …", with file="model_gpu.onnx",
-    # as soon as ctclip_export.graphs.preprocess offers it: every phase takes what stands here.
+    # The form of the preprocessing for GPUs belongs here as soon as there is one: named
+    # "preprocess …", with file="model_gpu.onnx". The phases "model" and "onnx" then take it, too;
+    # "transfer" names the one that it takes.
     "preprocess": Graph(PREPROCESS, lambda subject: preprocess_graph(subject.geometry)),
     "vision fp32": Graph(VISION, _vision("fp32"), "fp32"),
     "vision fp16": Graph(VISION, _vision("fp16"), "fp16"),

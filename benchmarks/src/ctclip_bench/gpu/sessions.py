@@ -18,6 +18,7 @@ from torch import Tensor
 from ctclip_bench.gpu.rows import Missing
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_NO_KERNEL = "Could not find an implementation for"
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -58,7 +59,9 @@ class Session:
     """A graph on the device; its first run is profiled, all others are not."""
 
     def __init__(self, path: Path, device: str, *, tf32: bool = False) -> None:
-        """Raises: Missing; RuntimeError if the CUDA provider does not load."""
+        """Raises: Missing, also for a type that no provider has kernels for; RuntimeError if the
+        CUDA provider does not load.
+        """
         ort = load_onnxruntime(device)
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -72,7 +75,12 @@ class Session:
             chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
             providers.insert(0, (CUDA, chosen))
         self.device = device
-        self.session = ort.InferenceSession(str(path), options, providers=providers)
+        try:
+            self.session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            if _NO_KERNEL not in str(error):
+                raise
+            raise Missing(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
         self.session.disable_fallback()
         if device == "cuda" and CUDA not in self.session.get_providers():
             raise RuntimeError("ONNX Runtime cannot load its CUDA provider: see what it said")

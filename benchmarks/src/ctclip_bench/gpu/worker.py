@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -124,7 +125,7 @@ def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> Non
     # Ctrl-C is the parent's to hear: this process has a session of its own, and ends with it.
     become_child(parent)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Graphs, profiles, compiled kernels: what a killed process leaves there, the parent removes.
+    # Graphs, profiles, compiled kernels: what this process leaves when killed, the parent removes.
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
         from ctclip_bench.gpu.subject import Subject
@@ -137,6 +138,7 @@ def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> Non
                 pipe.send(("begun",))
                 pipe.send(("end", _measure(subject, module, table, pipe)))
                 subject.tidy()
+    shutil.rmtree(folder, ignore_errors=True)  # the parent may have been killed
 
 
 def _measure(subject: Subject, module: str, table: str, pipe: Connection) -> str:

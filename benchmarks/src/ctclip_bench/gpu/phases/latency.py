@@ -44,7 +44,7 @@ def _vision(subject: Subject, rows: Rows, precision: str, batch: int) -> Callabl
         seeds = sorted({0, batch - 1})  # the judge takes half a second for each
         parity = subject.verdict(precision, [said[seed] for seed in seeds], seeds)
         del said
-        peak = _peak_gib(subject, lambda: vision(voxels))
+        peak = _peak_gib(subject, vision, voxels)
         works: dict[str, Work] = {"eager": lambda: vision(voxels)}
         graphs: list[_Graph] = []
         if subject.cuda and batch in _GRAPHED:
@@ -95,15 +95,19 @@ def _times(subject: Subject, works: dict[str, Work]) -> dict[str, list[float]]:
     return in_turn(works, measure_on(subject.device), rounds=runs, warmup=2, limit_s=_LIMIT_S)
 
 
-def _peak_gib(subject: Subject, work: Work) -> float | None:
-    """Most memory that tensors took at once, model included; None on a CPU."""
+def _peak_gib(subject: Subject, vision: CTViT, voxels: Tensor) -> float | None:
+    """Most memory of tensors at once: of this encoder, its input and what it computes, not of the
+    other models that are on the GPU; None on a CPU.
+    """
     if not subject.cuda:
         return None
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    work()
+    before = torch.cuda.memory_allocated()
+    vision(voxels)
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 2**30
+    weights = sum(each.nbytes for each in (*vision.parameters(), *vision.buffers()))
+    return (torch.cuda.max_memory_allocated() - before + weights + voxels.nbytes) / 2**30
 
 
 def _text(subject: Subject, rows: Rows) -> None:
