@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ctclip_bench.cli.bench.gpu import main
 from ctclip_bench.gpu import check as check_module
@@ -81,6 +82,18 @@ def test_without_a_gpu(
     assert code == 1
     assert "no NVIDIA driver" in cause
     assert "on the machine with the GPU" in remedy
+
+
+def test_without_cuda_in_torch(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 1
+    assert "no NVIDIA driver" in capsys.readouterr().err
+    program(programs, "nvidia-smi", SMI)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([]) == 2
+    assert "finds no GPU with CUDA" in capsys.readouterr().err
+    assert list(programs.parent.iterdir()) == [programs]
 
 
 def test_without_tensorrt(

@@ -139,6 +139,13 @@ def _require_gpu() -> None:
     except NoGpu as error:
         remedy = "Run it on the machine with the GPU; --device cpu --small rehearses without one."
         raise NoGpu(error.cause, remedy) from error
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InvalidInput(
+            f"torch {torch.__version__} finds no GPU with CUDA here, though there is one.",
+            "Install a torch with CUDA, of a version that the driver takes.",
+        )
 
 
 def _path(text: str) -> Path | None:

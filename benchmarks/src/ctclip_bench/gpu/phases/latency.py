@@ -21,7 +21,7 @@ _GRAPHED = (1, 4)
 """Batches that are replayed as a CUDA graph, too: each keeps memory of its own."""
 _LIMIT_S = 5.0
 _WIDTHS = (1365, 1368, 1376, 1408)
-"""Of the feed-forward part: upstream's, and the next multiples of 8, 32 and 128 or so."""
+"""Of the feed-forward part: upstream's, and the next multiples of 8, 32 and 128."""
 
 
 def measure(subject: Subject, rows: Rows) -> None:

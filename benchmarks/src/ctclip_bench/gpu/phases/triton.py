@@ -17,8 +17,8 @@ from ctclip_export.engines.gpu import NoGpu, read_gpu
 from ctclip_export.parity.judge import StepAnswer, bounds_for, judge
 from ctclip_export.parity.reference import reference_answer
 
-_CONFIG = "gpu"
-"""configs/gpu.pbtxt, taken where a model has it and the device is one."""
+_CONFIG, _CONFIG_FILES = "gpu", "*/configs/gpu.pbtxt"
+"""Taken on a GPU where the repository has it; the default leaves the choice to Triton."""
 _RUNS = 5
 
 
@@ -36,12 +36,11 @@ def measure(subject: Subject, rows: Rows) -> None:
     except Unavailable as error:
         raise Missing(error.cause) from error
     repository = _repository(subject, rows)
+    config = _CONFIG if subject.cuda and any(repository.glob(_CONFIG_FILES)) else None
     scan = scan_of(subject)
     before = _gpu_gib(subject)
     start = time.perf_counter()
-    with EmbeddedTriton(
-        repository, config_name=_CONFIG if subject.cuda else None, startup_timeout_s=180
-    ) as server:
+    with EmbeddedTriton(repository, config_name=config, startup_timeout_s=180) as server:
         ready_s = time.perf_counter() - start
         with Client(server.grpc_url, timeout_s=120) as client:
             times: list[float] = []
@@ -66,7 +65,7 @@ def measure(subject: Subject, rows: Rows) -> None:
     parity = Parity.of(verdict, "PyTorch float32 on the CPU")
     rows.add(
         "one scan, client to findings", times[1:], parity=parity,
-        settings={"slices": scan.voxels.shape[0], "config": _CONFIG if subject.cuda else "default"},
+        settings={"slices": scan.voxels.shape[0], "config": config or "default"},
         first_ms=times[0], ready_s=ready_s, gpu_gib_before=before, gpu_gib_after=after,
     )  # fmt: skip
     for name, figures in spent.items():
