@@ -90,10 +90,11 @@ def test_a_phase_that_ended_is_not_run_again(
     files = ["--out", str(folder / "out"), "--work", str(folder / "work")]
     phase = folder / "out" / "phases" / "parity.json"
     before = phase.stat().st_mtime_ns
-    assert main(["--only", "machine,parity", *CPU_FLAGS, *files]) == 0
-    said = capsys.readouterr().out
-    assert "machine: there already" in said
-    assert "parity: there already" in said
+    assert main(["--only", "machine,parity", "--json", *CPU_FLAGS, *files]) == 0
+    printed = capsys.readouterr()
+    assert "machine: there already" in printed.err
+    assert "parity: there already" in printed.err
+    assert {row["table"] for row in json.loads(printed.out)["rows"]} == {"machine", "parity"}
     assert phase.stat().st_mtime_ns == before
     settings = Settings("cpu", small=True, runs=1)
     machine = json.loads(json.dumps(describe_machine()))
