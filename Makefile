@@ -92,10 +92,10 @@ bench: $(INSTALLED) ## Latency and throughput of the demo's server (or REPOSITOR
 	@$(BIN)/ctclip bench $(INPUTS) $(BENCH_FLAGS)
 
 gpu-check: $(INSTALLED) ## Build TensorRT engines, run the parity check with them
-	@$(BIN)/python -m ctclip_bench.gpu check $(INPUTS) $(PARITY_FLAGS)
+	@$(BIN)/ctclip bench gpu check $(INPUTS) $(if $(PARITY_FLAGS),--flags $(PARITY_FLAGS))
 
 gpu-bench: $(INSTALLED) ## Serve the engines in the official container, measure
-	@$(BIN)/python -m ctclip_bench.gpu bench $(INPUTS) $(BENCH_FLAGS)
+	@$(BIN)/ctclip bench gpu serve $(INPUTS) $(if $(BENCH_FLAGS),--flags $(BENCH_FLAGS))
 
 test: $(INSTALLED) ## Run the tests
 	@$(PYTEST) -m "not slow and not gpu and not weights" $(TEST_FLAGS)

@@ -1,4 +1,7 @@
-"""The public chest CT at half the published resolution, for first_run.py: pack_ct.py OUT.npz."""
+"""The public chest CT at half the published resolution: pack_ct.py OUT.npz.
+
+For `ctclip bench gpu --ct OUT.npz`, where no CT can be fetched.
+"""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ctclip_bench.cli.bench.gpu import main
 from ctclip_bench.gpu import check as check_module
-from ctclip_bench.gpu.__main__ import main
 from ctclip_bench.gpu.check import engine_complaint, read_parity, without_names
 from ctclip_client.errors import CTClipError
 
@@ -73,7 +74,7 @@ def refused(
     return code, cause, remedy
 
 
-@pytest.mark.parametrize("what", ["check", "bench"])
+@pytest.mark.parametrize("what", ["check", "serve"])
 def test_without_a_gpu(
     what: str, programs: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +82,18 @@ def test_without_a_gpu(
     assert code == 1
     assert "no NVIDIA driver" in cause
     assert "on the machine with the GPU" in remedy
+
+
+def test_without_cuda_in_torch(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 1
+    assert "no NVIDIA driver" in capsys.readouterr().err
+    program(programs, "nvidia-smi", SMI)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([]) == 2
+    assert "finds no GPU with CUDA" in capsys.readouterr().err
+    assert list(programs.parent.iterdir()) == [programs]
 
 
 def test_without_tensorrt(
@@ -101,15 +114,15 @@ def test_without_docker(
     programs: Path, repository: Path, plans: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program(programs, "nvidia-smi", SMI)
-    code, cause, remedy = refused("bench", repository, capsys)
+    code, cause, remedy = refused("serve", repository, capsys)
     assert (code, cause) == (4, "error: docker: it is not on this machine.")
     assert "make gpu-bench URL=HOST:8001" in remedy
     program(programs, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
-    code, cause, _ = refused("bench", repository, capsys)
+    code, cause, _ = refused("serve", repository, capsys)
     assert code == 4
     assert "Cannot connect to the Docker daemon" in cause
     log = docker(programs, running="0123abcd")
-    code, cause, _ = refused("bench", plans, capsys)
+    code, cause, _ = refused("serve", plans, capsys)
     assert (code, "runs already" in cause) == (2, True)
     assert " up " not in log.read_text()
 
@@ -125,7 +138,7 @@ def test_without_docker(
 def test_inputs(
     more: list[str], message: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, cause, _ = refused("bench", repository, capsys, "--url", "127.0.0.1:1", *more)
+    code, cause, _ = refused("serve", repository, capsys, "--url", "127.0.0.1:1", *more)
     assert code == 2
     assert message in cause
 
@@ -137,14 +150,14 @@ def test_the_container_is_taken_down_whatever_happens(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """It "starts", but nobody listens: `ctclip bench` fails, and its exit code is the answer."""
+    """It "starts", but nobody listens: the measurement fails, and its exit code is the answer."""
     program(programs, "nvidia-smi", SMI)
     log = docker(programs)
     monkeypatch.setenv("CTCLIP_GRPC_PORT", "1")
     monkeypatch.delenv("CTCLIP_USER", raising=False)
     out = tmp_path / "out"
-    flags = ["--out", str(out), "--scans", str(ROOT / "nowhere")]
-    assert main(["bench", "--repository", str(plans), *flags]) == 2  # --scans is passed on
+    flags = ["--out", str(out), "--flags", "--scans", str(ROOT / "nowhere")]
+    assert main(["serve", "--repository", str(plans), *flags]) == 2  # --scans is passed on
     assert "--scans" in capfd.readouterr().err
     calls = [line.split(" ", 1)[1].strip() for line in log.read_text().splitlines()]
     user = f"[{os.getuid()}:{os.getgid()}]"
@@ -162,7 +175,7 @@ def test_engines_that_cannot_be_built_are_not_measured(
 ) -> None:
     program(programs, "nvidia-smi", SMI)
     log = docker(programs, failing="run")
-    assert main(["bench", "--repository", str(plans)]) == 4
+    assert main(["serve", "--repository", str(plans)]) == 4
     assert "run --rm build-engines ended with exit code 7" in capfd.readouterr().err
     calls = log.read_text()
     assert " up " not in calls
@@ -207,13 +220,6 @@ def test_results_name_no_server_and_no_patient() -> None:
     assert found["release"]["checkpoint"] == {"sha256": "4567"}
     assert "patient" not in json.dumps(found)
     assert without_names(checked(), None)["rungs"] == checked()["rungs"]
-
-
-def test_kept_results_name_no_checkpoint() -> None:
-    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
-        kept = json.loads(path.read_text(encoding="utf-8"))["release"]["checkpoint"]
-        assert "name" not in kept, path.name
-        assert len(kept["sha256"]) == 64
 
 
 def test_an_engine_that_did_not_run_has_not_passed() -> None:
@@ -282,6 +288,10 @@ def test_make_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--repository mine" in own
     assert "--url host:8001" in own
     assert "--against" not in own  # the demo's checkpoint is not that of another repository
+    assert "--flags" not in own
+    flags = ("BENCH_FLAGS=--scans there", "PARITY_FLAGS=--variations 2")
+    assert "--flags --scans there" in make("-n", "gpu-bench", *flags).stdout
+    assert "--flags --variations 2" in make("-n", "gpu-check", *flags).stdout
     if shutil.which("nvidia-smi") is None:
         done = make("gpu-check")
         assert done.returncode != 0

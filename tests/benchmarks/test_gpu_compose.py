@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ctclip_bench.gpu import bench as bench_module
-from ctclip_bench.gpu.__main__ import main
+from ctclip_bench.cli.bench.gpu import main
+from ctclip_bench.gpu import serve as serve_module
 from ctclip_bench.gpu.variables import NAMES, compose_variables
 from ctclip_client.errors import InvalidInput
 
@@ -139,7 +139,7 @@ def test_the_server_is_asked_where_env_puts_it(
     monkeypatch.chdir(project(tmp_path, f"{env}CTCLIP_ADMIN_HEADER={HEADER}\n"))
     asked: list[list[str]] = []
     headers: list[str] = []
-    step = bench_module.run
+    step = serve_module.run
 
     def run(command: list[str], environment: Mapping[str, str] | None = None) -> int:
         if command[0] != sys.executable:
@@ -149,8 +149,8 @@ def test_the_server_is_asked_where_env_puts_it(
         assert (environment or {})["CUDA_VISIBLE_DEVICES"] == "1"
         return 0
 
-    monkeypatch.setattr(bench_module, "run", run)
-    assert main(["bench", "--repository", str(repository)]) == 0
+    monkeypatch.setattr(serve_module, "run", run)
+    assert main(["serve", "--repository", str(repository)]) == 0
     (command,) = asked
     flags = dict(pairwise(command))
     assert flags["--url"] == "127.0.0.1:9001"
@@ -167,9 +167,9 @@ def test_another_server_is_not_told_this_ones_secret(
 ) -> None:
     monkeypatch.chdir(project(tmp_path, f"CTCLIP_ADMIN_HEADER={HEADER}\n"))
     asked: list[Any] = []
-    monkeypatch.setattr(bench_module, "run", lambda *arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(serve_module, "run", lambda *arguments: asked.append(arguments) or 0)
     url = ["--url", "ct.example:8001"]
-    assert main(["bench", "--repository", str(repository), *url]) == 0
+    assert main(["serve", "--repository", str(repository), *url]) == 0
     assert not [flag for flag in asked[0][0] if flag.startswith("--header")]
 
 
@@ -178,7 +178,10 @@ def test_an_ended_measurement_takes_the_container_down(
     ending: signal.Signals, docker: Path, repository: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "slow").touch()
-    command = [sys.executable, "-m", "ctclip_bench.gpu", "bench", "--repository", str(repository)]
+    command = [
+        sys.executable, "-m", "ctclip_client", "bench", "gpu", "serve",
+        "--repository", str(repository),
+    ]  # fmt: skip
     with subprocess.Popen(
         command, cwd=project(tmp_path, ""), stderr=subprocess.PIPE, text=True,
         start_new_session=True,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ctclip_bench.demo.checkpoint import MANY_TOKENS, PUBLISHED, SMALL, make_checkpoint
+from ctclip_bench.demo.checkpoint import make_checkpoint
 from ctclip_bench.demo.codebook import code_usage, fit_codebook
+from ctclip_bench.demo.sizes import MANY_TOKENS, PUBLISHED, SMALL
 from ctclip_client import Volume
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS

@@ -39,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Run the demo and print what it found."""
-    from ctclip_bench.demo.checkpoint import MANY_TOKENS, PUBLISHED, SMALL
     from ctclip_bench.demo.run import run_demo
+    from ctclip_bench.demo.sizes import MANY_TOKENS, PUBLISHED, SMALL
     from ctclip_client.system.progress import Stages
 
     try:

@@ -1,10 +1,9 @@
-"""The demo's checkpoint: random weights, a codebook fitted to a real CT, a real vocabulary."""
+"""The demo's checkpoint: random weights, a codebook fitted to a real CT."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import onnxruntime
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ctclip_bench.demo.codebook import CodeUsage, code_usage, fit_codebook
 from ctclip_bench.demo.random_checkpoint import random_model, save_in_upstream_layout
+from ctclip_bench.demo.sizes import DemoModel
 from ctclip_client import Volume
 from ctclip_client.contract import Geometry
 from ctclip_client.system.files import placed
@@ -20,7 +20,7 @@ from ctclip_client.system.processor import has_bfloat16
 from ctclip_client.system.progress import Advance, Stages
 from ctclip_export.checkpoint.file import declared_random
 from ctclip_export.graphs.preprocess import preprocess_graph
-from ctclip_export.model import CTViT, ModelConfig, TextConfig, VisionConfig
+from ctclip_export.model import CTViT
 from ctclip_export.precision.typed_twin import typed
 from ctclip_export.samples.variations import thinned, vary
 
@@ -28,46 +28,6 @@ SEED = 20
 FITTING_SEEDS_FROM = 1000
 JUDGING_SEED = 1
 """Variations that the codebook is judged on come from other seeds than those it was fitted to."""
-
-
-@dataclass(frozen=True)
-class DemoModel:
-    """One size of the demo. The codebook is fitted to the tokens of `fitting_variations` of the CT,
-    in so many `rounds` of k-means.
-    """
-
-    geometry: Geometry
-    config: ModelConfig
-    fitting_variations: int
-    rounds: int
-
-    @property
-    def fitting_tokens(self) -> int:
-        """Tokens that the codebook is fitted to."""
-        return self.fitting_variations * math.prod(self.config.vision.token_shape)
-
-
-PUBLISHED = DemoModel(Geometry(), ModelConfig(), fitting_variations=2, rounds=1)
-"""27,648 tokens, which is quick. Measured on a variation that neither was fitted to, these beside
-`MANY_TOKENS`: codes used 4,700 and 4,235, perplexity 3,118 and 2,666, median margin 0.033 and
-0.031; share of codes that agree with float32 in bf16 0.9977 and 0.9979, in int8 0.9910 and 0.9933.
-"""
-MANY_TOKENS = replace(PUBLISHED, fitting_variations=8, rounds=3)
-"""110,592 tokens: for checkpoints on which lower precisions are judged."""
-_SMALL_SHAPE = (60, 100, 120)
-SMALL = DemoModel(
-    # The same field of view as published, 360 mm along every axis, on a coarser grid.
-    Geometry(_SMALL_SHAPE, (6.0, 3.6, 3.0)),
-    ModelConfig(
-        VisionConfig(
-            volume_shape=_SMALL_SHAPE, width=64, heads=4, head_width=16, hidden=170,
-            spatial_layers=2, temporal_layers=2, codebook_size=256, embedding_size=32,
-        ),
-        TextConfig(width=48, layers=2, heads=4, hidden=96),
-    ),
-    fitting_variations=12,  # × 180 tokens
-    rounds=8,
-)  # fmt: skip
 
 
 def make_checkpoint(demo: DemoModel, scan: Volume, path: Path, stages: Stages) -> CodeUsage:
@@ -113,26 +73,6 @@ def make_checkpoint(demo: DemoModel, scan: Volume, path: Path, stages: Stages) -
         with placed(record) as file:
             file.write(json.dumps(asdict(usage)).encode() + b"\n")
     return usage
-
-
-def write_text_model(config: TextConfig, vocabulary: Path, folder: Path) -> Path:
-    """A text model's folder: BERT's `config.json` and the vocabulary. Returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "model_type": "bert",
-        "hidden_act": "gelu",
-        "vocab_size": config.vocabulary_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.hidden,
-        "max_position_embeddings": config.positions,
-        "type_vocab_size": config.segment_types,
-        "layer_norm_eps": config.layer_norm_eps,
-    }
-    (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "vocab.txt").write_bytes(vocabulary.read_bytes())
-    return folder
 
 
 class _Preprocess:

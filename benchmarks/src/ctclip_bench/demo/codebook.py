@@ -7,12 +7,14 @@ equally bad or equally good.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctclip_client.system.progress import Advance
+if TYPE_CHECKING:  # it needs rich, which fitting does not
+    from ctclip_client.system.progress import Advance
 
 _CHUNK = 4096
 

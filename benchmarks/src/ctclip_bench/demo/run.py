@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctclip_bench.demo.checkpoint import DemoModel, make_checkpoint, write_text_model
+from ctclip_bench.demo.checkpoint import make_checkpoint
 from ctclip_bench.demo.codebook import CodeUsage
+from ctclip_bench.demo.sizes import DemoModel
+from ctclip_bench.demo.text_model import write_text_model
 from ctclip_bench.load.server import Raw, Server
 from ctclip_client import Client, Scores, Volume, read_volume
 from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
@@ -53,7 +55,7 @@ def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
     checkpoint_path = folder / CHECKPOINT_NAME
     usage = make_checkpoint(demo, volume, checkpoint_path, stages)
     text_model = read_text_model(
-        write_text_model(demo.config.text, vocabulary, folder / "text_model")
+        write_text_model(demo.config.text, vocabulary.read_bytes(), folder / "text_model")
     )
     with stages.stage("Checkpoint: read and check"):
         checkpoint = load_checkpoint(checkpoint_path, text_model, demo.geometry)

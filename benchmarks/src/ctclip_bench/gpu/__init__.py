@@ -1,1 +1,1 @@
-"""What a person with an NVIDIA GPU runs: `make gpu-check` and `make gpu-bench`."""
+"""What a person with an NVIDIA GPU runs: `ctclip bench gpu`, make gpu-check, make gpu-bench."""

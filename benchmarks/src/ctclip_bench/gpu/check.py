@@ -18,8 +18,8 @@ from ctclip_bench.gpu.steps import (
     require_gpu,
     run,
 )
-from ctclip_bench.load.record import check_folder, file_name, free_path, without_name, write_json
 from ctclip_bench.parity import ENGINE_STEP
+from ctclip_bench.results.files import check_folder, free_path, slug, without_name, write_json
 from ctclip_client.errors import EXIT_USAGE, CTClipError, InvalidInput
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import Gpu
@@ -50,7 +50,7 @@ def check(inputs: Inputs) -> int:
         "config": "tensorrt",
         "machine": {**found["machine"], "gpu": asdict(gpu)},
     }
-    path = free_path(inputs.out / file_name(content, "parity"))
+    path = free_path(inputs.out / _file_name(content, gpu))
     write_json(content, path)
     _print(found, gpu)
     print(f"Written: {path}")
@@ -98,6 +98,13 @@ def without_names(found: Mapping[str, Any], url: str | None) -> dict[str, Any]:
         steps = json.loads(json.dumps(steps).replace(url, "a running server"))
     release = without_name(found["release"])
     return {**found, "release": release, "rungs": steps, "scans": len(found["scans"])}
+
+
+def _file_name(content: Mapping[str, Any], gpu: Gpu) -> str:
+    """`<date>-<GPU>-<release>-tensorrt-parity.json`; a failed one says so in its name."""
+    release = content["release"]["release"]
+    name = f"{content['date'][:10]}-{slug(gpu.name)}-{release}-tensorrt-parity"
+    return f"{name}{'' if content['passed'] else '-FAILED'}.json"
 
 
 def engine_complaint(found: Mapping[str, Any]) -> str:

@@ -5,5 +5,6 @@ WORDS = {
     "serve": "ctclip_bench.cli.bench.serve",
     "report": "ctclip_bench.cli.bench.report",
     "compare": "ctclip_bench.cli.bench.compare",
+    "gpu": "ctclip_bench.cli.bench.gpu",
 }
 DEFAULT_WORD = "serve"

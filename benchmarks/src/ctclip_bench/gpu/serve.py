@@ -29,10 +29,10 @@ _LOOPBACK = "127.0.0.1"
 _REMEDY = "Or start Triton with the plans yourself, and name it: make gpu-bench URL=HOST:8001"
 
 
-def bench(inputs: Inputs) -> int:
-    """`ctclip bench` on TensorRT plans; its exit code.
+def serve(inputs: Inputs) -> int:
+    """`ctclip bench serve` on TensorRT plans; its exit code.
 
-    That the server really runs plans is checked by `ctclip bench`, which asks it for its configs.
+    That the server really runs plans is checked there: it is asked for its configs.
     Raises: CTClipError if the machine lacks something.
     """
     if inputs.url is not None:
@@ -66,7 +66,7 @@ def _measure(
 ) -> int:
     return run(
         ctclip(
-            "bench", "--repository", str(inputs.repository), "--config-name", CONFIG_NAME,
+            "bench", "serve", "--repository", str(inputs.repository), "--config-name", CONFIG_NAME,
             "--url", url, "--out", str(inputs.out), *flags, *inputs.reference(), *inputs.more,
         ),
         environment,

@@ -1,0 +1,1 @@
+"""One module a phase, each with `measure(subject, rows)`; it imports what it needs itself."""

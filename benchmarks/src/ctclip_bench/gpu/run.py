@@ -1,0 +1,136 @@
+"""All phases, one after another: a JSON file for each at once, and one of all at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.gpu.show import line
+from ctclip_bench.gpu.worker import WHOLE, Worker
+from ctclip_bench.machine import describe_machine
+from ctclip_bench.results.files import keep, read, write_json
+from ctclip_bench.results.result import Result, Row
+from ctclip_client.errors import CTClipError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """module: has `measure(subject, rows)`. share: of --limit-s, at most. least_s: with less time
+    left it is not begun; estimated for the published geometry on a GPU.
+    """
+
+    module: str
+    share: float
+    least_s: float
+
+
+_PACKAGE = "ctclip_bench.gpu.phases"
+PHASES: dict[str, Phase] = {
+    "machine": Phase(f"{_PACKAGE}.machine", 0.15, 15),
+    "model": Phase(f"{_PACKAGE}.model", 0.35, 30),
+    "parity": Phase(f"{_PACKAGE}.parity", 0.25, 20),
+    "onnx": Phase(f"{_PACKAGE}.onnx", 0.40, 30),
+    "latency": Phase(f"{_PACKAGE}.latency", 0.30, 20),
+    "transfer": Phase(f"{_PACKAGE}.transfer", 0.15, 15),
+    "compile": Phase(f"{_PACKAGE}.compiled", 0.30, 45),
+    "triton": Phase(f"{_PACKAGE}.triton", 0.40, 60),
+}
+
+
+def run_phases(
+    settings: Settings,
+    names: Sequence[str],
+    out: Path,
+    limit_s: float,
+    *,
+    again: bool,
+    say: Callable[[str], None],
+) -> tuple[Path, Result]:
+    """Run them, those that ran before on this machine with these settings excepted.
+
+    again: run those, too. say: gets a line for whatever happens. Returns the result of all, and its
+    file. Raises: InvalidInput.
+    """
+    deadline = time.monotonic() + limit_s
+    machine = describe_machine()
+    done: list[Result] = []
+    with Worker(settings) as worker:
+        for name in names:
+            path = out / "phases" / f"{name}.json"
+            result = None if again else earlier(path, name, settings, machine)
+            if result is not None:
+                say(f"{name}: there already")
+                for row in result.rows:
+                    say(line(row))
+            else:
+                started = time.monotonic()
+                say(f"{name}:")
+                limits_s = PHASES[name].share * limit_s, deadline - started
+                rows, failed = _rows(name, settings, worker, limits_s, say)
+                plan = {"phase": name, **settings.plan()}
+                result = Result("gpu", not failed, settings.subject(), plan, rows, machine=machine)
+                write_json(result.as_json(), path)
+                taken = time.monotonic() - started
+                say(f"{name}: {'FAILED' if failed else 'done'} after {taken:.0f} s")
+            done.append(result)
+    whole = Result(
+        "gpu",
+        all(result.passed for result in done),
+        settings.subject(),
+        {**settings.plan(), "phases": list(names), "limit_s": limit_s},
+        tuple(row for result in done for row in result.rows),
+        machine=machine,
+    )
+    return keep(whole, out), whole
+
+
+def _rows(
+    name: str,
+    settings: Settings,
+    worker: Worker,
+    limits_s: tuple[float, float],
+    say: Callable[[str], None],
+) -> tuple[tuple[Row, ...], bool]:
+    """A phase's rows, and whether it failed. limits_s: its own, and what is left of all."""
+    phase, (own_s, left_s) = PHASES[name], limits_s
+    least_s = 1.0 if settings.small else phase.least_s
+    rows: list[Row] = []
+    failed = False
+
+    def keep_row(row: Row, bad: bool) -> None:
+        nonlocal failed
+        rows.append(row)
+        failed = failed or bad
+        say(line(row))
+
+    if left_s < least_s:
+        reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
+        keep_row(Row(name, WHOLE, not_run=reason), False)
+    elif reason := worker.run(phase.module, name, min(own_s, left_s), keep_row):
+        keep_row(Row(name, WHOLE, not_run=reason), True)
+    return tuple(rows), failed
+
+
+def earlier(path: Path, name: str, settings: Settings, machine: Mapping[str, Any]) -> Result | None:
+    """The result of a phase that came to its end, of this machine and these settings."""
+    try:
+        result = read(path)
+    except CTClipError:
+        return None
+    same = (
+        result.plan == {"phase": name, **settings.plan()}
+        and _comparable(result.subject) == _comparable(settings.subject())
+        and _comparable(result.machine) == _comparable(machine)
+        and not any(row.name == WHOLE for row in result.rows)
+    )
+    return result if same else None
+
+
+def _comparable(content: Mapping[str, Any]) -> Any:
+    """As it comes back from JSON, without what changes from minute to minute."""
+    return json.loads(json.dumps({k: v for k, v in content.items() if k != "load_before"}))

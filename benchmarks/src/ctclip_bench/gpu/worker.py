@@ -1,0 +1,156 @@
+"""The process that measures: one for all phases, so that CUDA starts and the model loads once.
+
+A phase that crashes or takes too long takes this process with it and nothing else: the next phase
+gets a new one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.results.result import Row
+from ctclip_client.system.child import become_child
+
+if TYPE_CHECKING:
+    from ctclip_bench.gpu.subject import Subject
+
+WHOLE = "the whole phase"
+"""Name of the row that says why a phase did not come to its end, or did not begin."""
+_CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+_STARTS_S = 120.0
+"""Seconds that a new process gets for its imports, which wait for a cold disk."""
+_PUTS_AWAY_S = 15.0
+"""Seconds that a phase gets to stop its server, before it is killed."""
+
+
+class Worker:
+    """Starts the process when there is something to do; `with` ends it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._folder: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._end(told=error is not None)
+
+    def run(
+        self, module: str, table: str, limit_s: float, keep: Callable[[Row, bool], None]
+    ) -> str:
+        """Run a phase; keep gets each row, and whether it is a failed one, as soon as it is there.
+
+        module: with its package; table: its rows'. Returns why it did not end by itself, "" if it
+        did.
+        """
+        pipe = self._started()
+        deadline = time.monotonic() + limit_s + _STARTS_S
+        try:
+            pipe.send((module, table))
+        except OSError:
+            return self._crashed()
+        while True:
+            try:
+                if not pipe.poll(max(deadline - time.monotonic(), 0)):
+                    self._end(told=True)
+                    return f"it took longer than its {limit_s:.0f} s and was ended"
+                kind, *content = pipe.recv()
+            except (EOFError, OSError):
+                return self._crashed()
+            if kind == "begun":  # imports, and their time, are no phase's
+                deadline = time.monotonic() + limit_s
+            elif kind == "row":
+                keep(*content)
+            else:
+                return str(content[0])
+
+    def _started(self) -> Connection:
+        if self._pipe is None:
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="ctclip-gpu-", ignore_cleanup_errors=True
+            )
+            self._pipe, theirs = _CONTEXT.Pipe()
+            self._process = _CONTEXT.Process(
+                target=_work, args=(self._settings, theirs, os.getpid(), self._folder.name)
+            )
+            self._process.start()
+            theirs.close()  # its end is now noticed here
+        return self._pipe
+
+    def _crashed(self) -> str:
+        process = self._process
+        process.join(_PUTS_AWAY_S)
+        code = process.exitcode
+        self._end(told=True)
+        if code is not None and code < 0:
+            return f"its process was killed by {signal.Signals(-code).name}"
+        return f"its process ended with exit code {code}"
+
+    def _end(self, *, told: bool) -> None:
+        """told: it is in the middle of something; otherwise the pipe's end ends it."""
+        if self._pipe is None:
+            return
+        pipe, process = self._pipe, self._process
+        self._pipe = self._process = None
+        pipe.close()
+        try:
+            if told:
+                process.terminate()
+            process.join(_PUTS_AWAY_S)
+        finally:
+            process.kill()
+            process.join()
+            self._folder.cleanup()
+
+
+def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> None:
+    # Ctrl-C is the parent's to hear: this process has a session of its own, and ends with it.
+    become_child(parent)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Graphs, profiles, compiled kernels: what this process leaves when killed, the parent removes.
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):
+        from ctclip_bench.gpu.subject import Subject
+        from ctclip_bench.graphs.ceilings import tf32
+
+        subject = Subject(settings)
+        with tf32(False):  # cuDNN has it on by default
+            while True:
+                module, table = pipe.recv()
+                pipe.send(("begun",))
+                pipe.send(("end", _measure(subject, module, table, pipe)))
+                subject.tidy()
+    shutil.rmtree(folder, ignore_errors=True)  # the parent may have been killed
+
+
+def _measure(subject: Subject, module: str, table: str, pipe: Connection) -> str:
+    """One phase. Why it did not come to its end, "" if it did."""
+    from ctclip_bench.gpu.rows import Missing, Rows, reason_of
+
+    rows = Rows(table, lambda row, failed: pipe.send(("row", row, failed)))
+    try:
+        importlib.import_module(module).measure(subject, rows)
+    except Missing as reason:
+        pipe.send(("row", Row(table, WHOLE, not_run=str(reason)), False))
+    except Exception as error:  # noqa: BLE001 (a phase that fails must not stop the next)
+        traceback.print_exc()
+        return reason_of(error)
+    return ""

@@ -1,0 +1,260 @@
+"""`ctclip bench gpu`, rehearsed on a CPU: where nothing is installed, resumed, cut short."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import Golden
+
+from ctclip_bench.cli.bench.gpu import NAMES, main
+from ctclip_bench.gpu import run
+from ctclip_bench.gpu.chest import base_chest, vary
+from ctclip_bench.gpu.rows import Missing, Rows
+from ctclip_bench.gpu.run import Phase, run_phases
+from ctclip_bench.gpu.sessions import CPU, CUDA, placement
+from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.machine import describe_machine
+from ctclip_bench.results.files import read
+from ctclip_bench.results.result import Parity, Row
+from ctclip_client.errors import Unreadable
+
+ROOT = Path(__file__).parents[2]
+ABSENT = (
+    "tritonclient", "nibabel", "onnxruntime", "openvino", "scipy", "rich", "psutil", "matplotlib",
+    "mlperf_loadgen", "pytriton", "ctclip_server",
+)  # fmt: skip
+"""What a machine with a GPU and no package index may lack."""
+BLOCKER = f"""
+import sys
+for name in {ABSENT}:
+    sys.modules[name] = None
+"""
+CPU_FLAGS = ("--device", "cpu", "--small", "--runs", "1")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with `out` and `work` of a run in a Python without this project and most of what it
+    needs.
+    """
+    folder = tmp_path_factory.mktemp("gpu")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    sources = [str(ROOT / room / "src") for room in ("client", "export", "benchmarks")]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "ctclip_bench.cli.bench.gpu", *CPU_FLAGS,
+            "--only", "triton,machine,parity,onnx,transfer", "--out", "out", "--work", "work",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sources])},
+        capture_output=True, text=True, check=False, cwd=folder,
+    )  # fmt: skip
+    return folder, done
+
+
+def test_it_runs_where_little_more_than_torch_is(
+    bare: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """What needs ONNX Runtime or Triton is NOT RUN there, and says so; nothing else is."""
+    folder, done = bare
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (folder / "out").glob("*.json")
+    found = read(path)
+    assert str(path.name) in done.stdout
+    assert found.plan["phases"] == ["machine", "parity", "onnx", "transfer", "triton"]
+    reasons = {(row.table, row.name): row.not_run for row in found.rows if row.not_run}
+    assert "onnxruntime" in reasons["onnx", "the whole phase"]
+    assert "onnxruntime" in reasons["triton", "the whole phase"]
+    assert "onnxruntime" in reasons["transfer", "preprocess and vision"]
+    same, *_, twin = [row.parity for row in found.table("parity")]
+    assert same is not None
+    assert same.codes_agree == 1.0
+    assert twin is not None
+    assert twin.verdict == "PASS"
+    assert {row.table for row in found.rows} == set(found.plan["phases"])
+    assert all(read(each).plan["phase"] == each.stem for each in (folder / "out/phases").iterdir())
+
+
+def test_a_phase_that_ended_is_not_run_again(
+    bare: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With other settings it is, and what was NOT RUN; a file that is no result is none."""
+    folder, _ = bare
+    files = ["--out", str(folder / "out"), "--work", str(folder / "work")]
+    phase = folder / "out" / "phases" / "parity.json"
+    before = phase.stat().st_mtime_ns
+    assert main(["--only", "machine,parity", "--json", *CPU_FLAGS, *files]) == 0
+    printed = capsys.readouterr()
+    assert "machine: there already" in printed.err
+    assert "parity: there already" in printed.err
+    assert {row["table"] for row in json.loads(printed.out)["rows"]} == {"machine", "parity"}
+    assert phase.stat().st_mtime_ns == before
+    settings = Settings("cpu", small=True, runs=1)
+    machine = json.loads(json.dumps(describe_machine()))
+    assert run.earlier(phase, "parity", settings, machine) is not None
+    assert run.earlier(phase, "parity", replace(settings, runs=2), machine) is None
+    assert run.earlier(phase, "parity", settings, {**machine, "cores": 1024}) is None
+    assert run.earlier(phase.with_name("onnx.json"), "onnx", settings, machine) is None
+    phase.write_text("{}")
+    assert run.earlier(phase, "parity", settings, machine) is None
+
+
+def test_a_repository_is_measured_with_its_own_graphs(
+    repository: Path, golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(
+        [
+            "--device", "cpu", "--runs", "2", "--repository", str(repository),
+            "--against", str(golden.checkpoint), "--text-model", str(golden.text_model),
+            "--only", "model,onnx,latency,transfer,triton",
+            "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"),
+        ]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert code == 0, said
+    (path,) = (tmp_path / "out").glob("*.json")
+    found = read(path)
+    rows = {(row.table, row.name): row for row in found.rows}
+    assert rows["model", "graph: vision fp32"].figures["of"] == "the repository"
+    for name in ("preprocess", "vision fp32", "text", "score", "findings", "relevance"):
+        row = rows["onnx", name]
+        assert row.parity is not None
+        assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), name
+    refused = [row.name for row in found.table("onnx") if row.figures.get("refused")]
+    assert len(refused) == 8
+    assert rows["onnx", "vision fp32, guard: one voxel of NaN"].figures["marked"]
+    assert rows["transfer", "preprocess and vision, VOXELS in place"].figures["voxels_on"] == "cpu"
+    eager = rows["latency", "vision fp16, batch 2, eager"]
+    assert eager.parity is not None
+    assert eager.parity.verdict == "PASS"
+    served = rows["triton", "one scan, client to findings"]
+    assert served.parity is not None
+    assert served.parity.verdict == "PASS"
+    assert rows["triton", "inside Triton: vision"].figures["compute_infer_ms"] > 0
+    assert found.subject["release"] in path.name
+
+
+# --- a phase that fails, crashes or takes too long ---
+
+
+MISBEHAVING = {
+    "raises": "rows.add('before'); raise ValueError('so it is')",
+    "crashes": "import os; rows.add('before'); os.abort()",
+    "hangs": "import time; rows.add('before'); time.sleep(60)",
+    "late": "rows.add('never')",
+}
+
+
+def test_no_phase_stops_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps the rows that it had, and its JSON says why it ended."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, body in MISBEHAVING.items():
+        (tmp_path / f"phase_{name}.py").write_text(f"def measure(subject, rows):\n    {body}\n")
+        least_s = 1e6 if name == "late" else 0
+        monkeypatch.setitem(run.PHASES, name, Phase(f"phase_{name}", 1e-4, least_s))
+    settings = Settings("cpu", work=tmp_path / "work")
+    told: list[str] = []
+    _, whole = run_phases(
+        settings, list(MISBEHAVING), tmp_path / "out", 1e4, again=False,
+        say=told.append,
+    )  # fmt: skip
+    assert not whole.passed
+    assert [text for text in told if text.endswith(":")] == [f"{name}:" for name in MISBEHAVING]
+    assert told.count("  before: ") == 3
+    rows = {name: whole.table(name) for name in MISBEHAVING}
+    assert [len(each) for each in rows.values()] == [2, 2, 2, 1]
+    assert all(each[0].name == "before" for each in list(rows.values())[:3])
+    ends = [each[-1].not_run for each in rows.values()]
+    assert "ValueError: so it is" in ends[0]
+    assert "SIGABRT" in ends[1]
+    assert "longer than its 1 s" in ends[2]
+    assert "were left" in ends[3]
+    kept = {name: read(tmp_path / "out" / "phases" / f"{name}.json").passed for name in MISBEHAVING}
+    assert kept == {"raises": False, "crashes": False, "hangs": False, "late": True}
+
+
+def test_what_counts_as_failed() -> None:
+    """A part that raises, and a verdict that is no PASS; not what this machine lacks."""
+    told: list[tuple[Row, bool]] = []
+    rows = Rows("t", lambda row, failed: told.append((row, failed)))
+
+    def lacks() -> None:
+        raise Missing("no such library")
+
+    def breaks() -> None:
+        raise RuntimeError("two\nlines")
+
+    wrong = Parity("FAIL", "x")
+    assert not rows.attempt("lacks", lacks)
+    assert not rows.attempt("breaks", breaks)
+    assert rows.attempt("wrong", lambda: rows.add("wrong", [1.0], parity=wrong))
+    rows.add("TF32", parity=wrong, counted=False)
+    assert [failed for _, failed in told] == [False, True, True, False]
+    assert told[0][0].not_run == "no such library"
+    assert told[1][0].not_run.startswith("RuntimeError: two (breaks")
+
+
+def test_nodes_that_fell_to_the_cpu_are_found_in_a_profile() -> None:
+    def event(name: str, op: str, provider: str) -> dict[str, object]:
+        told = {"op_name": op, "provider": provider}
+        return {"cat": "Node", "name": f"{name}_kernel_time", "args": told}
+
+    loop = event("body", "Gather", CPU)
+    profile = [
+        {"cat": "Session", "name": "model_run"}, event("product", "MatMul", CUDA), loop, loop,
+        event("shape", "Shape", CPU), {"cat": "Node", "name": "product_fence_before", "args": {}},
+    ]  # fmt: skip
+    assert placement(profile).figures() == {
+        "kernel_runs": 4, "nodes_on_gpu": 1, "nodes_on_cpu": 2, "on_cpu": "Gather 1, Shape 1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--only", "nothing"], "expected some of machine, model"),
+        (["--limit-s", "nan"], "expected seconds above 0"),
+        (["--runs", "0"], "expected a whole number from 1"),
+        (["--device", "cpu", "--repository", "x"], "go together here"),
+        (["--device", "cpu", "--ct", "/nowhere.npz"], "there is no such file"),
+        (["--device", "cpu", "--url", "host:1"], "are of check and serve"),
+        (["check"], "--repository is missing"),
+    ],
+)
+def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(flags)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_phase_has_a_share_and_a_name() -> None:
+    assert tuple(run.PHASES) == NAMES
+    assert all(phase.least_s < 540 * phase.share for phase in run.PHASES.values())
+
+
+def test_a_packed_chest_is_checked(tmp_path: Path) -> None:
+    """Variations are the same for the same seed, within [−1, 1], and differ otherwise."""
+    path = tmp_path / "chest.npz"
+    np.savez_compressed(path, voxels=np.full((120, 240, 240), 255, np.uint8))
+    chest = base_chest(path)
+    first, again, other = (vary(chest, seed, (12, 24, 20)) for seed in (1, 1, 2))
+    assert first.shape == (1, 1, 12, 24, 20)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float(first.abs().max()) <= 1
+    np.savez_compressed(path, voxels=np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(Unreadable, match="expected uint8"):
+        base_chest(path)
+    path.write_bytes(b"PK")
+    with pytest.raises(Unreadable, match="--ct"):
+        base_chest(path)
