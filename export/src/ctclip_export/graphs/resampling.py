@@ -53,8 +53,8 @@ SLICE_BY_SLICE = f"""
 """
 
 # A GPU pays for the launch of each of the loop's 26 operations on each of 240 slices more than for
-# the data in it. Here every operation is one launch over the whole grid. Lines along y are taken out of the
-# stored volume for z and x at once: that way the largest tensor is (D, H, y of the input).
+# the data in it. Here every operation is one launch over the whole grid. Lines along y are taken
+# out of the stored volume for z and x at once: the largest tensor is (D, H, y of the input).
 WHOLE_ARRAYS = f"""
     x_count = Gather (counts, one)
     z_low_start = Mul (z_low, x_count)
