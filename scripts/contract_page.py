@@ -59,6 +59,8 @@ def row(entry: Model | Ensemble) -> str:
     purpose = PURPOSES[entry.name]
     if entry in (*CLASSFINE_ENSEMBLES, *CLASSFINE_MODELS):
         purpose += " (if exported)"
+    if isinstance(entry, Model) and entry.further_files:
+        purpose += f"; for GPUs as `{'`, `'.join(entry.further_files)}`, with the same values"
     if batch:
         purpose += f"; B up to {batch}"
     cells = (f"`{entry.name}`", purpose, shapes(entry.inputs, batch), shapes(entry.outputs, batch))

@@ -94,6 +94,24 @@ def test_a_swapped_vocabulary_is_found_even_with_a_matching_hash(doctor, copied)
     assert outcome.titles("FAIL") == {"vocabulary version 1", "record version 1"}
 
 
+def test_the_graph_for_gpus_is_of_the_release_like_the_other(doctor, copied):
+    path = copied / "ctclip_preprocess/1/model_gpu.onnx"
+    outcome = doctor(copied)
+    assert outcome.check("graph", "ctclip_preprocess/1/model_gpu.onnx")["verdict"] == "PASS"
+    flip_byte(path)
+    titles = doctor(copied).titles("FAIL")
+    assert "file ctclip_preprocess/1" in titles
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_record(
+        path.with_name("provenance.json"),
+        lambda record: record.update(further_files={path.name: digest}),
+    )
+    assert "record version 1" in doctor(copied).titles("FAIL")
+    path.unlink()
+    outcome = doctor(copied)
+    assert "model_gpu.onnx" in outcome.check("file", "ctclip_preprocess/1")["detail"]
+
+
 @pytest.mark.parametrize("model", ["ctclip_vision", "ctclip_text", "ctclip_findings"])
 def test_an_edited_size_in_a_config_is_found(doctor, copied, model):
     edit(copied / model / "config.pbtxt", "32]", "33]")

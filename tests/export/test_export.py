@@ -88,6 +88,11 @@ def test_what_an_export_writes(repository: Path, golden: Golden) -> None:
             assert (proto.ir_version, proto.opset_import[0].version) == (IR_VERSION, OPSET)
             assert [value.name for value in proto.graph.input] == [t.name for t in model.inputs]
             assert [value.name for value in proto.graph.output] == [t.name for t in model.outputs]
+        further = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in model.further_files
+        }
+        assert record.get("further_files", {}) == further
     assert len(releases) == 1
     release = json.loads(releases.pop())
     checkpoint = hashlib.sha256(golden.checkpoint.read_bytes()).hexdigest()
@@ -276,6 +281,7 @@ def spoil(source: Path, initializer: str, factor: float, target: Path) -> Path:
     ("name", "initializer", "factor", "message"),
     [
         ("ctclip_preprocess", "half", 1.1, "VOXELS"),
+        ("ctclip_preprocess/model_gpu.onnx", "half", 1.1, "VOXELS"),
         ("ctclip_vision", "encoder.token_norm.weight", -1, ".* codes differ"),
         ("ctclip_vision", "encoder.projection.weight", 1.01, "IMAGE_NORM"),
         ("ctclip_text", "encoder.embeddings.norm.weight", 1.05, "TEXT_EMBEDDING"),
@@ -295,14 +301,19 @@ def test_a_fault_in_any_graph_is_found(
 ) -> None:
     """A check that passes everything would be worse than none."""
     files = {m.name: repository / m.name / "1" / "model.onnx" for m in MODELS}
-    files[name] = spoil(files[name], initializer, factor, tmp_path / "model.onnx")
+    gpu_graph = repository / "ctclip_preprocess" / "1" / "model_gpu.onnx"
+    if quantity := name.partition("/")[2]:
+        name, message = "ctclip_preprocess", f"{message} of {quantity}"
+        gpu_graph = spoil(gpu_graph, initializer, factor, tmp_path / "model_gpu.onnx")
+    else:
+        files[name] = spoil(files[name], initializer, factor, tmp_path / "model.onnx")
     model, expected = checkpoint.model, golden.expected
     ids = expected["prompt_input_ids"].astype(np.int64)
     volume = torch.from_numpy(expected["b1_volume"])
 
     def check() -> None:
         if name == "ctclip_preprocess":
-            check_preprocess(files[name], golden.geometry)
+            check_preprocess(files[name], gpu_graph, golden.geometry)
         elif name == "ctclip_vision":
             with torch.no_grad():
                 stages = model.vision.stages(volume)

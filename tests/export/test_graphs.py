@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctclip_client.contract import Geometry
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs.preprocess import preprocess_graph
+from ctclip_export.graphs.preprocess import preprocess_gpu_graph, preprocess_graph
 from ctclip_export.graphs.score import score_graph
 from ctclip_export.model.preprocess import preprocess
 
@@ -51,6 +51,11 @@ def published() -> Callable[[Arrays], Arrays]:
 
 
 @pytest.fixture(scope="module")
+def for_gpus() -> Callable[[Arrays], Arrays]:
+    return session(preprocess_gpu_graph(Geometry()))
+
+
+@pytest.fixture(scope="module")
 def upstream() -> Arrays:
     with np.load(DATA / "golden" / "preprocess" / "expected.npz") as arrays:
         return {name: arrays[name] for name in arrays.files}
@@ -58,12 +63,16 @@ def upstream() -> Arrays:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
 def test_preprocessing_is_upstreams(
-    case: dict[str, Any], published: Callable[[Arrays], Arrays], upstream: Arrays
+    case: dict[str, Any],
+    published: Callable[[Arrays], Arrays],
+    for_gpus: Callable[[Arrays], Arrays],
+    upstream: Arrays,
 ) -> None:
     name, xy = case["case"], case["xy_spacing_mm"]
     stored = upstream[f"{name}_stored"].transpose(2, 0, 1)  # (x, y, z) -> (z, x, y)
-    rescale = (case["slope"], case["intercept"])
-    voxels = published(scan(stored, (case["z_spacing_mm"], xy, xy), rescale))["VOXELS"][0, 0]
+    inputs = scan(stored, (case["z_spacing_mm"], xy, xy), (case["slope"], case["intercept"]))
+    voxels = published(inputs)["VOXELS"][0, 0]
+    np.testing.assert_allclose(for_gpus(inputs)["VOXELS"][0, 0], voxels, rtol=0, atol=1e-6)
     z, x, y = upstream[f"{name}_index"].T
     np.testing.assert_allclose(voxels[z, x, y], upstream[f"{name}_value"], rtol=0, atol=2e-4)
     slices = voxels.reshape(len(voxels), -1)  # 55 million numbers are much in float64
@@ -109,33 +118,42 @@ def test_preprocessing_is_the_reference_for_any_scan(
     seed: int,
 ) -> None:
     voxels = np.random.default_rng(seed).integers(-2048, 3072, shape).astype(np.int16)
-    run = session(preprocess_graph(SMALL_GRID))
+    runs = [session(form(SMALL_GRID)) for form in (preprocess_graph, preprocess_gpu_graph)]
     inputs = scan(voxels, spacing, (slope, intercept))
     targets = SMALL_GRID.target_spacing_mm
     sizes = [int(n * (s / t)) for n, s, t in zip(shape, spacing, targets, strict=True)]
     if 0 in sizes:
-        with pytest.raises(Exception, match="every axis needs at least 1 voxel"):
-            run(inputs)
+        for run in runs:
+            with pytest.raises(Exception, match="every axis needs at least 1 voxel"):
+                run(inputs)
         return
     expected = preprocess(voxels, spacing, (slope, intercept), SMALL_GRID).numpy()
-    np.testing.assert_allclose(run(inputs)["VOXELS"], expected, rtol=0, atol=2e-4)
+    slice_by_slice, whole = (run(inputs)["VOXELS"] for run in runs)
+    np.testing.assert_allclose(slice_by_slice, expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(whole, slice_by_slice, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 5), (5, 0, 5), (5, 5, 0)])
 def test_empty_axes_are_refused_in_words(
-    shape: tuple[int, ...], published: Callable[[Arrays], Arrays]
+    shape: tuple[int, ...],
+    published: Callable[[Arrays], Arrays],
+    for_gpus: Callable[[Arrays], Arrays],
 ) -> None:
-    with pytest.raises(Exception, match="VOLUME: every axis needs at least 1 voxel"):
-        published(scan(np.zeros(shape, np.int16), (1.5, 0.75, 0.75)))
+    for run in (published, for_gpus):
+        with pytest.raises(Exception, match="VOLUME: every axis needs at least 1 voxel"):
+            run(scan(np.zeros(shape, np.int16), (1.5, 0.75, 0.75)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0, 0.0, 0.05, 20.0])
-def test_absurd_spacings_are_refused(bad: float, published: Callable[[Arrays], Arrays]) -> None:
+def test_absurd_spacings_are_refused(
+    bad: float, published: Callable[[Arrays], Arrays], for_gpus: Callable[[Arrays], Arrays]
+) -> None:
     for axis in range(3):
         values = [1.5, 0.75, 0.75]
         values[axis] = bad
-        with pytest.raises(Exception, match="SPACING: expected three finite numbers"):
-            published(scan(np.zeros((9, 9, 9), np.int16), values))
+        for run in (published, for_gpus):
+            with pytest.raises(Exception, match="SPACING: expected three finite numbers"):
+                run(scan(np.zeros((9, 9, 9), np.int16), values))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +161,13 @@ def test_absurd_spacings_are_refused(bad: float, published: Callable[[Arrays], A
     [(0, 0), (np.nan, 0), (np.inf, 0), (-np.inf, 0), (1, np.nan), (1, np.inf), (1, -np.inf)],
 )
 def test_absurd_rescales_are_refused(
-    rescale: tuple[float, float], published: Callable[[Arrays], Arrays]
+    rescale: tuple[float, float],
+    published: Callable[[Arrays], Arrays],
+    for_gpus: Callable[[Arrays], Arrays],
 ) -> None:
-    with pytest.raises(Exception, match="RESCALE: expected a finite slope other than 0"):
-        published(scan(np.zeros((9, 9, 9), np.int16), (1.5, 0.75, 0.75), rescale))
+    for run in (published, for_gpus):
+        with pytest.raises(Exception, match="RESCALE: expected a finite slope other than 0"):
+            run(scan(np.zeros((9, 9, 9), np.int16), (1.5, 0.75, 0.75), rescale))
 
 
 def test_no_intermediate_grows_with_the_input() -> None:
@@ -161,6 +182,14 @@ def test_no_intermediate_grows_with_the_input() -> None:
     assert [node.op_type for node in users] == ["Gather", "Gather"]
     scalars = {value.name for value in body.input if not value.type.tensor_type.shape.dim}
     assert all(node.input[1] in scalars for node in users)
+
+    # For GPUs: lines along y are taken out of it, for the z and x of the model's grid.
+    graph = preprocess_gpu_graph(Geometry()).graph
+    users = [node for node in graph.node if "VOLUME" in node.input]
+    assert [node.op_type for node in users] == ["Shape", "Reshape"]
+    lines = users[1].output[0]
+    assert {node.op_type for node in graph.node if lines in node.input} == {"Gather"}
+    assert not any(node.op_type in ("Scan", "Loop") for node in graph.node)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -14,9 +14,12 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from ctclip_client.errors import InvalidInput
 from ctclip_server import EmbeddedTriton
 from ctclip_server.backends.shared.options import (
+    ONNXRUNTIME,
     WITHOUT_EFFECT_IN_OPENVINO,
     ConfigError,
     check_fields,
+    cuda_options,
+    read_parameters,
 )
 from ctclip_server.backends.shared.signature import GraphTensor, check_tensors
 
@@ -193,10 +196,20 @@ CUDA = (
 )
 
 
-def test_parameters_of_cuda_are_not_ignored_on_a_gpu():
-    gpu = "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU } ]"
-    assert "use_tf32: the embedded server takes CUDA's own defaults" in refusal(stated(gpu + CUDA))
+def test_what_cuda_gets_is_what_the_cpp_backend_would_give_it():
     search = 'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }'
-    assert "cudnn_conv_algo_search: the embedded" in refusal(stated(gpu + search))
-    for text in (gpu, CUDA, search):
-        assert not refusal(stated(text))
+
+    def options(text: str) -> dict[str, str]:
+        config = stated(f'backend: "onnxruntime" instance_group [ {{ kind: KIND_GPU }} ] {text}')
+        assert not refusal(config)
+        return cuda_options(config, read_parameters(config, ONNXRUNTIME), "1")
+
+    plain = {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+    assert options("") == options(CUDA) == plain
+    assert options(CUDA.replace('"0"', '"1"')) == plain | {"use_tf32": "1"}
+    assert options(search + CUDA) == plain | {"cudnn_conv_algo_search": "HEURISTIC"}
+    # An accelerator's word on it is overridden, by the default if need be.
+    own = CUDA.replace("use_tf32", "cudnn_conv_algo_search").replace('"0"', '"DEFAULT"')
+    assert options(own) == plain
+    more = CUDA.replace("use_tf32", "gpu_mem_limit").replace('"0"', '"1000"')
+    assert options(more) == plain | {"gpu_mem_limit": "1000"}

@@ -107,6 +107,20 @@ def test_another_file_than_the_one_that_was_checked_is_refused(release: Path) ->
     assert "it is not the file that was checked" in refused(release)
 
 
+def test_another_further_file_than_the_one_that_was_checked_is_refused(release: Path) -> None:
+    gpu_graph = release / GRAPH / "1/model_gpu.onnx"
+    gpu_graph.write_bytes(b"checked")
+    graph_record(release, further_files={gpu_graph.name: sha256(gpu_graph)})
+    check(release)
+    gpu_graph.write_bytes(b"other")
+    assert "model_gpu.onnx has SHA-256" in refused(release)
+    gpu_graph.unlink()
+    with pytest.raises(Unreadable, match=r"model_gpu\.onnx: No such file"):
+        check(release)
+    graph_record(release, further_files={"../model.onnx": ""})
+    assert "further_files: got ../model.onnx, expected the name of a file" in refused(release)
+
+
 def test_two_releases_in_one_version_are_refused(release: Path) -> None:
     graph_record(release, release="another")
     assert "version 1 mixes two releases: 'ctclip_check' is of r, 'shift' of" in refused(release)

@@ -38,6 +38,8 @@ class Model:
     """One model of the repository.
 
     `max_batch_size` > 0: Triton adds a batch axis in front of `dims`; 0: `dims` state every axis.
+    further_files: graphs beside the default one in `MODEL/VERSION`, which a config chooses by
+    `default_model_filename`: the same tensors and values.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Model:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch_size: int = 0
+    further_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,15 @@ def _probabilities(*dims: Dim) -> Tensor:
 
 # --- models ------------------------------------------------------------------------------------
 CHECK = Model("ctclip_check", "python", (SPACING, RESCALE), (SPACING, RESCALE, PROVENANCE))
+GPU_GRAPH = "model_gpu.onnx"
+"""`ctclip_preprocess/VERSION/model_gpu.onnx`: the form for GPUs, which the configs `gpu` and
+`tensorrt` choose."""
 PREPROCESS = Model(
-    "ctclip_preprocess", "onnxruntime", (VOLUME, SPACING, RESCALE), (_stacked(VOXELS, 1),)
+    "ctclip_preprocess",
+    "onnxruntime",
+    (VOLUME, SPACING, RESCALE),
+    (_stacked(VOXELS, 1),),
+    further_files=(GPU_GRAPH,),
 )
 VISION = Model(
     "ctclip_vision",

@@ -200,7 +200,12 @@ def _files(repository: Repository, options: DoctorOptions) -> Iterator[Check]:
         for name, folder in sorted(repository.models.items())
         if isinstance(part := KNOWN.get(name), Model)
     ]
-    files = (v.path / _recorded(part) for part, f in folders for v in f.versions.values())
+    files = (
+        v.path / name
+        for part, f in folders
+        for v in f.versions.values()
+        for name in (_recorded(part), *part.further_files)
+    )
     total = sum(file.stat().st_size for file in files if file.is_file())
     with options.stages.stage("Hash the files", max(total, 1)) as advance:
         for part, folder in folders:
@@ -228,17 +233,18 @@ def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -
                 "file", f"provenance.json describes {record.file}, expected {_recorded(part)}",
                 _EXPORT_AGAIN, about,
             )  # fmt: skip
-        got = version.sha256(record.file, advance)
+        digests = {name: version.sha256(name, advance) for name in record.files}
     except CTClipError as error:
         return failed("file", error.cause, error.remedy, about)
-    values = {"file": record.file, "sha256": got, "expected_sha256": record.file_sha256}
-    if got != record.file_sha256:
-        return failed(
-            "file",
-            f"{record.file} has SHA-256 {got[:16]}…, provenance.json says "
-            f"{record.file_sha256[:16]}…: it is not the file that was exported and checked",
-            _EXPORT_AGAIN, about, **values,
-        )  # fmt: skip
+    values = {"file": record.file, "sha256": digests[record.file],
+              "expected_sha256": record.file_sha256, "files": digests}  # fmt: skip
+    for name, expected in record.files.items():
+        if (got := digests[name]) != expected:
+            return failed(
+                "file",
+                f"{name} has SHA-256 {got[:16]}…, provenance.json says {expected[:16]}…: it is "
+                "not the file that was exported and checked", _EXPORT_AGAIN, about, **values,
+            )  # fmt: skip
     return passed("file", "there, SHA-256 as recorded", about, **values)
 
 

@@ -59,6 +59,18 @@ class ReleaseRecord:
         return self.release
 
 
+def digests_of_release(records: Mapping[str, ModelRecord]) -> dict[str, str]:
+    """SHA-256 of every file that the release's name is a digest of, out of its models' records.
+
+    By the model's name; those of further files by MODEL/FILE.
+    """
+    found = {}
+    for model, record in records.items():
+        found[model] = record.file_sha256
+        found |= {f"{model}/{name}": digest for name, digest in record.further_files.items()}
+    return found
+
+
 @dataclass(frozen=True)
 class ParityResult:
     """One quantity that the export compared with the reference: its largest difference.
@@ -82,7 +94,8 @@ class ParityResult:
 class ModelRecord:
     """One `provenance.json`. file: the name of the file beside it that it describes.
 
-    parity: of this model; empty for Python models, which compute nothing.
+    parity: of this model; empty for Python models, which compute nothing. further_files: SHA-256 by
+    name of other forms of the graph, beside it.
     """
 
     file: str
@@ -91,6 +104,12 @@ class ModelRecord:
     release: ReleaseRecord
     parity: tuple[ParityResult, ...]
     tools: Mapping[str, str]
+    further_files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 of everything that it describes, by the file's name."""
+        return {self.file: self.file_sha256, **self.further_files}
 
     @property
     def parity_failure(self) -> str:
@@ -115,8 +134,10 @@ def read_model_record(folder: Path) -> ModelRecord:
         record = parse(ModelRecord, content)
     except WrongFieldError as error:
         raise damaged(path, str(error)) from error
-    if Path(record.file).name != record.file:
-        raise damaged(path, f"file: got {record.file}, expected the name of a file beside it")
+    for name in record.files:
+        if Path(name).name != name:
+            field_name = "file" if name == record.file else "further_files"
+            raise damaged(path, f"{field_name}: got {name}, expected the name of a file beside it")
     if not record.release.prompts:
         raise damaged(path, "release.prompts: got [], expected a pair of sentences")
     return replace(record, release=replace(record.release, content=content["release"]))

@@ -15,6 +15,7 @@ from ctclip_client.doctor.engines import released_precision
 from ctclip_client.doctor.inspectors import DoctorOptions
 from ctclip_client.doctor.report import Check, failed, not_run, passed, warned
 from ctclip_client.release.onnx_file import Versions
+from ctclip_client.release.records import digests_of_release
 from ctclip_client.release.repository import Repository, read_repository
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 from ctclip_export.repository import python_models
@@ -46,12 +47,15 @@ def _graphs(repository: Repository) -> Iterator[Check]:
             if not version.has(_MODEL):
                 yield not_run("graph", f"{_MODEL} is missing.", about=about)
                 continue
-            try:
-                model = ModelProto.FromString((version.path / _MODEL).read_bytes())
-                check = _graph(about, model, folder.parsed(), released_precision(version))
-            except (DecodeError, ValueError, OSError) as error:
-                check = failed("graph", f"{_MODEL}: {error}", _EXPORT_AGAIN, about)
-            yield check
+            # An older export has none of the further files.
+            for file in (_MODEL, *(file for file in part.further_files if version.has(file))):
+                where = about if file == _MODEL else f"{about}/{file}"
+                try:
+                    model = ModelProto.FromString((version.path / file).read_bytes())
+                    check = _graph(where, model, folder.parsed(), released_precision(version))
+                except (DecodeError, ValueError, OSError) as error:
+                    check = failed("graph", f"{file}: {error}", _EXPORT_AGAIN, where)
+                yield check
 
 
 def _graph(about: str, model: ModelProto, config: Any | None, precision: str) -> Check:
@@ -59,7 +63,7 @@ def _graph(about: str, model: ModelProto, config: Any | None, precision: str) ->
         model.ir_version, {entry.domain: entry.version for entry in model.opset_import}
     )
     if not versions.ir_version or not versions.opsets or not model.HasField("graph"):
-        return failed("graph", f"{_MODEL}: it has no IR version, operator set or graph",
+        return failed("graph", "it has no IR version, operator set or graph",
                       _EXPORT_AGAIN, about)  # fmt: skip
     values: dict[str, Any] = {
         "ir_version": versions.ir_version, "opset": versions.opset,
@@ -181,7 +185,7 @@ def _release_names(repository: Repository) -> Iterator[Check]:
         if unread:  # the digest is over the files of them all
             yield not_run("record", f"No record of {', '.join(unread)} can be read.", about=about)
             continue
-        files = {name: record.file_sha256 for name, record in here.items()}
+        files = digests_of_release(here)
         made = set()
         for record in here.values():
             release = {k: value for k, value in record.release.content.items() if k != "release"}

@@ -4,13 +4,16 @@ The rules are upstream's `data_inference_nii.py`: HU = slope · stored + interce
 [−1000, 1000]; trilinear resampling to the target spacing with half-pixel centres; division by 1000;
 centre-crop and centre-pad with −1.
 
-Only the voxels that survive the crop are computed, one output slice after the other, so that the
-working memory is a few slices whatever the input's size and spacing. Sizes and coordinates are
+Only the voxels that survive the crop are computed (the content), and the padding is put around
+them at the end. How, is in `resampling`: a form for CPUs whose working memory is a few slices
+whatever the input's size and spacing, and one for GPUs. Sizes and coordinates are
 float64: upstream truncates the new size, and in float32 the truncation falls the other way for
 common spacings.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,24 +21,20 @@ from onnx import parser
 
 from ctclip_client.contract import SPACING_MM_RANGE, Geometry
 from ctclip_export.graphs.constants import add_constants, name_node
+from ctclip_export.graphs.resampling import SLICE_BY_SLICE, WHOLE_ARRAYS
 from ctclip_export.graphs.versions import IR_VERSION, OPSET
 
 AXES = ("z", "x", "y")
 
-# Where one axis of the output comes from. `{a}_low`, `{a}_high`: the two source indices of each
-# output index; `{a}_weight`: how much of the higher one; `{a}_inside`: not padding.
+# Where one axis of the content comes from. `{a}_low`, `{a}_high`: the two source indices of each
+# index of the content; `{a}_weight`: how much of the higher one.
 _AXIS = """
-    {a}_size = Gather (sizes, {a}_axis)
-    {a}_offset = Gather (offsets, {a}_axis)
+    {a}_first = Gather (firsts, {a}_axis)
+    {a}_end = Gather (ends, {a}_axis)
     {a}_step = Gather (steps, {a}_axis)
     {a}_last = Gather (lasts, {a}_axis)
 
-    {a}_range = Range (zero, {a}_grid, one)
-    {a}_index = Add ({a}_range, {a}_offset)
-    {a}_not_before = GreaterOrEqual ({a}_index, zero)
-    {a}_not_after = Less ({a}_index, {a}_size)
-    {a}_inside = And ({a}_not_before, {a}_not_after)
-
+    {a}_index = Range ({a}_first, {a}_end, one)
     {a}_index_f64 = Cast <to = 11> ({a}_index)
     {a}_centre = Add ({a}_index_f64, half)
     {a}_stretched = Mul ({a}_centre, {a}_step)
@@ -91,66 +90,36 @@ ctclip_preprocess (int16[z,x,y] VOLUME, double[3] SPACING, float[2] RESCALE)
     rescale_shape = Where (rescale_good, pair_shape, impossible_shape)
     rescale = Reshape (RESCALE, rescale_shape)
 
-    counts = Shape (VOLUME)
-    counts_f64 = Cast <to = 11> (counts)
+    counts_unchecked = Shape (VOLUME)
+    counts_f64 = Cast <to = 11> (counts_unchecked)
     ratios = Div (spacing, target_mm)
     sizes_exact = Mul (counts_f64, ratios)
     sizes_unchecked = Cast <to = 7> (sizes_exact)
     smallest = ReduceMin <keepdims = 1> (sizes_unchecked)
     empty = Less (smallest, one)
-    demanded_shape = Where (empty, impossible_shape, axes_shape)
-    sizes = Reshape (sizes_unchecked, demanded_shape)
+    unchecked = Concat <axis = 0> (counts_unchecked, sizes_unchecked)
+    demanded_shape = Where (empty, impossible_shape, both_shape)
+    checked = Reshape (unchecked, demanded_shape)
+    counts = Gather (checked, zero)
+    sizes = Gather (checked, one)
 
-    differences = Sub (sizes, grid)
-    surplus = Max (differences, zero)
-    crops = Div (surplus, two)
-    reversed = Sub (grid, sizes)
-    shortage = Max (reversed, zero)
-    pads = Div (shortage, two)
-    offsets = Sub (crops, pads)
+    contents = Min (sizes, grid)
+    surplus = Sub (sizes, contents)
+    firsts = Div (surplus, two)
+    ends = Add (firsts, contents)
+    shortage = Sub (grid, contents)
+    pads_before = Div (shortage, two)
+    pads_after = Sub (shortage, pads_before)
+    pads = Concat <axis = 0> (no_pads, pads_before, no_pads, pads_after)
     sizes_f64 = Cast <to = 11> (sizes)
     steps = Div (counts_f64, sizes_f64)
     lasts = Sub (counts, one)
     slope = Gather (rescale, zero)
     intercept = Gather (rescale, one)
     {axes}
-    x_weight_column = Unsqueeze (x_weight, one)
-    x_inside_column = Unsqueeze (x_inside, one)
-    plane_inside = And (x_inside_column, y_inside)
-    slices = Scan <num_scan_inputs = 4, body = slice
-        (int64 low, int64 high, float weight, bool inside) => (float[{height},{width}] padded)
-        {{
-            low_stored = Gather <axis = 0> (VOLUME, low)
-            low_f32 = Cast <to = 1> (low_stored)
-            low_scaled = Mul (low_f32, slope)
-            low_hu = Add (low_scaled, intercept)
-            low_clipped = Clip (low_hu, hu_min, hu_max)
-            high_stored = Gather <axis = 0> (VOLUME, high)
-            high_f32 = Cast <to = 1> (high_stored)
-            high_scaled = Mul (high_f32, slope)
-            high_hu = Add (high_scaled, intercept)
-            high_clipped = Clip (high_hu, hu_min, hu_max)
-            z_change = Sub (high_clipped, low_clipped)
-            z_part = Mul (z_change, weight)
-            plane = Add (low_clipped, z_part)
-
-            rows_low = Gather <axis = 0> (plane, x_low)
-            rows_high = Gather <axis = 0> (plane, x_high)
-            x_change = Sub (rows_high, rows_low)
-            x_part = Mul (x_change, x_weight_column)
-            rows = Add (rows_low, x_part)
-
-            columns_low = Gather <axis = 1> (rows, y_low)
-            columns_high = Gather <axis = 1> (rows, y_high)
-            y_change = Sub (columns_high, columns_low)
-            y_part = Mul (y_change, y_weight)
-            resampled = Add (columns_low, y_part)
-
-            normalised = Mul (resampled, per_hu)
-            visible = And (plane_inside, inside)
-            padded = Where (visible, normalised, padding)
-        }}> (z_low, z_high, z_weight, z_inside)
-    VOXELS = Unsqueeze (slices, outer_axes)
+    {resampling}
+    volume = Unsqueeze (content, outer_axes)
+    VOXELS = Pad (volume, pads, padding)
 }}
 """
 
@@ -161,13 +130,26 @@ def preprocess_graph(geometry: Geometry) -> onnx.ModelProto:
     Fails on a spacing or rescale that `ctclip_check` would refuse, and on a volume with an empty
     axis.
     """
+    return _graph(geometry, SLICE_BY_SLICE)
+
+
+def preprocess_gpu_graph(geometry: Geometry) -> onnx.ModelProto:
+    """The same for GPUs: 147 operations in all, where the other has 26 for each slice."""
+    return _graph(
+        geometry, WHOLE_ARRAYS,
+        plane_axes=np.array([1, 2], np.int64), last_axes=np.array([2], np.int64),
+        any_count=np.array([-1], np.int64),
+    )  # fmt: skip
+
+
+def _graph(geometry: Geometry, resampling: str, **constants: Any) -> onnx.ModelProto:
     depth, height, width = geometry.volume_shape
     text = _GRAPH.format(
         ir_version=IR_VERSION, opset=OPSET, depth=depth, height=height, width=width,
-        axes="".join(_AXIS.format(a=a) for a in AXES),
+        axes="".join(_AXIS.format(a=a) for a in AXES), resampling=resampling.format(),
     )  # fmt: skip
     model = parser.parse_model(text)
-    constants = {
+    constants |= {
         "target_mm": np.array(geometry.target_spacing_mm, np.float64),
         "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2), "three": np.int64(3),
         "finest_mm": np.float64(SPACING_MM_RANGE[0]),
@@ -177,14 +159,15 @@ def preprocess_graph(geometry: Geometry) -> onnx.ModelProto:
         "smallest_entries": np.array([0, -1], np.float32),
         "zero_f64": np.float64(0.0), "half": np.float64(0.5),
         "hu_min": np.float32(-1000), "hu_max": np.float32(1000), "per_hu": np.float32(0.001),
-        "axes_shape": np.array([3], np.int64), "impossible_shape": np.array([4], np.int64),
+        "axes_shape": np.array([3], np.int64), "both_shape": np.array([2, 3], np.int64),
+        "impossible_shape": np.array([4], np.int64),
         "grid": np.array(geometry.volume_shape, np.int64),
         "padding": np.float32(-1), "outer_axes": np.array([0, 1], np.int64),
+        "no_pads": np.array([0, 0], np.int64),
         **{f"{a}_axis": np.int64(i) for i, a in enumerate(AXES)},
-        **{f"{a}_grid": np.int64(n) for a, n in zip(AXES, geometry.volume_shape, strict=True)},
     }  # fmt: skip
     add_constants(model, **constants)
-    name_node(model, "sizes", _VOLUME_REFUSAL)
+    name_node(model, "checked", _VOLUME_REFUSAL)
     name_node(model, "spacing", _SPACING_REFUSAL)
     name_node(model, "rescale", _RESCALE_REFUSAL)
     return model

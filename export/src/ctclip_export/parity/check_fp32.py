@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctclip_client.contract import (
     CLASSFINE,
     FINDINGS,
+    GPU_GRAPH,
     PREPROCESS,
     RELEVANCE,
     SCORE,
@@ -40,12 +41,15 @@ TIE_MARGIN = 2e-6
 float32 error of a cosine (about 1e-6 over 512 channels)."""
 
 
-def check_preprocess(path: Path, geometry: Geometry) -> list[Agreement]:
-    """A phantom through the graph and through the reference. Raises: ParityError."""
+def check_preprocess(path: Path, gpu_path: Path, geometry: Geometry) -> list[Agreement]:
+    """A phantom through both forms of the graph and through the reference. Raises: ParityError."""
     scan = chest_phantom(geometry)
     expected = preprocess(scan.voxels, scan.spacing_mm, scan.rescale, geometry).numpy()
-    got = run_onnx(path, scan.tensors())
-    return compare(PREPROCESS.name, got, {"VOXELS": expected}, {"VOXELS": VOXELS_BOUND})
+    found = []
+    for each, quantity in ((path, "VOXELS"), (gpu_path, f"VOXELS of {GPU_GRAPH}")):
+        got = {quantity: run_onnx(each, scan.tensors())["VOXELS"]}
+        found += compare(PREPROCESS.name, got, {quantity: expected}, {quantity: VOXELS_BOUND})
+    return found
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ def export_repository(  # noqa: PLR0913 (all but five by keyword, each one of th
     scans = _calibration(calibration_folder, stages) if precision == "int8" else None
     with staged(out, OWNED) as staging:
         with stages.stage("Preprocessing: write and check the graph"):
-            found = check_preprocess(make.make_preprocess(source, staging), geometry)
+            found = check_preprocess(*make.make_preprocess(source, staging), geometry)
         with stages.stage("Text encoder: trace"):
             path, text = make.make_text(source, staging)
         with stages.stage("Text encoder: compare with the reference"):

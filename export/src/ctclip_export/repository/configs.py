@@ -16,10 +16,10 @@ from ctclip_client.contract import (
     Step,
     Tensor,
 )
+from ctclip_export.repository.onnxruntime import onnxruntime_config
 from ctclip_export.repository.pbtxt import (
     VERSION,
     config,
-    dynamic_batching,
     parameters,
     tensors,
     version_policy,
@@ -38,14 +38,12 @@ _PARAMETERS: Mapping[str, Mapping[str, object]] = {
 
 def model_config(model: Model, dimensions: Dimensions) -> str:
     """The default `config.pbtxt`: ONNX Runtime for graphs, on a GPU where there is one."""
-    # One each: a second copy of the vision model would hold its weights and its 450 MB of code
-    # similarities once more, without computing faster.
-    kind = "KIND_CPU" if model.backend == "python" else "KIND_AUTO"
+    if model.backend == "onnxruntime":
+        return onnxruntime_config(model, dimensions)
     return config(
         model, dimensions, f'backend: "{model.backend}"',
         parameters(_PARAMETERS.get(model.name, {})),
-        dynamic_batching(model),
-        f"instance_group [{{ count: 1, kind: {kind} }}]",
+        "instance_group [{ count: 1, kind: KIND_CPU }]",
     )  # fmt: skip
 
 

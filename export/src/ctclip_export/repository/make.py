@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ctclip_client.contract import (
     CLASSFINE,
     FINDINGS,
+    GPU_GRAPH,
     PREPROCESS,
     RELEVANCE,
     SCORE,
@@ -25,7 +26,7 @@ from ctclip_client.contract import (
 )
 from ctclip_client.system.progress import Stages
 from ctclip_export.graphs.encoders import trace_text, trace_vision
-from ctclip_export.graphs.preprocess import preprocess_graph
+from ctclip_export.graphs.preprocess import preprocess_gpu_graph, preprocess_graph
 from ctclip_export.graphs.relevance import relevance_graph
 from ctclip_export.graphs.score import classfine_graph, findings_graph, score_graph
 from ctclip_export.model import CTViT, TextEncoder
@@ -49,9 +50,10 @@ def graph_file(staging: Path, model: Model) -> Path:
     return version_folder(staging, model) / "model.onnx"
 
 
-def make_preprocess(source: ExportSource, staging: Path) -> Path:
-    """Write the preprocessing graph."""
-    return _save(staging, PREPROCESS, preprocess_graph(source.geometry))
+def make_preprocess(source: ExportSource, staging: Path) -> tuple[Path, Path]:
+    """Write the preprocessing graph, and its form for GPUs."""
+    path = _save(staging, PREPROCESS, preprocess_graph(source.geometry))
+    return path, _save(staging, PREPROCESS, preprocess_gpu_graph(source.geometry), GPU_GRAPH)
 
 
 def make_text(source: ExportSource, staging: Path) -> tuple[Path, TextEncoder]:
@@ -127,8 +129,8 @@ def make_scores(
     return {each: _save(staging, each, proto) for each, proto in graphs.items()}
 
 
-def _save(staging: Path, model: Model, proto: onnx.ModelProto) -> Path:
-    path = graph_file(staging, model)
+def _save(staging: Path, model: Model, proto: onnx.ModelProto, name: str = "model.onnx") -> Path:
+    path = graph_file(staging, model).with_name(name)
     onnx.save(proto, path)
     onnx.checker.check_model(path, full_check=True)
     return path

@@ -61,13 +61,17 @@ def parameters(values: Mapping[str, object]) -> str:
     )
 
 
-def dynamic_batching(model: Model) -> str:
-    """A queue with a limit and a deadline, for the models that compute long."""
+def dynamic_batching(model: Model, *, together: bool = True) -> str:
+    """A queue with a limit and a deadline, for the models that compute long.
+
+    together: whether requests that wait are joined into one batch.
+    """
     if model.name not in _QUEUES:
         return ""
     length, seconds = _QUEUES[model.name]
     return (
         "dynamic_batching {\n"
+        f"{'' if together else _ALONE}"
         "  default_queue_policy {\n"
         f"    max_queue_size: {length}\n"
         f"    default_timeout_microseconds: {seconds * 1_000_000}\n"
@@ -75,3 +79,9 @@ def dynamic_batching(model: Model) -> str:
         "  }\n"
         "}"
     )
+
+
+_ALONE = """\
+  # One at a time: on CPUs a batch of scans takes as long as its scans do, and all their memory.
+  preferred_batch_size: [1]
+"""

@@ -21,7 +21,8 @@ _TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
 def release_record(
     source: ExportSource, file_sha256: Mapping[str, str], ranges: Mapping[str, object] | None
 ) -> dict[str, Any]:
-    """What PROVENANCE tells a client. `file_sha256`: model name -> SHA-256 of its file.
+    """What PROVENANCE tells a client. file_sha256: of each model's file by the model's name, of
+    further files by MODEL/FILE.
 
     Of the checkpoint only the file's name is told, never its folder. The release's name is a digest
     of everything that can change an answer, so that two exports have the same name exactly if they
@@ -67,19 +68,25 @@ def release_name(
 
 def write_provenance(
     file: Path,
-    file_sha256: str,
+    digests: Mapping[str, str],
     release: Mapping[str, Any],
     vocabulary_sha256: str,
     parity: Sequence[Any],
 ) -> None:
-    """Write `provenance.json` beside a model's file."""
-    content = {
+    """Write `provenance.json` beside a model's file.
+
+    digests: SHA-256 by name, of that file and of the further ones beside it.
+    """
+    further_files = {name: digest for name, digest in digests.items() if name != file.name}
+    content: dict[str, Any] = {
         "release": release,
         "file": file.name,
-        "file_sha256": file_sha256,
+        "file_sha256": digests[file.name],
         "vocabulary_sha256": vocabulary_sha256,
         "parity": list(parity),
         "tools": {name: version(name) for name in _TOOLS} | {"python": platform.python_version()},
     }
+    if further_files:
+        content["further_files"] = further_files
     text = json.dumps(content, indent=1, ensure_ascii=False)
     file.with_name(PROVENANCE).write_text(text + "\n", encoding="utf-8")

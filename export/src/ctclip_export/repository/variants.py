@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ctclip_client.contract import TEXT_ENCODER, VISION, Dimensions, Model, Tensor
+from ctclip_export.repository.onnxruntime import gpu_configs
 from ctclip_export.repository.pbtxt import config, dynamic_batching, parameters
 from ctclip_export.repository.tensorrt import tensorrt_config
 
@@ -17,8 +18,8 @@ _PRECISION = """\
 def variant_configs(model: Model, dimensions: Dimensions) -> dict[str, str]:
     """Configs of the model by NAME; empty where every engine uses the default."""
     if model not in (VISION, TEXT_ENCODER):
-        return {}
-    return {
+        return gpu_configs(model, dimensions)
+    return gpu_configs(model, dimensions) | {
         "openvino": _openvino(model, dimensions),
         # A choice to be made knowingly: PROVENANCE names the precision of the release's files,
         # which are the same here.

@@ -43,13 +43,19 @@ def write_release(
         else graph_file(staging, model)
         for model in source.models
     } | {TOKENIZER: vocabulary}
-    digests = {model.name: sha256(file) for model, file in files.items()}
-    release = release_record(source, digests, ranges)
+    digests = {
+        model: {name: sha256(file.with_name(name)) for name in (file.name, *model.further_files)}
+        for model, file in files.items()
+    }
+    of_release = {
+        model.name if name == files[model].name else f"{model.name}/{name}": digest
+        for model, each in digests.items()
+        for name, digest in each.items()
+    }
+    release = release_record(source, of_release, ranges)
     for model, file in files.items():
         parity = [asdict(found) for found in agreements if found.model == model.name]
-        write_provenance(
-            file, digests[model.name], release, source.text_model.vocabulary_sha256, parity
-        )
+        write_provenance(file, digests[model], release, source.text_model.vocabulary_sha256, parity)
         _write_config(staging, model.name, model_config(model, source.dimensions))
         for name, text in variant_configs(model, source.dimensions).items():
             path = staging / model.name / "configs" / f"{name}.pbtxt"

@@ -82,9 +82,10 @@ def _check_model(folder: Path, name: str, record: ModelRecord) -> None:
             EXPORT_AGAIN,
         )
     version = VersionFolder(folder, int(folder.name))
-    if (found := version.sha256(record.file)) != record.file_sha256:
-        raise ReleaseRefusedError(
-            f"release: {folder / record.file} has SHA-256 {found[:16]}…, {PROVENANCE} says "
-            f"{record.file_sha256[:16]}…: it is not the file that was checked.",
-            EXPORT_AGAIN,
-        )
+    for file, expected in record.files.items():
+        if (found := version.sha256(file)) != expected:
+            raise ReleaseRefusedError(
+                f"release: {folder / file} has SHA-256 {found[:16]}…, {PROVENANCE} says "
+                f"{expected[:16]}…: it is not the file that was checked.",
+                EXPORT_AGAIN,
+            )

@@ -19,6 +19,7 @@ from ctclip_server.backends.shared.options import (
     ONNXRUNTIME,
     ConfigError,
     check_fields,
+    cuda_options,
     default_threads,
     graph_level,
     read_parameters,
@@ -55,7 +56,8 @@ class TritonPythonModel:
             parameters = read_parameters(config, ONNXRUNTIME)
             folder = Path(args["model_repository"], args["model_version"])
             path = model_path(config, folder, "model.onnx")
-            providers = _providers(args["model_instance_kind"], args["model_instance_device_id"])
+            cuda = cuda_options(config, parameters, args["model_instance_device_id"])
+            providers = _providers(args["model_instance_kind"], cuda)
             self._session = _load(path, _options(config, parameters), providers)
             check_tensors(config, "input", _tensors(self._session.get_inputs()))
             check_tensors(config, "output", _tensors(self._session.get_outputs()), exact=True)
@@ -114,10 +116,10 @@ def _load(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.
         raise ConfigError(f"failed to load '{path}': {_one_line(error)}") from None
 
 
-def _providers(kind: str, device: str) -> list[Any]:
+def _providers(kind: str, cuda: dict[str, str]) -> list[Any]:
     if kind == "GPU":
         if "CUDAExecutionProvider" in ort.get_available_providers():
-            return [("CUDAExecutionProvider", {"device_id": int(device)}), "CPUExecutionProvider"]
+            return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
         pb_utils.Logger.log_warn(
             "this ONNX Runtime has no CUDA provider: a GPU instance runs on the CPU"
         )

@@ -143,7 +143,6 @@ def check_fields(config: Mapping[str, Any], further: Mapping[str, object] | None
                     f"{'none' if neutral in (None, [], {}) else json.dumps(neutral)}: not "
                     "supported by the embedded server"
                 )
-    on_gpu = "KIND_GPU" in _values(config, "instance_group.kind")
     for accelerators in _values(config, _ACCELERATORS):
         for entry in accelerators:
             if entry["name"] != _ACCELERATOR:
@@ -151,14 +150,28 @@ def check_fields(config: Mapping[str, Any], further: Mapping[str, object] | None
                     f"{_ACCELERATORS}: got '{entry['name']}', expected '{_ACCELERATOR}': the "
                     "embedded server supports no other"
                 )
-            if on_gpu and entry.get("parameters"):
-                raise ConfigError(_of_cuda(_ACCELERATORS, ", ".join(entry["parameters"])))
-    if on_gpu and _CUDNN in config.get("parameters", {}):
-        raise ConfigError(_of_cuda("parameter", _CUDNN))
 
 
-def _of_cuda(where: str, names: str) -> str:
-    return f"{where} {names}: the embedded server takes CUDA's own defaults on a GPU"
+def cuda_options(
+    config: Mapping[str, Any], parameters: Mapping[str, Any], device: str
+) -> dict[str, str]:
+    """Options of ONNX Runtime's CUDA provider: those of the config's accelerator `cuda`.
+
+    As in the C++ backend, the model's parameters decide on the convolution search, and without them
+    it is exhaustive whatever the accelerator says. Unlike there, float32 stays float32 (no TF32)
+    unless the accelerator asks for it.
+
+    Args:
+        config: the model config (Triton's JSON).
+        parameters: of `read_parameters`.
+        device: the GPU's number.
+    """
+    options = {"use_tf32": "0"}
+    for accelerators in _values(config, _ACCELERATORS):
+        for entry in accelerators:
+            options |= {name: str(value) for name, value in entry.get("parameters", {}).items()}
+    search = parameters.get(_CUDNN, "EXHAUSTIVE")
+    return options | {_CUDNN: search, "device_id": device}
 
 
 def default_threads() -> int | None:

@@ -1,0 +1,56 @@
+"""The default configs, made for CPUs, and the configs `gpu`, both in a real Triton on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ctclip_export.graphs.run import run_onnx
+from ctclip_export.samples.phantom import chest_phantom
+from ctclip_server import EmbeddedTriton
+
+from ..conftest import Golden
+from .conftest import Caller
+
+Asking = Callable[[EmbeddedTriton], Caller]
+
+
+def encoded_at_once(ask: Caller, volumes: np.ndarray) -> tuple[int, int]:
+    """Send volumes (N, 1, D, H, W) as N requests; return (inferences, executions) of them all."""
+    before = ask.executions("ctclip_vision")
+    with ThreadPoolExecutor(len(volumes)) as pool:
+        codes = pool.map(lambda v: ask("ctclip_vision", "CODES", VOXELS=v[None]), volumes)
+        assert all((each >= 0).all() for each in codes)
+    inferences, executions = ask.executions("ctclip_vision")
+    return inferences - before[0], executions - before[1]
+
+
+def eight(golden: Golden) -> np.ndarray:
+    volume = golden.expected["b1_volume"].astype(np.float32)
+    return np.concatenate([volume] * 8)
+
+
+def test_scans_are_encoded_one_by_one_on_cpus(
+    server: EmbeddedTriton, caller: Asking, golden: Golden
+) -> None:
+    """A batch of scans takes as long there, and its memory is kept."""
+    assert encoded_at_once(caller(server), eight(golden)) == (8, 8)
+
+
+def test_the_gpu_config_takes_its_own_graph_and_joins_scans(
+    repository: Path, server: EmbeddedTriton, caller: Asking, golden: Golden
+) -> None:
+    scan = chest_phantom(golden.geometry).tensors()
+    with EmbeddedTriton(repository, config_name="gpu") as gpu:
+        ask = caller(gpu)
+        voxels = ask("ctclip_preprocess", "VOXELS", **scan)
+        inferences, executions = encoded_at_once(ask, eight(golden))
+    graph = repository / "ctclip_preprocess" / "1" / "model_gpu.onnx"
+    np.testing.assert_array_equal(voxels, run_onnx(graph, scan)["VOXELS"])
+    default = caller(server)("ctclip_preprocess", "VOXELS", **scan)
+    np.testing.assert_allclose(voxels, default, rtol=0, atol=1e-6)
+    assert inferences == 8
+    assert executions < 8
