@@ -3,5 +3,7 @@
 SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
 WORDS = {
     "serve": "ctclip_bench.cli.bench.serve",
+    "file": "ctclip_bench.cli.bench.file",
+    "growth": "ctclip_bench.cli.bench.growth",
 }
 DEFAULT_WORD = "serve"
