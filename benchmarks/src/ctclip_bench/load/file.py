@@ -23,7 +23,9 @@ TRANSPORT, QUEUE, PREPROCESSING, SEEING, SCORE, REST, WHOLE = (
 STAGES = (READ, TO_VOLUME, PACK, TRANSPORT, QUEUE, PREPROCESSING, SEEING, SCORE, REST)
 """In their order. transport: from the packed request to the answer, without what Triton's ensemble
 took. queue: of all models. preprocess, vision, score: of their models, with the copies in and out.
-rest: what is left of the whole: ctclip_check, steps between models, letting go of shared memory."""
+rest: what is left of the whole: ctclip_check, steps between models, letting go of shared memory.
+Triton counts a request until it has put it away, which the client does not wait for: transport and
+rest may be a millisecond too small, even below 0."""
 _MODELS = {PREPROCESSING: PREPROCESS.name, SEEING: VISION.name, SCORE: FINDINGS.name}
 _NOT_TOLD = "Triton does not tell its statistics, or other requests ran meanwhile"
 

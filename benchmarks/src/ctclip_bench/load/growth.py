@@ -125,11 +125,11 @@ def _axis(
     measured: list[Row] = []
     too_long = ""
     for value in values:
-        row = Row(name, f"{value} {name}", {name: value}, parity=None)
+        row = Row(name, f"{name} {value}", {name: value})
         if too_long:
             yield replace(row, not_run=too_long)
             continue
-        with session.stages.stage(f"Growth: {value} {name}", plan.repeats):
+        with session.stages.stage(f"Growth: {name} {value}", plan.repeats):
             try:
                 row = _measured(session, _point(sample, plan, name, value), plan, row, judged)
             except DeadlineExceeded:

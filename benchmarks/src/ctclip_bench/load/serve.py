@@ -77,7 +77,7 @@ class Measurement:
             row = Row("clients", "")
             try:
                 for clients in self.plan.clients:
-                    row = Row("clients", f"{clients} at once", {"clients": clients})
+                    row = Row("clients", f"clients {clients}", {"clients": clients})
                     self._clients(worker, replace(loop, clients=clients), row)
                 for scenario in self.plan.scenarios:
                     row = Row("scenarios", scenario)

@@ -16,6 +16,7 @@ from ctclip_client.cli.tables import print_table
 _BUSY = 0.3
 """Share of the cores that other work took, from which it is worth a line."""
 _TIMES = ("n", "p50", "p90", "p99")
+_WIDEST = 24
 _HIDDEN = ("transport",)
 """Figures for the JSON alone."""
 
@@ -67,22 +68,37 @@ def _verdict(parity: Parity) -> str:
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=f"{name} (times in ms)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column(name, min_width=max(len(word) for row in rows for word in row.name.split()))
     settings = _keys(row.settings for row in rows)
     figures = [key for key in _keys(row.figures for row in rows) if key not in _HIDDEN]
     times = _TIMES if any(row.times_ms for row in rows) else ()
-    for column in (*settings, *times, *figures):
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        cells = [_cell(row.settings.get(key)) for key in settings]
-        cells += [_cell(getattr(row.times_ms, key, None)) for key in times]
-        cells += [_cell(row.figures.get(key)) for key in figures]
-        failed = row.parity is not None and row.parity.verdict != "PASS"
-        title = f"{row.name} (WRONG ANSWERS)" if failed else row.name
-        title += f" NOT RUN: {row.not_run}" if row.not_run else ""
-        table.add_row(escape(title), *cells)
+    lines = [
+        [
+            _title(row),
+            *(_cell(row.settings.get(key)) for key in settings),
+            *(_cell(getattr(row.times_ms, key, None)) for key in times),
+            *(_cell(row.figures.get(key)) for key in figures),
+        ]
+        for row in rows
+    ]
+    table = Table(title=f"{name} (times in ms)", title_justify="left", box=SIMPLE_HEAD)
+    for number, key in enumerate((name, *settings, *times, *figures)):
+        header = key.replace("_", " ")
+        widest = max(len(line[number]) for line in lines)
+        table.add_column(
+            header,
+            justify="right" if number else "left",
+            min_width=max(min(widest, _WIDEST), *map(len, header.split())),
+        )
+    for line in lines:
+        table.add_row(*map(escape, line))
     return table
+
+
+def _title(row: Row) -> str:
+    failed = row.parity is not None and row.parity.verdict != "PASS"
+    words = [row.name, "(WRONG ANSWERS)" if failed else ""]
+    words.append(f"NOT RUN: {row.not_run}" if row.not_run else "")
+    return " ".join(word for word in words if word)
 
 
 def _keys(mappings: Iterable[Any]) -> tuple[str, ...]:
@@ -100,7 +116,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
-        return escape(str(value))
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
