@@ -28,7 +28,7 @@ COMMANDS = {
     "promote": ("ctclip_server.cli.promote", ["--repository", "r"]),
     "rollback": ("ctclip_server.cli.rollback", ["--repository", "r"]),
     "parity": ("ctclip_bench.cli.parity", ["--repository", "r"]),
-    "bench": ("ctclip_bench.cli.bench.serve", ["--repository", "r"]),
+    "bench": ("ctclip_bench.cli.bench", ["--repository", "r"]),
 }
 URL = "ct.example:8001"
 SECRET = "open sesame"  # noqa: S105

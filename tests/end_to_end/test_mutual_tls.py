@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_bench.cli.bench import serve
+from ctclip_bench.cli import bench
 from ctclip_bench.load.server import Raw, describe_server, running
 from ctclip_client.cli.connection import read_connection
 from ctclip_client.cli.program import main
@@ -104,7 +104,7 @@ def test_bench_asks_a_guarded_server_about_itself(
     triton: EmbeddedTriton, live: Path, flags: list[str]
 ) -> None:
     parser = argparse.ArgumentParser()
-    serve.configure(parser)
+    bench.configure(parser)
     args = parser.parse_args(["--repository", str(live), "--url", triton.grpc_url, *flags])
     server = running(read_connection(args, args.url))
     assert describe_server(server, live, None)["models"]
