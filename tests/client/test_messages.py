@@ -7,13 +7,12 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from ctclip_client.cli.connection import add_connection_options, connection_flags
-from ctclip_client.cli.program import ENTRY_POINT_GROUP, main
+from ctclip_client.cli.program import command_words, main
 from ctclip_export.repository.build import Export
 
 from ..conftest import Golden
@@ -30,13 +29,11 @@ OF_OTHERS = {
 OLD = {"--root-certificates", "--headers"}
 
 
-def commands() -> list[str]:
-    return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
-
-
 def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
+    for words in command_words():
+        if words[0] == command:
+            with pytest.raises(SystemExit):
+                main([*words, "--help"])
     return set(FLAG.findall(capsys.readouterr().out))
 
 
@@ -55,7 +52,7 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def test_flags_that_messages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    known = {command: flags_of(command, capsys) for command in commands()}
+    known = {name: flags_of(name, capsys) for name in {words[0] for words in command_words()}}
     every = set().union(*known.values()) | OF_OTHERS | OLD
     named = 0
     for room in ("client", "export", "server", "benchmarks"):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from ctclip_client.cli.connection import FILE_VARIABLES, URL_VARIABLE
+from ctclip_client.cli.program import command_words, parsed
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..programs import run
@@ -22,7 +21,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RE
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
-COMMANDS = {entry.name: entry for entry in entry_points(group="ctclip.commands")}
+COMMANDS = {words[0] for words in command_words()}
 
 
 def text(name: str) -> str:
@@ -47,7 +46,7 @@ def test_files_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_targets_exist(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
-    assert set(re.findall(r"(?:^|`)ctclip ([a-z][a-z-]+)", content, re.MULTILINE)) <= set(COMMANDS)
+    assert set(re.findall(r"(?:^|`)ctclip ([a-z][a-z-]+)", content, re.MULTILINE)) <= COMMANDS
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
     lines = re.findall(r"(?:^|`|&& )make ((?:[a-z-]+ ?)+)", content, re.MULTILINE)
     assert {target for line in lines for target in line.split()} <= targets
@@ -57,9 +56,7 @@ def test_commands_and_targets_exist(page: Path) -> None:
 def test_commands_are_such_as_the_program_takes(page: Path) -> None:
     lines = re.findall(r"^ctclip [^…\n]+$", page.read_text(encoding="utf-8"), re.MULTILINE)
     for _, name, *arguments in (shlex.split(line, comments=True) for line in lines):
-        parser = argparse.ArgumentParser(exit_on_error=False)
-        COMMANDS[name].load().configure(parser)
-        parser.parse_args(arguments)
+        assert parsed([name, *arguments]).run
 
 
 def test_contributing_names_every_folder_and_none_that_is_not_there() -> None:

@@ -3,17 +3,15 @@ certificate, and for a word where somebody wants to administer it."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ctclip_bench.cli import bench
 from ctclip_bench.load.server import Raw, describe_server, running
 from ctclip_client.cli.connection import read_connection
-from ctclip_client.cli.program import main
+from ctclip_client.cli.program import main, parsed
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..certificates import Certificates
@@ -103,9 +101,7 @@ def test_parity_compares_what_a_guarded_server_answers(
 def test_bench_asks_a_guarded_server_about_itself(
     triton: EmbeddedTriton, live: Path, flags: list[str]
 ) -> None:
-    parser = argparse.ArgumentParser()
-    bench.configure(parser)
-    args = parser.parse_args(["--repository", str(live), "--url", triton.grpc_url, *flags])
+    args = parsed(["bench", "--repository", str(live), "--url", triton.grpc_url, *flags])
     server = running(read_connection(args, args.url))
     assert describe_server(server, live, None)["models"]
     with Raw(server) as raw:

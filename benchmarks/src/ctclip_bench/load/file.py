@@ -96,7 +96,11 @@ def measure(session: Session, volumes: Sequence[Volume], repeats: int) -> Result
                         complaints.append(session.repeat.complaint(answer, known))
     wrong = [text for text in complaints if text]
     parity = _parity(judged, wrong)
-    rows = [row for name, way in found.items() for row in _rows(name, way, parity)]
+    rows = [
+        row
+        for name, way in found.items()
+        for row in _rows(name, way, parity, first=name == first[0].transport)
+    ]
     rows += [
         Row("processes", name, figures={"peak_gib": size / 2**30})
         for name, size in peaks.bytes.items()
@@ -127,18 +131,20 @@ def _parity(judged: Judged, wrong: Sequence[str]) -> Parity:
     return judged.parity
 
 
-def _rows(transport: str, way: _Way, parity: Parity) -> list[Row]:
+def _rows(transport: str, way: _Way, parity: Parity, *, first: bool) -> list[Row]:
+    """first: the way that the client takes by itself."""
+    table = "stages" if first else f"stages by {transport}"
     settings = {"transport": transport}
     whole = statistics.mean(each[WHOLE] for each in way.ms)
     rows = []
     for stage in STAGES:
         ms = [each[stage] for each in way.ms if stage in each]
         if len(ms) < len(way.ms):
-            rows.append(Row("stages", stage, settings, not_run=_NOT_TOLD))
+            rows.append(Row(table, stage, settings, not_run=_NOT_TOLD))
             continue
         mean = statistics.mean(ms)
         figures = {"mean_ms": mean, "share": mean / whole}
-        rows.append(Row("stages", stage, settings, Times.of(ms), parity, figures))
+        rows.append(Row(table, stage, settings, Times.of(ms), parity, figures))
     figures = {
         "mean_ms": whole, "share": 1.0, "bytes_sent": statistics.median(way.sent_bytes),
         "client_core_s": statistics.median(way.client_core_s),
@@ -146,4 +152,4 @@ def _rows(transport: str, way: _Way, parity: Parity) -> list[Row]:
     if way.server_core_s:
         figures["server_core_s"] = statistics.median(way.server_core_s)
     ms = [each[WHOLE] for each in way.ms]
-    return [*rows, Row("stages", WHOLE, settings, Times.of(ms), parity, figures)]
+    return [*rows, Row(table, WHOLE, settings, Times.of(ms), parity, figures)]

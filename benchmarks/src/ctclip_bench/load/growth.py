@@ -140,7 +140,7 @@ def _axis(
     if too_long:
         _drain(session)
     if len(measured) > 1:
-        yield Row(name, "fit", figures=_fits(name, measured))
+        yield Row(name, "fit", {"axis": name}, figures=_fits(name, measured))
 
 
 def _point(sample: Volume, plan: Plan, axis: str, value: int) -> _Point:

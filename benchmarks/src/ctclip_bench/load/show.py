@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ctclip_bench.results.cells import cells, columns
 from ctclip_bench.results.result import FEW, Parity, Result, Row
 from ctclip_client.cli.tables import print_table
 
 _BUSY = 0.3
 """Share of the cores that other work took, from which it is worth a line."""
-_TIMES = ("n", "p50", "p90", "p99")
 _WIDEST = 24
-_HIDDEN = ("transport",)
-"""Figures for the JSON alone."""
 
 
 def show(console: Console, result: Result) -> None:
@@ -68,56 +65,18 @@ def _verdict(parity: Parity) -> str:
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:
-    settings = _keys(row.settings for row in rows)
-    figures = [key for key in _keys(row.figures for row in rows) if key not in _HIDDEN]
-    times = _TIMES if any(row.times_ms for row in rows) else ()
-    lines = [
-        [
-            _title(row),
-            *(_cell(row.settings.get(key)) for key in settings),
-            *(_cell(getattr(row.times_ms, key, None)) for key in times),
-            *(_cell(row.figures.get(key)) for key in figures),
-        ]
-        for row in rows
-    ]
-    table = Table(title=f"{name} (times in ms)", title_justify="left", box=SIMPLE_HEAD)
-    for number, key in enumerate((name, *settings, *times, *figures)):
-        header = key.replace("_", " ")
-        widest = max(len(line[number]) for line in lines)
+    lines = [cells(row) for row in rows]
+    table = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns(lines):
+        widest = max(len(line.get(column, "")) for line in lines)
         table.add_column(
-            header,
-            justify="right" if number else "left",
-            min_width=max(min(widest, _WIDEST), *map(len, header.split())),
+            column,
+            justify="right" if column else "left",
+            min_width=max(min(widest, _WIDEST), *map(len, column.split()), 1),
         )
     for line in lines:
-        table.add_row(*map(escape, line))
+        table.add_row(*(escape(line.get(column, "")) for column in columns(lines)))
     return table
-
-
-def _title(row: Row) -> str:
-    failed = row.parity is not None and row.parity.verdict != "PASS"
-    words = [row.name, "(WRONG ANSWERS)" if failed else ""]
-    words.append(f"NOT RUN: {row.not_run}" if row.not_run else "")
-    return " ".join(word for word in words if word)
-
-
-def _keys(mappings: Iterable[Any]) -> tuple[str, ...]:
-    """Of what fits into a cell, in the order in which they come."""
-    found = (
-        key
-        for mapping in mappings
-        for key, value in mapping.items()
-        if not isinstance(value, list | dict)
-    )
-    return tuple(dict.fromkeys(found))
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _remarks(result: Result) -> Iterable[str]:

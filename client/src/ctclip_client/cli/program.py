@@ -83,21 +83,39 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    args = parsed(arguments)
+    if args.command is None:
+        args.parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    code: int = args.run(args)
+    return code
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line says, without doing it; `run` is what would do it.
+
+    Raises: SystemExit, after an option that is wrong has been told, or help; CTClipError for a
+    command that there is not.
+    """
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if asked is not None:
         # Only this one is imported: a broken distribution must not take the others with it.
         points = {asked: _known(asked, points)}
         arguments = _with_word(points[asked], arguments)
-    parser = _parser(points)
-    args, unknown = parser.parse_known_args(arguments)
+    args, unknown = _parser(points).parse_known_args(arguments)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return EXIT_USAGE
-    code: int = args.run(args)
-    return code
+    return args
+
+
+def command_words() -> list[tuple[str, ...]]:
+    """Every command with its word, where it has words: ("predict",), ("bench", "graphs"), …"""
+    found: list[tuple[str, ...]] = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        words = _words(point.load())
+        found += [(point.name, word) for word in words] or [(point.name,)]
+    return sorted(found)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,11 +190,11 @@ def _words(command: Command) -> Mapping[str, str]:
     return getattr(command, "WORDS", {})
 
 
-def _with_word(point: EntryPoint, arguments: list[str]) -> list[str]:
+def _with_word(point: EntryPoint, arguments: Sequence[str]) -> Sequence[str]:
     """The arguments with the command's own word after it, where it has words and none is given."""
     command = _loaded(point.name, point, needed=True)
     default = getattr(command, "DEFAULT_WORD", None)
-    second = arguments[1:2]
+    second = list(arguments[1:2])
     if default is None or (second and not second[0].startswith("-")) or second in _HELP:
         return arguments
     return [arguments[0], default, *arguments[1:]]

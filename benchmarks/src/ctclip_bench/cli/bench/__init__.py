@@ -5,5 +5,7 @@ WORDS = {
     "serve": "ctclip_bench.cli.bench.serve",
     "file": "ctclip_bench.cli.bench.file",
     "growth": "ctclip_bench.cli.bench.growth",
+    "report": "ctclip_bench.cli.bench.report",
+    "compare": "ctclip_bench.cli.bench.compare",
 }
 DEFAULT_WORD = "serve"

@@ -1,0 +1,113 @@
+"""Write the tables of measurements in README.md and benchmarks/README.md from benchmarks/results/.
+
+    .venv/bin/python scripts/measured_tables.py            # write what changed
+    .venv/bin/python scripts/measured_tables.py --check    # exit 1 where a page is stale
+
+A table stands between `<!-- measured: NAME -->` and `<!-- end -->`. Of each measurement the newest
+result that passed counts, so that a page never says what no kept file does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ctclip_bench.results.cells import Cells, cells, markdown
+from ctclip_bench.results.kept import newest
+from ctclip_bench.results.result import Result, Row
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Kept = Sequence[tuple[Path, Result]]
+NOTHING = "Not measured yet.\n"
+
+
+def machine(result: Result) -> str:
+    """The GPU, or the processor with its instruction sets."""
+    gpu = result.machine.get("gpu")
+    if gpu and result.plan.get("device", "cuda") != "cpu":
+        return str(gpu["name"])
+    return f"{result.machine['cores']} cores of {result.machine['processor']}"
+
+
+def chosen(row: Row, names: Sequence[str]) -> Cells:
+    """Of a row's cells those that a page has room for."""
+    found = cells(row)
+    return {name: found[name] for name in names if name in found}
+
+
+def tables(
+    kind: str, names: Sequence[str], columns: Sequence[str], rows: Callable[[Row], bool]
+) -> Callable[[Kept, str], str]:
+    """A table for each machine that `kind` was measured on."""
+
+    def write(kept: Kept, folder: str) -> str:
+        parts = []
+        for path, result in kept:
+            if result.kind != kind:
+                continue
+            found = [row for name in names for row in result.table(name) if rows(row)]
+            about = (
+                f"{machine(result)}, {result.date[:10]}, [the whole result]({folder}{path.name})"
+            )
+            random = "; random weights" if result.subject.get("random_weights") else ""
+            parts.append(f"{about}{random}:\n\n{markdown([chosen(r, columns) for r in found])}")
+        return "\n".join(parts) or NOTHING
+
+    return write
+
+
+def measured(row: Row) -> bool:
+    return not row.not_run
+
+
+def is_fit(row: Row) -> bool:
+    return row.name == "fit"
+
+
+PARITY = ("parity", "codes", "cosine", "|Δlogit|")
+BLOCKS: dict[str, Callable[[Kept, str], str]] = {
+    "graphs": tables(
+        "graphs", ["vision", "text", "preprocess"],
+        ("", "precision", "p50 ms", "p90 ms", "share of limit", *PARITY), measured,
+    ),
+    "file": tables("file", ["stages"], ("", "p50 ms", "p90 ms"), measured),
+    "serve": tables(
+        "serve", ["scenarios", "clients"],
+        ("", "n", "p50 ms", "p90 ms", "p99 ms", "scans per s", "peak gib"), measured,
+    ),
+    "growth": tables(
+        "growth", ["slices", "matrix", "prompts", "clients", "scans"],
+        ("", "fixed ms", "per unit ms", "power"), is_fit,
+    ),
+}  # fmt: skip
+
+
+def generated(page: str, kept: Kept, folder: str) -> str:
+    """The page with its tables as the kept results have them now. folder: where those lie."""
+    unknown = {name for _, name, _ in BLOCK.findall(page)} - set(BLOCKS)
+    if unknown:
+        raise SystemExit(f"No measurement is called {', '.join(sorted(unknown))}.")
+    return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]](kept, folder)}{block[3]}", page)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write the measured tables of the pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    arguments = parser.parse_args(argv)
+    kept = newest(RESULTS)
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = generated(before, kept, f"{RESULTS.relative_to(page.parent).as_posix()}/")
+        if arguments.check and before != after:
+            raise SystemExit(f"{page.name} is stale. Run scripts/measured_tables.py.")
+        if not arguments.check:
+            page.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
