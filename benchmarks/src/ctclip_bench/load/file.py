@@ -10,8 +10,8 @@ from ctclip_bench.load.answers import Answer
 from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FileJob, FromFile
 from ctclip_bench.load.judged import Judged
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
-from ctclip_bench.load.session import Session
-from ctclip_bench.load.statistics import Spent, difference
+from ctclip_bench.load.session import WHOLE_PATH, Session
+from ctclip_bench.load.statistics import Spent
 from ctclip_bench.load.worker import Worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client import Volume
@@ -48,7 +48,7 @@ def stages_ms(found: FromFile, spent: Mapping[str, Spent]) -> dict[str, float]:
     """
     ms = {name: found.ms[name] for name in (READ, TO_VOLUME, PACK)}
     names = [step.model.name for step in PATHOLOGIES.steps]
-    if all(name in spent and spent[name].requests == 1 for name in (*names, PATHOLOGIES.name)):
+    if all(name in spent and spent[name].requests == 1 for name in WHOLE_PATH):
         ms[TRANSPORT] = found.ms[INFER] - spent[PATHOLOGIES.name].mean_ms("success")
         ms[QUEUE] = sum(spent[name].mean_ms("queue") for name in names)
         for stage, model in _MODELS.items():
@@ -117,7 +117,7 @@ def _once(session: Session, worker: Worker, job: FileJob, found: dict[str, _Way]
     if server is not None:
         cores = core_seconds(server) - cores
     way = found.setdefault(got.transport, _Way())
-    way.ms.append(stages_ms(got, difference(session.statistics(), before)))
+    way.ms.append(stages_ms(got, session.spent_since(before, WHOLE_PATH, 1)))
     way.client_core_s.append(got.core_s)
     way.sent_bytes.append(got.sent_bytes)
     if server is not None:

@@ -13,7 +13,6 @@ from ctclip_bench.load.answers import Question
 from ctclip_bench.load.closed_loop import Asked, ClosedLoop, per_s
 from ctclip_bench.load.judged import Judged
 from ctclip_bench.load.session import Session
-from ctclip_bench.load.statistics import difference
 from ctclip_bench.load.worker import Worker
 from ctclip_bench.results.result import Result, Row, Times
 from ctclip_client import Finding, Volume
@@ -176,7 +175,8 @@ def _measured(session: Session, point: _Point, plan: Plan, row: Row, judged: Jud
         while len(rounds) < plan.repeats and sum(ms) < plan.limit_s * 1000:
             rounds.append(worker.ask(loop))
             ms.append(requests / per_s(rounds[-1]) * 1000)  # first request to last answer
-        spent = difference(session.statistics(), before).get(PREPROCESS.name)
+        scans = sum(map(len, rounds))
+        spent = session.spent_since(before, [PREPROCESS.name], scans).get(PREPROCESS.name)
     asked = [each for one in rounds for each in one]
     wrong = [each.complaint for each in asked if each.complaint]
     parity = judged.parity

@@ -17,8 +17,8 @@ from ctclip_bench.load.loadgen import (
     read_accuracy_log,
 )
 from ctclip_bench.load.memory import Peaks
-from ctclip_bench.load.session import Session
-from ctclip_bench.load.statistics import Spent, difference
+from ctclip_bench.load.session import WHOLE_PATH, Session
+from ctclip_bench.load.statistics import Spent
 from ctclip_bench.load.worker import Worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client import Volume
@@ -134,7 +134,7 @@ class Measurement:
             Peaks(self.session.memory) as peaks,
         ):
             asked: list[Asked] = worker.ask(loop, advance)
-        spent = difference(self.session.statistics(), before)
+        spent = self.session.spent_since(before, WHOLE_PATH, len(asked))
         wrong = [f"{loop.clients} clients: {a.complaint}" for a in asked if a.complaint]
         self.complaints += wrong
         parity = self._parity(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,17 +20,21 @@ from ctclip_bench.load.server import (
     running,
     without_address,
 )
-from ctclip_bench.load.statistics import Spent
+from ctclip_bench.load.statistics import Spent, difference
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_bench.results.files import without_name
 from ctclip_bench.results.result import Result, Row
 from ctclip_client import Volume
+from ctclip_client.contract import PATHOLOGIES
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.system.progress import Stages
 from ctclip_server.embedded.server import EmbeddedTriton
 from ctclip_server.self_check import check_embedded
 
 LONGEST_ON_CPU_S = 300.0
+WHOLE_PATH = (PATHOLOGIES.name, *(step.model.name for step in PATHOLOGIES.steps))
+"""Models that count a scan."""
+_COUNTING_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,19 @@ class Session:
                 return raw.statistics()
         except CTClipError:  # restricted, for instance; latencies are still to be had
             return {}
+
+    def spent_since(
+        self, before: Mapping[str, Spent], models: Sequence[str], requests: int
+    ) -> dict[str, Spent]:
+        """What Triton has done since a reading, once it has counted so many requests of each of
+        these models: it does that a little after it has answered. Empty where it does not tell."""
+        end_s = time.monotonic() + _COUNTING_S
+        while before:
+            spent = difference(self.statistics(), before)
+            counted = (name in spent and spent[name].requests >= requests for name in models)
+            if all(counted) or time.monotonic() > end_s:
+                return spent
+        return {}
 
     def said(self, error: CTClipError) -> str:
         """An error in one line that names no machine."""
