@@ -100,6 +100,7 @@ def test_a_running_server_is_judged_and_then_measured(
     out = tmp_path / "not" / "there" / "yet"
     flags = ["--url", server.grpc_url, "--scenario", "SingleStream,Offline,Server", "--json"]
     load = ["--clients", "1,3", "--requests", "4", "--limit-s", "5"]
+    load += ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
     before = set(TEMPORARY.glob("ctclip-bench-*"))
     assert main(bench(repository, scans, out, *flags, *load)) == 0
     assert set(TEMPORARY.glob("ctclip-bench-*")) <= before
@@ -113,7 +114,7 @@ def test_a_running_server_is_judged_and_then_measured(
     assert found["kind"] == "serve"
     assert found["passed"]
     assert [each["verdict"] for each in found["verdicts"]] == ["PASS", "PASS"]
-    assert found["verdicts"][0]["against"] == "ONNX Runtime"
+    assert found["verdicts"][0]["against"] == "PyTorch fp32"
     assert "not those of the MLPerf rules" in found["plan"]["counts"]
     assert found["plan"]["device"] == "cpu"
     assert found["subject"]["provenance"]["checkpoint"]["sha256"] == sha256(golden.checkpoint)
@@ -143,27 +144,6 @@ def test_a_running_server_is_judged_and_then_measured(
     vision = [row for row in table(found, "inside Triton") if row["name"] == "ctclip_vision"]
     assert [row["figures"]["requests"] for row in vision] == [4, 4]
     assert {"queue_ms", "compute_infer_ms", "total_ms"} <= set(vision[0]["figures"])
-
-
-def test_the_embedded_server_is_started_and_stopped(
-    repository: Path,
-    golden: Golden,
-    scans: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    reference = ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
-    with nobody_reads():
-        assert main(bench(repository, scans, tmp_path / "out", *LITTLE, *reference)) == 0
-    found = written(tmp_path / "out")
-    assert found["verdicts"][0]["against"] == "PyTorch fp32"
-    assert found["subject"]["server"]["kind"] == "embedded"
-    first, one = table(found, "clients")
-    assert first["name"] == "first answer after ready"
-    assert first["times_ms"]["n"] == 1
-    assert first["figures"]["of_later_ones"] > 0
-    assert one["figures"]["peak_gib"] > 0.05
-    capsys.readouterr()
 
 
 # --- answers that are wrong ---
@@ -240,29 +220,34 @@ def test_a_server_that_is_killed_ends_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """LoadGen would wait for ever for the answer that does not come."""
+    """LoadGen would wait for ever for the answer that does not come. What was measured is kept."""
     out = tmp_path / "out"
     test = Measurement._test
 
-    with EmbeddedTriton(repository) as triton:
+    def killed_soon(self: Measurement, *arguments: Any) -> Any:
+        process_id = self.session.server.process_id
+        assert process_id is not None
+        threading.Timer(0.3, os.kill, (process_id, signal.SIGKILL)).start()
+        return test(self, *arguments)
 
-        def killed_soon(*arguments: Any) -> Any:
-            assert triton.process_id is not None
-            threading.Timer(0.3, os.kill, (triton.process_id, signal.SIGKILL)).start()
-            return test(*arguments)
-
-        monkeypatch.setattr(Measurement, "_test", killed_soon)
-        flags = ["--url", triton.grpc_url, "--requests", "100000", "--limit-s", "1.5"]
-        assert main(bench(repository, scans, out, "--clients", "1", *flags)) == 4
+    monkeypatch.setattr(Measurement, "_test", killed_soon)
+    flags = ["--clients", "1", "--requests", "100000", "--limit-s", "1"]
+    with nobody_reads():
+        assert main(bench(repository, scans, out, *flags)) == 4
     said = capsys.readouterr().err
     (path,) = out.iterdir()
     assert str(path) in said
     assert path.stem.endswith("-FAILED")
-    assert triton.grpc_url not in path.read_text()
+    assert "127.0.0.1" not in path.read_text()
     found = written(out)
-    one = table(found, "clients")[-1]
+    assert found["subject"]["server"]["kind"] == "embedded"
+    first, one = table(found, "clients")
+    assert first["name"] == "first answer after ready"
+    assert first["times_ms"]["n"] == 1
+    assert first["figures"]["of_later_ones"] > 0
     assert one["settings"]["clients"] == 1
     assert one["times_ms"]["n"] > 1
+    assert one["figures"]["peak_gib"] > 0.05
     (row,) = table(found, "scenarios")
     assert row["name"] == "SingleStream"
     assert row["not_run"].startswith("Unavailable: ")

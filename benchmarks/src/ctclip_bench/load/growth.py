@@ -14,7 +14,7 @@ from ctclip_bench.load.closed_loop import Asked, ClosedLoop, per_s
 from ctclip_bench.load.judged import Judged
 from ctclip_bench.load.session import Session
 from ctclip_bench.load.worker import Worker
-from ctclip_bench.results.result import Result, Row, Times
+from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client import Finding, Volume
 from ctclip_client.contract import PREPROCESS, SPACING_MM_RANGE
 from ctclip_client.errors import CTClipError, DeadlineExceeded
@@ -123,19 +123,23 @@ def _axis(
     name, values = axis
     measured: list[Row] = []
     too_long = ""
-    for value in values:
-        row = Row(name, f"{name} {value}", {name: value})
-        if too_long:
-            yield replace(row, not_run=too_long)
-            continue
-        with session.stages.stage(f"Growth: {name} {value}", plan.repeats):
-            try:
-                row = _measured(session, _point(sample, plan, name, value), plan, row, judged)
-            except DeadlineExceeded:
-                row = replace(row, not_run=f"no answer within --limit-s, {plan.limit_s:g} s")
-                too_long = "a smaller one took longer than --limit-s"
-        yield row
-        measured += [] if row.not_run else [row]
+    brief = replace(session.server, timeout_s=plan.limit_s)
+    with Worker(brief) as worker:
+        for value in values:
+            row = Row(name, f"{name} {value}", {name: value})
+            if too_long:
+                yield replace(row, not_run=too_long)
+                continue
+            with session.stages.stage(f"Growth: {name} {value}"):
+                point = _point(sample, plan, name, value)
+                try:
+                    found = replace(row, parity=judged.parity)
+                    row = _measured(session, worker, point, plan, found)
+                except DeadlineExceeded:  # this worker asks nothing more
+                    row = replace(row, not_run=f"no answer within --limit-s, {plan.limit_s:g} s")
+                    too_long = "a smaller one took longer than --limit-s"
+            yield row
+            measured += [] if row.not_run else [row]
     if too_long:
         _drain(session)
     if len(measured) > 1:
@@ -157,31 +161,31 @@ def _point(sample: Volume, plan: Plan, axis: str, value: int) -> _Point:
     return replace(point, scans=value) if axis == "scans" else point
 
 
-def _measured(session: Session, point: _Point, plan: Plan, row: Row, judged: Judged) -> Row:
+def _measured(session: Session, worker: Worker, point: _Point, plan: Plan, row: Row) -> Row:
     """One answer that is not timed, but that the others have to repeat; then the repeats."""
-    question = Question.keep(point.volume, session.folder / "point.npy", point.prompts)
+    path = session.folder / f"{row.name}.npy"
+    question = Question.keep(point.volume, path, point.prompts)
     once = ClosedLoop((question,), 1, 1, 0.0, session.repeat)
-    brief = replace(session.server, timeout_s=plan.limit_s)
-    with Worker(brief) as worker:
-        (first,) = worker.ask(once)
-        requests = point.clients if point.clients > 1 else point.scans
-        loop = replace(
-            once, clients=point.clients, requests=requests, limit_s=plan.limit_s,
-            expected=(first.answer,),
-        )  # fmt: skip
-        before = session.statistics()
-        rounds: list[list[Asked]] = []
-        ms: list[float] = []
-        while len(rounds) < plan.repeats and sum(ms) < plan.limit_s * 1000:
-            rounds.append(worker.ask(loop))
-            ms.append(requests / per_s(rounds[-1]) * 1000)  # first request to last answer
-        scans = sum(map(len, rounds))
-        spent = session.spent_since(before, [PREPROCESS.name], scans).get(PREPROCESS.name)
+    (first,) = worker.ask(once)
+    path.unlink()  # it may be 850 MB, and is in the worker's memory now
+    requests = point.clients if point.clients > 1 else point.scans
+    loop = replace(
+        once, clients=point.clients, requests=requests, limit_s=plan.limit_s,
+        expected=(first.answer,),
+    )  # fmt: skip
+    before = session.statistics()
+    rounds: list[list[Asked]] = []
+    ms: list[float] = []
+    while len(rounds) < plan.repeats and sum(ms) < plan.limit_s * 1000:
+        rounds.append(worker.ask(loop))
+        ms.append(requests / per_s(rounds[-1]) * 1000)  # first request to last answer
+    scans = sum(map(len, rounds))
+    spent = session.spent_since(before, [PREPROCESS.name], scans).get(PREPROCESS.name)
     asked = [each for one in rounds for each in one]
     wrong = [each.complaint for each in asked if each.complaint]
-    parity = judged.parity
     if wrong:
-        parity = replace(parity, verdict="FAIL", reason=f"a repeat differs: {wrong[0]}")
+        parity = Parity("FAIL", "the first answer to the same question", reason=wrong[0])
+        row = replace(row, parity=parity)
     figures: dict[str, Any] = {"bytes_sent": first.sent_bytes, "transport": first.transport}
     if spent is not None:
         figures["preprocess_ms"] = sum(
@@ -189,7 +193,7 @@ def _measured(session: Session, point: _Point, plan: Plan, row: Row, judged: Jud
         )
     if requests > 1:
         figures["scans_per_s"] = requests / statistics.median(ms) * 1000
-    return replace(row, times_ms=Times.of(ms), parity=parity, figures=figures)
+    return replace(row, times_ms=Times.of(ms), figures=figures)
 
 
 def _fits(axis: str, rows: Sequence[Row]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from ctclip_client.errors import CTClipError, ServiceError
 
 AT_ONCE = 16
 """Requests under way at once in the Server scenario: more would only wait in another place."""
-_PROBES = 6
+_PROBES = 5
 _FEWEST = 20
 _FIRST_SHARE, _DOWN = 0.7, 0.6
 """Of the throughput measured before: the first rate that is tried; then of the rate before."""
