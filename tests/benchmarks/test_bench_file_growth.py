@@ -55,7 +55,8 @@ def test_stages_of_a_file_add_up_to_the_whole(
         total = sum(row["figures"]["mean_ms"] for row in stages)
         assert total == pytest.approx(whole["figures"]["mean_ms"], rel=1e-3)
         own = {row["name"]: row["times_ms"]["least"] for row in stages}
-        assert min(own[name] for name in (READ, TO_VOLUME, PACK, "preprocess", "vision")) > 0
+        # Of a millisecond in transport, Triton's clock and the client's may overlap.
+        assert min(value for stage, value in own.items() if stage != "transport") > 0
         voxels = read_volume(scan).voxels.nbytes
         assert 0 <= whole["figures"]["bytes_sent"] - voxels <= 64
         assert whole["figures"]["client_core_s"] > 0
@@ -75,7 +76,9 @@ def test_time_that_nobody_explains_is_the_rest() -> None:
         "ctclip_findings": Spent(1, 1, 1, 1 * second, 0, 0, 1 * second, 0),
     }
     stages = stages_ms(found, spent)
-    assert (stages["transport"], stages["queue"], stages["vision"]) == (10, 7, 34)
+    assert (stages["queue"], stages["vision"], stages["score"]) == (7, 34, 1)
+    assert stages["transport"] == pytest.approx(80 - 7 - 13 - 34 - 1, abs=1e-3)
+    assert stages["rest"] == pytest.approx(5)
     assert sum(stages[name] for name in STAGES) == pytest.approx(stages[WHOLE])
     others = {**spent, "ctclip_vision": Spent(2, 2, 1)}  # somebody else's, too
     assert "vision" not in stages_ms(found, others)

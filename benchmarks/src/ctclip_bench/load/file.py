@@ -21,11 +21,11 @@ TRANSPORT, QUEUE, PREPROCESSING, SEEING, SCORE, REST, WHOLE = (
     "transport", "queue", "preprocess", "vision", "score", "rest", "whole",
 )  # fmt: skip
 STAGES = (READ, TO_VOLUME, PACK, TRANSPORT, QUEUE, PREPROCESSING, SEEING, SCORE, REST)
-"""In their order. transport: from the packed request to the answer, without what Triton's ensemble
-took. queue: of all models. preprocess, vision, score: of their models, with the copies in and out.
-rest: what is left of the whole: ctclip_check, steps between models, letting go of shared memory.
-Triton counts a request until it has put it away, which the client does not wait for: transport and
-rest may be a millisecond too small, even below 0."""
+"""In their order. queue: of all models. preprocess, vision, score: of their models, with the copies
+in and out. transport: what is left between the packed request and the answer: gRPC both ways,
+ctclip_check, Triton's own steps between models. (Not by the ensemble's own time, which Triton ends
+when it has put a request away, later than its answer.) rest: what is left of the whole, mostly
+letting go of shared memory."""
 _MODELS = {PREPROCESSING: PREPROCESS.name, SEEING: VISION.name, SCORE: FINDINGS.name}
 _NOT_TOLD = "Triton does not tell its statistics, or other requests ran meanwhile"
 
@@ -49,11 +49,11 @@ def stages_ms(found: FromFile, spent: Mapping[str, Spent]) -> dict[str, float]:
     ms = {name: found.ms[name] for name in (READ, TO_VOLUME, PACK)}
     names = [step.model.name for step in PATHOLOGIES.steps]
     if all(name in spent and spent[name].requests == 1 for name in WHOLE_PATH):
-        ms[TRANSPORT] = found.ms[INFER] - spent[PATHOLOGIES.name].mean_ms("success")
-        ms[QUEUE] = sum(spent[name].mean_ms("queue") for name in names)
+        inside = {QUEUE: sum(spent[name].mean_ms("queue") for name in names)}
         for stage, model in _MODELS.items():
             phases = ("compute_input", "compute_infer", "compute_output")
-            ms[stage] = sum(spent[model].mean_ms(phase) for phase in phases)
+            inside[stage] = sum(spent[model].mean_ms(phase) for phase in phases)
+        ms |= {TRANSPORT: found.ms[INFER] - sum(inside.values()), **inside}
     return {**ms, REST: found.whole_ms - sum(ms.values()), WHOLE: found.whole_ms}
 
 
