@@ -11,6 +11,8 @@
 #   TORCH_INDEX_URL  index to take torch from. By default pip takes it from its own index, whose
 #                    build for Linux brings several GB of CUDA libraries. Without a GPU, avoid them:
 #                    make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+#   GPU=1            for a machine with an NVIDIA GPU: torch with CUDA, onnxruntime-gpu in the place of
+#                    onnxruntime, TensorRT of the serving image's version; .venv remembers it
 #   REPOSITORY       what bench, gpu-check and gpu-bench work on; by default that of make demo
 #   CHECKPOINT       its checkpoint and the folder of its text model: the reference to compare with.
 #   TEXT_MODEL       Without them it is the repository's own ONNX graphs
@@ -28,7 +30,13 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 DISTRIBUTIONS := client export server benchmarks
-INSTALLED := $(VENV)/installed
+# The environment remembers: another target would put onnxruntime over onnxruntime-gpu.
+GPU ?= $(if $(wildcard $(VENV)/installed-gpu),1)
+ON_GPU := $(filter 1,$(GPU))
+ifneq ($(and $(ON_GPU),$(TORCH_INDEX_URL)),)
+$(error GPU=1 takes torch with CUDA from pip's own index: leave TORCH_INDEX_URL out)
+endif
+INSTALLED := $(VENV)/installed$(if $(ON_GPU),-gpu)
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # A test often waits for a process to start: one worker more than CI's two cores. Four import torch
 # once more and take longer.
@@ -60,15 +68,18 @@ help: ## Show this list
 
 environment: $(INSTALLED) ## Make .venv with everything in it
 
-$(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
-	@sh scripts/check-machine.sh "$(PYTHON)"
+$(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproject.toml) \
+		$(if $(ON_GPU),scripts/gpu-requirements.txt scripts/gpu-packages.sh)
+	@sh scripts/check-machine.sh "$(PYTHON)" $(if $(ON_GPU),gpu)
 	@if test -x $(BIN)/python; then echo "Bringing $(VENV) up to date"; else \
 		echo "Making $(VENV), once: about 0.6 GB of packages, which takes some minutes"; \
-		$(if $(TORCH_INDEX_URL),,echo "  and several GB of CUDA libraries with torch; without a GPU, avoid these:"; \
+		$(if $(TORCH_INDEX_URL)$(ON_GPU),,echo "  and several GB of CUDA libraries with torch; without a GPU, avoid these:"; \
 		echo "  TORCH_INDEX_URL=$(CPU_TORCH)";) fi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
+	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch \
+		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
 	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
+	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
 	@touch $@
 
 demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (two minutes once installed)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Says what a machine lacks for this project, with the line that installs it. $1: the interpreter.
+# Says what a machine lacks for this project, with the line that installs it. $1: the interpreter;
+# $2: gpu for the environment of a machine with an NVIDIA GPU.
 set -u
 python=$1
 missing=0
@@ -23,6 +24,16 @@ fi
 
 if ! command -v bash >/dev/null; then
     lacks "bash, through which Triton starts its Python models" "sudo apt-get install bash"
+fi
+
+# CUDA 13 runs on every driver from the 580 branch on. The environment may be made elsewhere.
+if [ "${2:-}" = gpu ]; then
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+    case ${driver%%.*} in
+    '' | *[!0-9]*) echo "note: no NVIDIA GPU answers here (nvidia-smi)" >&2 ;;
+    *) [ "${driver%%.*}" -ge 580 ] ||
+        lacks "an NVIDIA driver for CUDA 13 (this is $driver)" "Install driver 580 or newer." ;;
+    esac
 fi
 
 # Distributions name the versions that they have; others have neither.

@@ -16,12 +16,14 @@ from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
 from ctclip_client.release.parity_runs import EXPORT, FILE, ParityRun, read_runs
+from ctclip_export.parity.providers import missing_cuda
 from ctclip_export.repository.build import Export
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 from ..nobody import nobody_reads
 
+ON_CUDA = "NOT RUN" if missing_cuda() else "PASS"
 PATIENT = "SMITH_JOHN_19500101"
 Printed = pytest.CaptureFixture[str]
 
@@ -86,6 +88,7 @@ def test_a_sound_fp16_release_passes_every_step(
         "PyTorch fp16": "PASS",
         "ONNX fp16, ONNX Runtime": "PASS",
         "ONNX fp16, OpenVINO": "PASS",
+        "ONNX fp16, ONNX Runtime on CUDA": ON_CUDA,
         "TensorRT engine": "NOT RUN",
         "served by Triton": "PASS",
         "client, from a CT file": "PASS",
@@ -119,6 +122,7 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
     assert {step["rung"]: step["verdict"] for step in result["rungs"]} == {
         "files": "PASS",
         "ONNX fp32, OpenVINO": "PASS",
+        "ONNX fp32, ONNX Runtime on CUDA": ON_CUDA,
         "TensorRT engine": "NOT RUN",
         f"served by Triton{at}": "PASS",
         f"client, from a CT file{at}": "PASS",
@@ -149,6 +153,7 @@ def test_bf16_is_judged_and_served_by_openvino(
         "PyTorch bf16": "PASS",
         "ONNX bf16, ONNX Runtime": "NOT RUN",
         "ONNX bf16, OpenVINO": "PASS",
+        "ONNX bf16, ONNX Runtime on CUDA": "NOT RUN",
         "TensorRT engine": "NOT RUN",
         "served by Triton (openvino)": "PASS",
         "client, from a CT file (openvino)": "PASS",
@@ -181,7 +186,7 @@ def test_a_cpu_without_bfloat16_runs_no_bf16_step(
     bfloat: Path, golden: Golden, scans: Path, capsys: Printed
 ) -> None:
     assert main(command(bfloat, scans, *reference(golden))) == 0
-    assert list(verdicts(steps_of(capsys)).values()) == ["PASS", "PASS", *["NOT RUN"] * 5]
+    assert list(verdicts(steps_of(capsys)).values()) == ["PASS", "PASS", *["NOT RUN"] * 6]
 
 
 @pytest.mark.usefixtures("no_bfloat16")
@@ -193,7 +198,7 @@ def test_where_nothing_can_be_compared_nothing_is_kept(
     assert main(command(bfloat, scans)) == 1
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert [step["verdict"] for step in result["rungs"]] == ["PASS", *["NOT RUN"] * 5]
+    assert [step["verdict"] for step in result["rungs"]] == ["PASS", *["NOT RUN"] * 6]
     assert (result["passed"], result["baseline"]) == (False, "nothing")
     assert "nothing could be compared on this machine" in printed.err
     assert kept(bfloat) == before
@@ -219,7 +224,9 @@ def test_a_swapped_weight_fails_in_every_step(
     steps = steps_of(capsys)
     said = verdicts(steps)
     assert said.pop("TensorRT engine") == "NOT RUN"
-    assert list(said.values()) == ["FAIL"] * 5
+    if missing_cuda():
+        assert said.pop("ONNX fp32, ONNX Runtime on CUDA") == "NOT RUN"
+    assert set(said.values()) == {"FAIL"}
     assert steps["files"]["reason"].startswith(
         "ctclip_vision: model.onnx is not the file that prov"
     )

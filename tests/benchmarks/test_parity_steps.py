@@ -22,6 +22,7 @@ import pytest
 
 from ctclip_bench.parity import steps
 from ctclip_bench.parity.inputs import NoVerdict, ParityInputs, read_inputs
+from ctclip_bench.parity.plan import planned_steps
 from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import Step, run_step, without_names
 from ctclip_client.contract import PUBLISHED_GEOMETRY
@@ -35,6 +36,8 @@ from ctclip_client.errors import (
     Unreadable,
 )
 from ctclip_client.transport.connection import Connection
+from ctclip_export.parity import providers
+from ctclip_export.parity.providers import CPU, missing_cuda
 from ctclip_export.samples.scans import Scan
 from ctclip_export.text.word_pieces import bert_tokenizer
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -184,6 +187,67 @@ def test_scans_go_by_number(tmp_path: Path) -> None:
         without_names(text, paths)
         == "scan 2: cut short; scan 1: odd; no such folder the scans' folder"
     )
+
+
+# --- ONNX Runtime where a GPU is ---
+
+
+def test_the_gpus_step_answers_as_the_cpus_one(
+    inputs: ParityInputs, scans: Sequence[PreparedScan]
+) -> None:
+    """All of it but CUDA itself: the same code with the provider that every machine has."""
+    found, expected = (
+        list(step(inputs, scans))
+        for step in (partial(steps.onnx_runtime_cuda, providers=CPU), steps.onnx_runtime)
+    )
+    assert len(found) == len(scans)
+    for got, answer in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got.codes, answer.codes)
+        for name in ("image_embedding", "logits", "text_embedding", "tokens"):
+            np.testing.assert_allclose(getattr(got, name), getattr(answer, name), atol=1e-5)
+
+
+def test_it_takes_preprocessings_own_graph_for_gpus_and_judges_it(
+    repository: Path, phantoms: Path, scans: Sequence[PreparedScan], tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(repository, tmp_path / "repository"))
+    inputs = read_inputs(own, [Scan(phantoms / "ct0.nii.gz")], None, None)
+    graph = onnx.load(inputs.file("ctclip_preprocess"))
+    (out,) = graph.graph.output
+    maker = next(node for node in graph.graph.node if out.name in node.output)
+    maker.output[list(maker.output).index(out.name)] = "before"
+    shift = onnx.numpy_helper.from_array(np.array(3e-4, np.float32), "shift")
+    graph.graph.initializer.append(shift)
+    graph.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], [out.name]))
+    onnx.save(graph, inputs.file("ctclip_preprocess", steps.GPU_FILE))
+    ran = run_step(partial(steps.onnx_runtime_cuda, providers=CPU), inputs, scans[:1])
+    assert "ctclip_preprocess: VOXELS" in ran.failure
+
+
+@pytest.mark.skipif(not missing_cuda(), reason="ONNX Runtime computes on a GPU here")
+def test_without_cuda_it_is_not_run_and_says_why(
+    inputs: ParityInputs, scans: Sequence[PreparedScan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason() -> str:
+        (step,) = (s for s in planned_steps(inputs) if s.name.endswith("ONNX Runtime on CUDA"))
+        return step.missing
+
+    assert (
+        "has no CUDAExecutionProvider: make environment GPU=1" in reason()
+        or "nvidia-smi" in reason()
+    )
+    everything = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: everything)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert reason() == "no NVIDIA driver: nvidia-smi is not on this machine."
+    # A GPU, and a provider that does not start, for which ONNX Runtime would take the CPU.
+    monkeypatch.setattr(providers, "read_gpu", lambda: None)
+    assert reason().startswith("onnxruntime does not start CUDAExecutionProvider here: ")
+    assert "does not start CUDA" in run_step(steps.onnx_runtime_cuda, inputs, scans).failure
+
+
+def test_a_provider_is_tried_where_there_is_one() -> None:
+    assert providers.main(["CPUExecutionProvider"]) == 0
 
 
 # --- served: which release answers ---

@@ -39,6 +39,11 @@ def published(service: dict[str, Any]) -> dict[int, str]:
     return {int(inside): host for host, _, inside in ports}
 
 
+GPU_ENVIRONMENT = {
+    "NVIDIA_TF32_OVERRIDE": "0", "CTCLIP_CUDA_POOL_BYTES": "", "CTCLIP_PINNED_POOL_BYTES": "",
+}  # fmt: skip
+
+
 def test_cpu_and_gpu_differ_by_the_gpu_alone() -> None:
     services = read_services()
     assert set(services) == {*SERVERS, "build-engines"}
@@ -46,6 +51,8 @@ def test_cpu_and_gpu_differ_by_the_gpu_alone() -> None:
     assert (cpu.pop("profiles"), gpu.pop("profiles")) == (["cpu"], ["gpu"])
     (device,) = gpu.pop("deploy")["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
+    own = {**GPU_ENVIRONMENT, "CTCLIP_CONFIG_NAME": "gpu"}
+    assert gpu.pop("environment") == {**cpu.pop("environment"), **own}
     assert cpu == gpu
 
 
@@ -63,6 +70,7 @@ def test_engines_are_built_before_they_are_served_and_by_the_same_base() -> None
     # What builds may write to the repository and reaches nobody; it has no more rights otherwise.
     (repository,) = (v for v in build["volumes"] if isinstance(v, dict))
     assert repository == {k: v for k, v in serve["volumes"][0].items() if k != "read_only"}
+    assert build["environment"] == GPU_ENVIRONMENT
     assert build["network_mode"] == "none"
     for key in ("user", "read_only", "cap_drop", "security_opt", "init"):
         assert build[key] == serve[key], key

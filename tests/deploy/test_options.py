@@ -28,6 +28,8 @@ from .support import ROOT, read_services
 from .test_health_check import health_check, port_of
 
 FLAGS = json.loads((ROOT / "tests/data/triton_flags.json").read_text(encoding="utf-8"))
+POOLS = ("--cuda-memory-pool-byte-size=0:67108864", "--pinned-memory-pool-byte-size=67108864")
+"""What `serve` adds on a GPU, in other sizes: see test_gpu_pools."""
 KEY, SECRET = "ctclip-admin", "0123456789abcdef"
 Serve = Callable[..., Done]
 
@@ -60,7 +62,7 @@ def all_options(serve: Serve, certificates: Certificates) -> list[str]:
         CTCLIP_TLS_FOLDER=str(certificates.folder),
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return [*done.stdout.splitlines(), *POOLS]
 
 
 def test_every_option_is_documented(serve: Serve, certificates: Certificates) -> None:

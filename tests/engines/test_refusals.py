@@ -20,11 +20,12 @@ from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.engines import EngineRecord
 from ctclip_export.engines import process as process_module
-from ctclip_export.engines.build import build_engines, check_memory
+from ctclip_export.engines.build import build_engines
 from ctclip_export.engines.compiler import Job
 from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.key import Key, difference, require
+from ctclip_export.engines.memory import check_memory
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.run import missing_engine
@@ -309,10 +310,21 @@ def test_another_folder_is_no_repository(tmp_path: Path) -> None:
         build_engines(tmp_path, RTX, out=tmp_path.parent / "engines")
 
 
-def test_engines_that_do_not_fit_together_are_not_placed(key: Key) -> None:
+def test_engines_that_do_not_fit_together_are_not_placed(
+    key: Key, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that Triton holds beside them: its pool, ONNX Runtime, CUDA."""
+    repository = exported("fp32")
     gpu = Gpu("NVIDIA A2", "8.6", 16 * 2**30, 0, "570")
     half = {"activation_bytes": 5 * 2**30, "weights_bytes": 2**30}
     record = EngineRecord(key.onnx_sha256, "11.2", gpu.name, "8.6", {}, "fp32", "", 0, layers=half)
-    check_memory([record, record], gpu)
-    with pytest.raises(EngineError, match=r"need 18\.0 GiB of GPU memory together; NVIDIA A2 has"):
-        check_memory([record] * 3, gpu)
+    both = {VISION.name: record, TEXT_ENCODER.name: record}
+    check_memory(both, gpu, repository)
+    monkeypatch.setenv("CTCLIP_CUDA_POOL_BYTES", str(4 * 2**30))
+    said = r"need 18\.\d GiB .*engines 12\.0, Triton's pool 4\.0, ONNX .*; NVIDIA A2 has 16\.0"
+    with pytest.raises(EngineError, match=said) as caught:
+        check_memory(both, gpu, repository)
+    assert "CTCLIP_CUDA_POOL_BYTES" in caught.value.remedy
+    monkeypatch.setenv("CTCLIP_CUDA_POOL_BYTES", "4G")
+    with pytest.raises(InvalidInput, match="CTCLIP_CUDA_POOL_BYTES: got '4G'"):
+        check_memory(both, gpu, repository)

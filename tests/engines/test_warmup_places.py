@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -43,7 +42,8 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Outcome("", [], [])
 
     gpu = Gpu("NVIDIA A100", "8.0", 80 * 2**30, 0, "580")
-    monkeypatch.setattr(build_module, "load_library", lambda _: SimpleNamespace(__version__="11.2"))
+    monkeypatch.setattr(build_module, "load_library", lambda _: None)
+    monkeypatch.setattr(build_module, "library_version", lambda _: "11.2.1.2")
     monkeypatch.setattr(build_module, "read_gpu", lambda: gpu)
     monkeypatch.setattr(build_module, "compile_in_process", compile_anything)
     return given

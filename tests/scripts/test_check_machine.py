@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "check-machine.sh"
 TOOLS = ("sh", "bash", "uname", "getconf", "cut", "printf", "sort", "head")
 
 
-def check(python: str, **environment: str) -> Done:
-    return run(["/bin/sh", SCRIPT, python], env=os.environ | environment)
+def check(python: str, *kind: str, **environment: str) -> Done:
+    return run(["/bin/sh", SCRIPT, python, *kind], env=os.environ | environment)
 
 
 @pytest.fixture
@@ -79,3 +79,19 @@ def test_a_library_of_another_python_is_not_taken(tmp_path):
     done = check(sys.executable, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "the shared library of Python" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("smi", "code", "said"),
+    [
+        ("echo 570.86.15", 1, "missing: an NVIDIA driver for CUDA 13 (this is 570.86.15)"),
+        ("echo 580.65.06", 0, ""),
+        ("", 0, "note: no NVIDIA GPU answers here"),
+        ("echo Failed to initialize NVML; exit 9", 0, "note: no NVIDIA GPU answers here"),
+    ],
+)
+def test_a_gpus_environment_needs_its_driver(smi, code, said, machine):
+    done = check(sys.executable, "gpu", PATH=machine(nvidia_smi=smi))
+    assert done.returncode == code
+    assert said in done.stderr
+    assert bool(done.stderr) is bool(said)

@@ -11,6 +11,7 @@ from ctclip_client.contract import VISION
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_export.engines.run import missing_engine
 from ctclip_export.parity.judge import StepAnswer
+from ctclip_export.parity.providers import missing_cuda
 from ctclip_export.parity.runtimes import (
     ONNX_RUNTIME_PRECISIONS,
     load_openvino,
@@ -55,6 +56,11 @@ def planned_steps(inputs: ParityInputs) -> list[PlannedStep]:
     found += [
         PlannedStep(in_onnx, steps.onnx_runtime, no_kernels),
         PlannedStep(in_openvino, steps.openvino, no_openvino),
+        PlannedStep(
+            f"{in_onnx} on CUDA",
+            steps.onnx_runtime_cuda,
+            f"no {precision} graph was tried in its CUDA provider" if low else missing_cuda(),
+        ),
         PlannedStep(ENGINE_STEP, steps.engine, missing_engine(inputs.file(VISION.name))),
     ]
     where = f" ({inputs.config_name})" if inputs.config_name else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,26 @@ from ctclip_bench.parity.inputs import NoVerdict, ParityInputs
 from ctclip_bench.parity.prepared_scans import PreparedScan
 from ctclip_bench.parity.step_process import reason_of
 from ctclip_client import InvalidInput, read_volume
-from ctclip_client.contract import CHECK, FINDINGS, TEXT_ENCODER, TOKENIZER, VISION, Model
+from ctclip_client.contract import (
+    CHECK,
+    FINDINGS,
+    PREPROCESS,
+    TEXT_ENCODER,
+    TOKENIZER,
+    VISION,
+    VOXELS,
+    Model,
+)
 from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.run import EngineVision, checked_engine
 from ctclip_export.graphs.run import run_onnx
 from ctclip_export.model.preprocess import preprocess
+from ctclip_export.parity.check_fp32 import VOXELS_BOUND
+from ctclip_export.parity.compare import compare
 from ctclip_export.parity.judge import StepAnswer
+from ctclip_export.parity.providers import CUDA, Providers, open_session, run_session
 from ctclip_export.parity.reference import answer_in_pytorch
 from ctclip_export.parity.runtimes import (
     OnnxRuntimeVision,
@@ -40,6 +52,8 @@ from ctclip_server.releases.control import Control
 
 Scans = Sequence[PreparedScan]
 Answers = Iterator[StepAnswer]
+GPU_FILE = "model_gpu.onnx"
+"""Of preprocessing, beside its `model.onnx`: the same values in a form that suits a GPU."""
 EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
 """Token ids and mask (N, L) -> embeddings (N, E)."""
 
@@ -95,6 +109,35 @@ def openvino(inputs: ParityInputs, scans: Scans) -> Answers:
     return _graphs(inputs, scans, OpenVINOVision(inputs.file(VISION.name)), encode)
 
 
+def onnx_runtime_cuda(inputs: ParityInputs, scans: Scans, providers: Providers = CUDA) -> Answers:
+    """The repository's graphs in ONNX Runtime on the GPU, preprocessing and scores among them.
+
+    Volumes are prepared there, by the graph that is served there, and compared with those that the
+    CPU prepared before they are used. providers: others than CUDA.
+    """
+    os.environ.update(DRIVERS_ORDER)
+    special = inputs.file(PREPROCESS.name, GPU_FILE)
+    prepare = open_session(
+        special if special.is_file() else inputs.file(PREPROCESS.name), providers
+    )
+    text = open_session(inputs.file(TEXT_ENCODER.name), providers)
+    findings = open_session(inputs.file(FINDINGS.name), providers)
+
+    def voxels(scan: PreparedScan) -> NDArray[np.float32]:
+        got = run_session(prepare, scan.volume().tensors())
+        compare(PREPROCESS.name, got, {VOXELS.name: scan.voxels()}, {VOXELS.name: VOXELS_BOUND})
+        return np.asarray(got[VOXELS.name], np.float32)
+
+    def encode(ids: Ids, mask: Ids) -> NDArray[np.float32]:
+        outputs = run_session(text, {"INPUT_IDS": ids, "ATTENTION_MASK": mask})
+        return np.asarray(outputs["TEXT_EMBEDDING"], np.float32)
+
+    vision = OnnxRuntimeVision(inputs.file(VISION.name), providers)
+    return _graphs(
+        inputs, scans, vision, encode, voxels=voxels, score=partial(run_session, findings)
+    )
+
+
 def engine(inputs: ParityInputs, scans: Scans) -> Answers:
     """Both plans in TensorRT on the GPU, the scores in ONNX Runtime as they are served."""
     # The GPU that was asked about and compiled on; CUDA, when it starts, may number others first.
@@ -113,17 +156,23 @@ def engine(inputs: ParityInputs, scans: Scans) -> Answers:
 
 
 def _graphs(
-    inputs: ParityInputs, scans: Scans, vision: VisionRuntime, encode: EncodeText
+    inputs: ParityInputs,
+    scans: Scans,
+    vision: VisionRuntime,
+    encode: EncodeText,
+    *,
+    voxels: Callable[[PreparedScan], NDArray[np.float32]] = PreparedScan.voxels,
+    score: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] | None = None,
 ) -> Answers:
+    score = score or partial(run_onnx, inputs.file(FINDINGS.name))
     vocabulary = inputs.file(TOKENIZER.name, "vocab.txt").read_text(encoding="utf-8")
     ids, mask = tokenised(inputs.sentences, vocabulary)
     size = TEXT_ENCODER.max_batch_size
     starts = range(0, len(ids), size)
     bank = np.concatenate([encode(ids[at : at + size], mask[at : at + size]) for at in starts])
     for scan in scans:
-        outputs, tokens = vision.run(scan.voxels())
-        embedding = {"IMAGE_EMBEDDING": outputs["IMAGE_EMBEDDING"]}
-        scores = run_onnx(inputs.file(FINDINGS.name), embedding)
+        outputs, tokens = vision.run(voxels(scan))
+        scores = score({"IMAGE_EMBEDDING": outputs["IMAGE_EMBEDDING"]})
         yield StepAnswer.of({**outputs, **scores}, bank, tokens.numpy())
 
 

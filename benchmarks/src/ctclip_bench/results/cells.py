@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctclip_bench.results.result import Row
@@ -12,9 +12,11 @@ Cells = dict[str, str]
 
 
 def cells(row: Row) -> Cells:
-    """What a row says, its name first; columns that it has nothing for are missing."""
+    """What a row says, its name first; columns that it has nothing for are missing, and what is no
+    single value, which the JSON keeps.
+    """
     found = {"": row.name}
-    found |= {_words(key): number(value) for key, value in row.settings.items()}
+    found |= _single(row.settings)
     if row.times_ms is not None:
         times = row.times_ms
         found |= {
@@ -23,7 +25,7 @@ def cells(row: Row) -> Cells:
             "p90 ms": number(times.p90),
             "p99 ms": number(times.p99),
         }
-    found |= {_words(key): number(value) for key, value in row.figures.items() if _fits(value)}
+    found |= _single(row.figures)
     if row.parity is not None:
         told = row.parity
         found["parity"] = told.verdict
@@ -42,15 +44,17 @@ def cells(row: Row) -> Cells:
     return found
 
 
+def _single(values: Mapping[str, Any]) -> Cells:
+    return {
+        key.replace("_", " "): number(value)
+        for key, value in values.items()
+        if not isinstance(value, Mapping | list)
+    }
+
+
 def columns(rows: Sequence[Cells]) -> list[str]:
     """All columns of a table, each where it first comes."""
     return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _fits(value: Any) -> bool:
-    """Whether it is for a cell; what has parts with names is for the JSON alone."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    return not any(isinstance(part, dict) for part in parts)
 
 
 def number(value: Any) -> str:
@@ -64,11 +68,6 @@ def number(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " × ".join(number(each) for each in value)
     return str(value)
-
-
-def _words(key: str) -> str:
-    """ "gib_per_s" → "gib per s"."""
-    return key.replace("_", " ")
 
 
 def markdown(rows: Sequence[Cells]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +30,7 @@ from ctclip_export.engines.gpu import Gpu, read_gpu
 from ctclip_export.engines.graph_types import check_typed_graph
 from ctclip_export.engines.key import Key, difference
 from ctclip_export.engines.layers import LayerReport, read_layers
+from ctclip_export.engines.memory import check_memory
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import (
@@ -38,6 +40,7 @@ from ctclip_export.engines.target import (
     check_capability,
     load_library,
 )
+from ctclip_export.engines.versions import library_version
 from ctclip_export.engines.warmup import write_warmup
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.samples.sample_data import kept_folder
@@ -86,7 +89,7 @@ def build_engines(
     capability = _capability(gpu, compute_capability)
     check_capability(target, library, capability)
     builder = _Builder(
-        repository, target, str(library.__version__), capability, gpu, stages or Stages()
+        repository, target, library_version(library), capability, gpu, stages or Stages()
     )
     with _gone_if_empty(out), ExitStack() as staging:
         engines = [
@@ -94,7 +97,7 @@ def build_engines(
             for model, version in versions.items()
         ]
         if gpu is not None:
-            check_memory([engine.record for engine, _ in engines], gpu)
+            check_memory({engine.model: engine.record for engine, _ in engines}, gpu, repository)
         for engine, made in engines:
             if made is not None:
                 _place(engine, made, target)
@@ -172,25 +175,9 @@ class _Builder:
         """
         if self.target is not TENSORRT:
             return ""
-        return str(kept_folder() / f"timing-{self.library_version}-sm{self.capability}.bin")
-
-
-def check_memory(records: list[EngineRecord], gpu: Gpu) -> None:
-    """All engines together must fit the GPU: Triton takes their memory when it loads them.
-
-    Raises: EngineError.
-    """
-    total = sum(
-        record.layers.get(part, 0)
-        for record in records
-        for part in ("activation_bytes", "weights_bytes")
-    )
-    if total > gpu.memory_bytes:
-        raise EngineError(
-            f"engines: they need {total / 2**30:.1f} GiB of GPU memory together; {gpu.name} has "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB.",
-            "Nothing was placed. Export with --precision fp16, or serve on a larger GPU.",
-        )
+        # By its name: an A100 of 40 GB and one of 80 have one architecture and not one cache.
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.name.lower()) if self.gpu else ""
+        return str(kept_folder() / f"timing-{self.library_version}-{gpu}.bin")
 
 
 def _place(engine: BuiltEngine, made: Path, target: Target) -> None:

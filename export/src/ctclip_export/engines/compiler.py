@@ -90,9 +90,7 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
     config.add_optimization_profile(profile)
     cache = Path(job.timing_cache) if job.timing_cache else None
     if cache is not None:
-        content = _kept(cache)
-        # ignore_mismatch=False: one of another version or GPU is left aside, and written anew.
-        config.set_timing_cache(config.create_timing_cache(content), False)
+        _start_timing_cache(config, _kept(cache))
     plan = builder.build_serialized_network(network, config)
     del monitor
     if plan is None:
@@ -104,8 +102,27 @@ def compile_plan(job: Job, progress: Callable[[int], None]) -> Outcome:
         file.flush()
         os.fsync(file.fileno())
     if cache is not None:
-        _keep(cache, bytes(config.get_timing_cache().serialize()))
+        _keep(cache, _measured_timings(config))
     return _outcome(logger, "")
+
+
+def _start_timing_cache(config: Any, kept: bytes) -> None:
+    """Start from timings that were kept, or from none where the library refuses those.
+
+    It does for another GPU or version, of which a file may be left: the build then measures anew.
+    """
+    for content in (kept, b""):
+        cache = config.create_timing_cache(content)
+        # ignore_mismatch=False: timings of another GPU would choose the wrong kernels.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
+def _measured_timings(config: Any) -> bytes:
+    """What the build has measured; nothing where the library took no cache."""
+    cache = config.get_timing_cache()
+    content = None if cache is None else cache.serialize()
+    return b"" if content is None else bytes(content)
 
 
 def _kept(cache: Path) -> bytes:
@@ -117,6 +134,8 @@ def _kept(cache: Path) -> bytes:
 
 def _keep(cache: Path, content: bytes) -> None:
     """The cache spares minutes next time; an engine must not be lost for want of a place for it."""
+    if not content:
+        return
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with placed(cache) as file:

@@ -22,6 +22,7 @@ from ctclip_export.engines.key import Key, require
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import TENSORRT, EngineError, load_library
+from ctclip_export.engines.versions import library_version
 from ctclip_export.parity.runtimes import searched_tokens
 
 _DTYPES = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}
@@ -135,7 +136,7 @@ def checked_engine(model: Model, graph: Path, precision: str) -> Engine:
     Raises: EngineError saying what differs.
     """
     key = Key(
-        sha256(graph), str(load_library(TENSORRT).__version__), read_gpu().compute_capability,
+        sha256(graph), library_version(load_library(TENSORRT)), read_gpu().compute_capability,
         profile_of(model, graph), precision,
     )  # fmt: skip
     require(graph.parent, TENSORRT.plan, key)

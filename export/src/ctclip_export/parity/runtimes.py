@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from ctclip_client.contract import VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_export.graphs.run import run_onnx
+from ctclip_export.parity.providers import CPU, Providers, open_session
 
 ONNX_RUNTIME_PRECISIONS = frozenset({"fp32", "fp16", "int8"})
 """ONNX Runtime's CPU provider has almost no bfloat16 kernels; OpenVINO runs such a graph."""
@@ -39,19 +39,17 @@ class VisionRuntime(Protocol):
 
 
 class OnnxRuntimeVision:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime, on the CPU unless another provider is named."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, providers: Providers = CPU) -> None:
         """Load the graph with one more output: what goes into the code search.
 
-        Raises: ValueError if the graph has no code search; onnxruntime's own errors if it cannot
-        run here.
+        Raises: ValueError if the graph has no code search; NoProvider; onnxruntime's own errors if
+        it cannot run here.
         """
         model = onnx.load(path)
         self._tokens = searched_tokens(model.graph)
         model.graph.output.append(onnx.ValueInfoProto(name=self._tokens))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
         # Beside the file that is judged there may be no room; a path spares a copy of 700 MB.
         with tempfile.TemporaryDirectory(
             prefix="ctclip-parity-", ignore_cleanup_errors=True
@@ -59,9 +57,7 @@ class OnnxRuntimeVision:
             visible = Path(folder) / "model.onnx"
             onnx.save(model, visible)
             del model
-            self._session = onnxruntime.InferenceSession(
-                str(visible), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(visible, providers)
 
     def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
         """See `VisionRuntime`."""
