@@ -1,1 +1,1 @@
-"""Latency and throughput of a server, measured from its clients' side, parity verdict first."""
+"""A server under load, and the way from a file to an answer: parity verdict first."""

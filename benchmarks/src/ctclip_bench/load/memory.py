@@ -1,28 +1,22 @@
-"""Memory that the server takes: on the GPU by the driver, in main memory by the kernel."""
+"""Memory that processes take, in main memory by the kernel, on the GPU by the driver; and their
+seconds of a core."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Self
 
 import psutil
 
 from ctclip_export.engines.gpu import NoGpu, read_gpu
 
-INTERVAL_S = 1.0
+INTERVAL_S = 0.25
+_STUB = "triton_python_backend_stub"
 
-Reader = Callable[[], int | None]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Bytes before the server or the load began, at most while it lasted, and afterwards."""
-
-    before_bytes: int
-    most_bytes: int
-    after_bytes: int
+Reader = Callable[[], Mapping[str, int]]
+"""Bytes by name; what is not there is left out."""
 
 
 def gpu_memory() -> int | None:
@@ -33,65 +27,80 @@ def gpu_memory() -> int | None:
         return None
 
 
-def process_memory(process_id: int) -> int | None:
-    """Bytes of main memory that a process and its descendants take, None if it has gone.
+def process_memory(process_id: int) -> dict[str, int]:
+    """Bytes of main memory of a process and of each of its descendants, by what they are.
 
     The kernel's proportional set size: pages that Triton and its Python processes share are counted
     once, where a sum of resident sizes would count them in each.
     """
+    found: dict[str, int] = {}
+    for process in _family(process_id):
+        try:
+            size = int(process.memory_full_info().pss)
+            name = _name(process)
+        except psutil.Error:  # it ended while we looked, or is another user's
+            continue
+        found[name] = found.get(name, 0) + size
+    return found
+
+
+def core_seconds(process_id: int) -> float:
+    """Seconds of a core that a process and its descendants have had, user and system."""
+    total = 0.0
+    for process in _family(process_id):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _family(process_id: int) -> Iterator[psutil.Process]:
     try:
         root = psutil.Process(process_id)
-        family = [root, *root.children(recursive=True)]
+        yield from [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return None
-    sizes = [size for size in map(_proportional, family) if size is not None]
-    return sum(sizes) if sizes else None
+        return
 
 
-def _proportional(process: psutil.Process) -> int | None:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:  # it ended while we looked, or is another user's
-        return None
+def _name(process: psutil.Process) -> str:
+    """ "tritonserver", or for a Python model's process "Python of ctclip_check"."""
+    command = process.cmdline()
+    if command and Path(command[0]).name == _STUB and len(command) > 1:
+        return f"Python of {Path(command[1]).parent.parent.name}"
+    return process.name()
 
 
-class Watch:
-    """Read a size again and again while the block lasts. `usage` afterwards: None if unknown.
+class Peaks:
+    """Read sizes again and again while the block lasts. `bytes`: the largest of each name."""
 
-    before_bytes: a reading from earlier on, if the block begins when memory is taken already.
-    """
-
-    def __init__(
-        self, read: Reader, before_bytes: int | None = None, interval_s: float = INTERVAL_S
-    ) -> None:
-        self.usage: Usage | None = None
+    def __init__(self, read: Reader, interval_s: float = INTERVAL_S) -> None:
+        self.bytes: dict[str, int] = {}
         self._read = read
-        self._before = before_bytes
         self._interval_s = interval_s
-        self._most = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        first = self._read()
-        if first is not None:
-            self._before = first if self._before is None else self._before
-            self._most = max(first, self._before)
-            self._thread.start()
+        self._note()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._thread.is_alive():
-            return
         self._end.set()
         self._thread.join()
-        after = self._read()
-        if after is not None and self._before is not None:
-            self.usage = Usage(self._before, max(self._most, after), after)
+        self._note()
+
+    def gib(self, name: str) -> float | None:
+        """The largest of one name, None where it was never there."""
+        size = self.bytes.get(name)
+        return None if size is None else size / 2**30
+
+    def _note(self) -> None:
+        for name, size in self._read().items():
+            self.bytes[name] = max(size, self.bytes.get(name, 0))
 
     def _watch(self) -> None:
         while not self._end.wait(self._interval_s):
-            size = self._read()
-            if size is None:
-                return  # the server is gone; __exit__ sees the same
-            self._most = max(self._most, size)
+            self._note()

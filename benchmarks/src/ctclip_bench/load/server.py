@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from ctclip_bench.load.memory import process_memory
 from ctclip_bench.load.statistics import Spent, read_statistics, settled
 from ctclip_client import (
     CTClipError,
@@ -33,10 +28,7 @@ from ctclip_client.release.repository import (
 )
 from ctclip_client.transport.connection import Connection
 from ctclip_client.transport.endpoint import Endpoint
-from ctclip_client.transport.infer import RELEASE_PATIENCE_S
-from ctclip_client.transport.shared_memory import Region
 from ctclip_export.engines.gpu import Gpu, NoGpu, read_gpu
-from ctclip_server.embedded.server import EmbeddedTriton
 
 _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.UNAVAILABLE": Unavailable,
@@ -44,9 +36,8 @@ _ERRORS: Mapping[str, type[CTClipError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidInput,
     "StatusCode.NOT_FOUND": NotReady,
 }
-_AGAIN_S = 0.2
-_BRIEF_S, _QUESTION_S = 5.0, 30.0
-"""Limits for a sign of life, and for what is no inference: without one, gRPC waits for ever."""
+_QUESTION_S = 30.0
+"""For what is no inference: without a limit, gRPC waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +51,12 @@ class Server(Connection):
         """Whether its address is a loopback one."""
         return Endpoint.parse(self.url).loopback
 
-    def memory_bytes(self) -> int | None:
-        """Main memory of the embedded server's processes; None for any other, or if it is gone."""
-        return None if self.process_id is None else process_memory(self.process_id)
-
     def gpu(self) -> Gpu | None:
         """The first visible GPU of this machine, if the server is here and there is one."""
         try:
             return read_gpu() if self.on_this_machine else None
         except NoGpu:
             return None
-
-    def silence(self) -> CTClipError | None:
-        """Why it does not answer a question of a few seconds; None if it does, whatever it says."""
-        brief = replace(self, timeout_s=min(_BRIEF_S, self.timeout_s))
-        try:
-            with brief.client() as client:
-                client.check_ready()
-        except CTClipError as error:
-            return error if isinstance(error, Unavailable | DeadlineExceeded) else None
-        return None
-
-
-@contextmanager
-def embedded(repository: Path, config_name: str | None, timeout_s: float) -> Iterator[Server]:
-    """Start the embedded Triton over a repository; it is stopped at the end, whatever happens."""
-    with EmbeddedTriton(repository, config_name=config_name) as server:
-        yield Server(server.grpc_url, timeout_s, process_id=server.process_id)
 
 
 def running(connection: Connection) -> Server:
@@ -127,47 +97,6 @@ class Raw:
         """What every model has done since the server started, when nothing is under way."""
         read = self.connection.get_inference_statistics
         return settled(lambda: read_statistics(self.ask(read)))
-
-
-@contextmanager
-def shared_region(raw: Raw, array: NDArray[np.float32]) -> Iterator[str]:
-    """The name of a region of system shared memory that holds an array and that the server has
-    mapped; "" where it is on another machine, does not allow it, or there is too little memory.
-    """
-    with ExitStack() as stack:
-        name = ""
-        # There is too little of it, or Triton forbids it, as by default since 26.04.
-        with suppress(OSError, CTClipError):
-            if raw.server.on_this_machine:
-                region = Region(array.nbytes)
-                # The name goes first, so that a server which has yet to map it cannot any more.
-                stack.callback(_forget, raw, region)
-                stack.callback(region.close)
-                region.create()
-                register = raw.connection.register_system_shared_memory
-                region.offered = True
-                try:
-                    raw.ask(register, region.name, region.key, region.nbytes)
-                except CTClipError as error:
-                    region.offered = isinstance(error, DeadlineExceeded)
-                    raise
-                region.write(np.ascontiguousarray(array).view(np.int16))
-                name = region.name
-        yield name
-
-
-def _forget(raw: Raw, region: Region) -> None:
-    """Let the server forget a region, which it refuses while it still reads it."""
-    end_s = time.monotonic() + RELEASE_PATIENCE_S
-    while region.offered and time.monotonic() < end_s:
-        try:
-            raw.ask(raw.connection.unregister_system_shared_memory, region.name)
-        except ServerError:
-            time.sleep(_AGAIN_S)
-        except CTClipError:  # the server has gone, and its mapping with it
-            return
-        else:
-            return
 
 
 def without_address(text: str, address: str) -> str:

@@ -48,14 +48,14 @@ class Spent:
         """
         return float(getattr(self, f"{phase}_ns")) / max(self.requests, 1) / 1e6
 
-    def as_json(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Counts, and mean milliseconds of a request in each phase."""
-        phases = {f"{phase}_ms": round(self.mean_ms(phase), 4) for phase in _PHASES[1:]}
+        phases = {f"{phase}_ms": self.mean_ms(phase) for phase in _PHASES[1:]}
         return {
             "requests": self.requests,
             "executions": self.executions,
-            "mean_batch": round(self.batch, 3),
-            "total_ms": round(self.mean_ms("success"), 4),
+            "mean_batch": self.batch,
+            "total_ms": self.mean_ms("success"),
             **phases,
         }
 

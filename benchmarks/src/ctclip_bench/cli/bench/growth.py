@@ -1,0 +1,72 @@
+"""`ctclip bench growth`: how the cost of an answer grows with what is asked."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ctclip_bench.cli.subject import (
+    add_output_options,
+    add_subject_options,
+    at_least,
+    check_together,
+    one_of,
+    read_subject,
+    write,
+)
+from ctclip_client.cli.flag_values import seconds
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK
+from ctclip_client.system.signals import termination_interrupts
+
+SUMMARY = "Measure how cost grows with slices, matrix, prompts, clients, scans; verdict first."
+AXES = ("slices", "matrix", "prompts", "clients", "scans")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add_subject_options(parser, "a server that runs already", scans=False)
+    parser.add_argument(
+        "--scan", type=Path, metavar="FILE", help="what volumes are made of (a public chest CT)"
+    )
+    parser.add_argument(
+        "--axes", type=one_of(AXES), default=",".join(AXES), metavar="LIST",
+        help="one at a time, the others at 300 slices of 512 × 512",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=at_least(1), default=3, metavar="N", help="of each point")
+    parser.add_argument(
+        "--limit-s", type=seconds, default=120.0, metavar="S",
+        help="for each point, and for each answer: what takes longer is not run, nor more of it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true", help="small volumes and few points: does it work at all?"
+    )
+    add_output_options(parser)
+
+
+@termination_interrupts()
+def run(args: argparse.Namespace) -> int:
+    """Judge, measure, write, print."""
+    from ctclip_bench.load import growth
+    from ctclip_bench.load.session import read_scans, session
+    from ctclip_bench.results.files import check_folder
+    from ctclip_client.system.progress import Stages
+
+    check_together(args)
+    check_folder(args.out)
+    values = growth.QUICK if args.quick else growth.AXES
+    slices, matrix = (
+        (growth.QUICK_SLICES, growth.QUICK_MATRIX)
+        if args.quick
+        else (growth.BASE_SLICES, growth.BASE_MATRIX)
+    )
+    axes = {axis: values[axis] for axis in args.axes}
+    plan = growth.Plan(axes, slices, matrix, args.repeats, args.limit_s)
+    inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))
+    with Stages() as stages:
+        (sample,) = read_scans(inputs, stages)
+        with session(
+            inputs, stages, config_name=args.config_name, timeout_s=args.timeout_s
+        ) as server:
+            result = growth.measure(server, sample, plan)
+    write(result, args)
+    return EXIT_OK if result.passed else EXIT_CHECK_FAILED
