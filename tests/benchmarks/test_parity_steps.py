@@ -25,7 +25,7 @@ from ctclip_bench.parity.inputs import NoVerdict, ParityInputs, read_inputs
 from ctclip_bench.parity.plan import planned_steps
 from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import Step, run_step, without_names
-from ctclip_client.contract import PUBLISHED_GEOMETRY
+from ctclip_client.contract import GPU_GRAPH, PUBLISHED_GEOMETRY
 from ctclip_client.errors import (
     CTClipError,
     DeadlineExceeded,
@@ -219,7 +219,7 @@ def test_it_takes_preprocessings_own_graph_for_gpus_and_judges_it(
     shift = onnx.numpy_helper.from_array(np.array(3e-4, np.float32), "shift")
     graph.graph.initializer.append(shift)
     graph.graph.node.append(onnx.helper.make_node("Add", ["before", "shift"], [out.name]))
-    onnx.save(graph, inputs.file("ctclip_preprocess", steps.GPU_FILE))
+    onnx.save(graph, inputs.file("ctclip_preprocess", GPU_GRAPH))
     ran = run_step(partial(steps.onnx_runtime_cuda, providers=CPU), inputs, scans[:1])
     assert "ctclip_preprocess: VOXELS" in ran.failure
 

@@ -13,6 +13,7 @@ from ctclip_bench.gpu.settings import graph_of_release
 from ctclip_bench.gpu.subject import Subject
 from ctclip_client.contract import (
     FINDINGS,
+    GPU_GRAPH,
     PREPROCESS,
     RELEVANCE,
     SCORE,
@@ -22,7 +23,7 @@ from ctclip_client.contract import (
 )
 from ctclip_client.system.files import placed
 from ctclip_export.graphs.encoders import trace_text, trace_vision
-from ctclip_export.graphs.preprocess import preprocess_graph
+from ctclip_export.graphs.preprocess import preprocess_gpu_graph, preprocess_graph
 from ctclip_export.graphs.relevance import relevance_graph
 from ctclip_export.graphs.score import findings_graph, score_graph
 from ctclip_export.precision.typed_twin import typed
@@ -81,10 +82,10 @@ def _relevance(subject: Subject) -> onnx.ModelProto:
 
 
 GRAPHS: Mapping[str, Graph] = {
-    # The form of the preprocessing for GPUs belongs here as soon as there is one: named
-    # "preprocess …", with file="model_gpu.onnx". The phases "model" and "onnx" then take it, too;
-    # "transfer" names the one that it takes.
     "preprocess": Graph(PREPROCESS, lambda subject: preprocess_graph(subject.geometry)),
+    "preprocess for GPUs": Graph(
+        PREPROCESS, lambda subject: preprocess_gpu_graph(subject.geometry), file=GPU_GRAPH
+    ),
     "vision fp32": Graph(VISION, _vision("fp32"), "fp32"),
     "vision fp16": Graph(VISION, _vision("fp16"), "fp16"),
     "vision bf16": Graph(VISION, _vision("bf16"), "bf16"),

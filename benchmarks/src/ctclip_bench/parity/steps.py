@@ -20,6 +20,7 @@ from ctclip_client import InvalidInput, read_volume
 from ctclip_client.contract import (
     CHECK,
     FINDINGS,
+    GPU_GRAPH,
     PREPROCESS,
     TEXT_ENCODER,
     TOKENIZER,
@@ -52,8 +53,6 @@ from ctclip_server.releases.control import Control
 
 Scans = Sequence[PreparedScan]
 Answers = Iterator[StepAnswer]
-GPU_FILE = "model_gpu.onnx"
-"""Of preprocessing, beside its `model.onnx`: the same values in a form that suits a GPU."""
 EncodeText = Callable[[Ids, Ids], NDArray[np.float32]]
 """Token ids and mask (N, L) -> embeddings (N, E)."""
 
@@ -116,7 +115,7 @@ def onnx_runtime_cuda(inputs: ParityInputs, scans: Scans, providers: Providers =
     CPU prepared before they are used. providers: others than CUDA.
     """
     os.environ.update(DRIVERS_ORDER)
-    special = inputs.file(PREPROCESS.name, GPU_FILE)
+    special = inputs.file(PREPROCESS.name, GPU_GRAPH)
     prepare = open_session(
         special if special.is_file() else inputs.file(PREPROCESS.name), providers
     )

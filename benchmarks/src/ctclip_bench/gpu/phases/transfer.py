@@ -66,7 +66,7 @@ def _chain(subject: Subject, rows: Rows) -> None:
     """
     load_onnxruntime(subject.device)
     scan = scan_of(subject).tensors()
-    first = Session(graph(subject, "preprocess"), subject.device)
+    first = Session(graph(subject, "preprocess for GPUs"), subject.device)
     second = Session(graph(subject, "vision fp32"), subject.device)
     _, _ = first.profiled(scan), second.profiled({"VOXELS": subject.volume(0).cpu().numpy()})
     made = first.bound(scan, ["VOXELS"])
