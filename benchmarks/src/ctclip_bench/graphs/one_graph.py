@@ -79,9 +79,10 @@ def measure_graph(
         right = [entrant for entrant in entrants if entrant.runner and not entrant.wrong]
         works = {each.one.name: each.runner.run for each in right if each.runner}
         with stages.stage(f"{case.word}: time", amount.rounds * len(works)) as advance:
+            # All have run before, when they were judged.
             times = in_turn(
-                works, measure_on(amount.device), rounds=amount.rounds, limit_s=amount.limit_s,
-                advance=advance,
+                works, measure_on(amount.device), rounds=amount.rounds, warmup=0,
+                limit_s=amount.limit_s, advance=advance,
             )  # fmt: skip
     for entrant in right:
         entrant.times = times[entrant.one.name]

@@ -85,7 +85,7 @@ def _runs(name: str, rows: Sequence[Row]) -> Table:
         table.add_row(
             escape(row.name), *cells,
             _number(figures.get("times_of_first"), "{:.2f}"),
-            _number(figures.get("share_of_limit"), "{:.0%}"),
+            _share(figures.get("share_of_limit")),
             _number(parity.codes_agree, "{:.3%}"), _number(parity.cosine, "{:.6f}"),
             _number(parity.logit_difference, "{:.1e}"),
             _number(figures.get("largest_difference"), "{:.1e}"),
@@ -168,6 +168,10 @@ def _table(title: str, first: str) -> Table:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.{0 if value >= 0.1 else 2}%}"
 
 
 def _ms(value: float) -> str:
