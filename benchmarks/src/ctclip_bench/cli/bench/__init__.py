@@ -2,6 +2,7 @@
 
 SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
 WORDS = {
+    "graphs": "ctclip_bench.cli.bench.graphs",
     "serve": "ctclip_bench.cli.bench.serve",
     "file": "ctclip_bench.cli.bench.file",
     "growth": "ctclip_bench.cli.bench.growth",

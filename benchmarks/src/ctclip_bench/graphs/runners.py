@@ -1,0 +1,225 @@
+"""One graph in one runtime, ready to be timed: the file as it is, inputs in place beforehand."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ctclip_client.contract import Model
+from ctclip_client.errors import InvalidInput
+from ctclip_export.engines.run import Engine, checked_engine
+from ctclip_export.engines.target import TENSORRT, EngineError
+from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, load_openvino
+
+Feed = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
+
+CUDA = "CUDAExecutionProvider"
+
+
+class Runner(Protocol):
+    """`bind` puts inputs where they are computed with, `run` computes and leaves the outputs there,
+    `outputs` fetches them. Only `run` is timed.
+    """
+
+    def bind(self, feed: Feed) -> None: ...
+    def run(self) -> object: ...
+    def outputs(self) -> Outputs: ...
+
+
+def cores() -> int:
+    """Cores that this process may use: the threads of every runtime."""
+    return len(os.sched_getaffinity(0))
+
+
+def missing_cuda_provider() -> str:
+    """Why ONNX Runtime cannot use a GPU here; "" if it can be tried."""
+    if CUDA in onnxruntime.get_available_providers():
+        return ""
+    return "this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place"
+
+
+class OnnxRunner:
+    """ONNX Runtime, on the CPU or by its CUDA provider with inputs and outputs on the GPU."""
+
+    def __init__(
+        self, path: Path, device: str = "cpu", *, tf32: bool = False, profile: Path | None = None
+    ) -> None:
+        """profile: a folder for the trace of every node.
+
+        Raises: InvalidInput where there is no CUDA provider; ONNX Runtime's own errors.
+        """
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = cores()
+        options.inter_op_num_threads = 1
+        # Its threads would go on spinning while the next runtime is measured.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile / "trace")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device == "cuda":
+            if missing := missing_cuda_provider():
+                raise InvalidInput(missing, "Or measure with --device cpu.")
+            if hasattr(onnxruntime, "preload_dlls"):  # CUDA's libraries out of torch's wheels
+                onnxruntime.preload_dlls()
+            chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
+            providers = [(CUDA, chosen), *providers]
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if device == "cuda" and CUDA not in self.session.get_providers():
+            raise InvalidInput(  # it falls back in silence
+                "ONNX Runtime could not start its CUDA provider.",
+                "Do its CUDA and cuDNN fit this driver? Its log says more.",
+            )
+        self._on_gpu = device == "cuda"
+        self._names = [output.name for output in self.session.get_outputs()]
+        self._feed: dict[str, NDArray[Any]] = {}
+        self._values: list[NDArray[Any]] = []
+        self._binding: Any = None
+        self._held: list[Any] = []
+
+    def bind(self, feed: Feed) -> None:
+        """See `Runner`."""
+        self._feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        if not self._on_gpu:
+            return
+        self._binding = self.session.io_binding()
+        self._held = []
+        for name, array in self._feed.items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+            self._held.append(value)
+            self._binding.bind_ortvalue_input(name, value)
+        for name in self._names:
+            self._binding.bind_output(name, "cuda")
+
+    def run(self) -> object:
+        """See `Runner`."""
+        if self._on_gpu:
+            self.session.run_with_iobinding(self._binding)  # returns when the GPU has finished
+        else:
+            self._values = self.session.run(self._names, self._feed)
+        return None
+
+    def outputs(self) -> Outputs:
+        """See `Runner`."""
+        if self._on_gpu:
+            self._values = self._binding.copy_outputs_to_cpu()
+        return dict(zip(self._names, self._values, strict=True))
+
+
+def nodes_by_provider(path: Path, feed: Feed, device: str) -> Counter[str]:
+    """How many nodes of a graph each provider of ONNX Runtime computed, in one traced run.
+
+    Nodes are those that were left after fusing; nodes of a loop's body count once for each step.
+    """
+    with tempfile.TemporaryDirectory(prefix="ctclip-trace-", ignore_cleanup_errors=True) as folder:
+        runner = OnnxRunner(path, device, profile=Path(folder))
+        runner.bind(feed)
+        runner.run()
+        events = json.loads(Path(runner.session.end_profiling()).read_text(encoding="utf-8"))
+    return Counter(
+        event["args"]["provider"]
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    )
+
+
+class OpenVINORunner:
+    """OpenVINO on the CPU."""
+
+    def __init__(self, path: Path, precision: str = "f32") -> None:
+        """precision: "f32": the types that the graph states, and no lower one; "bf16": a float32
+        graph's products in bfloat16.
+
+        Raises: InvalidInput where OpenVINO is not installed, or does not take the graph.
+        """
+        options: dict[str, Any] = dict(OPENVINO_OPTIONS)
+        if precision == "bf16":
+            options = {"INFERENCE_PRECISION_HINT": "bf16", "EXECUTION_MODE_HINT": "PERFORMANCE"}
+        options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores()}
+        try:
+            compiled = load_openvino().Core().compile_model(path, "CPU", options)
+        except RuntimeError as error:  # many lines of where, and at the end, what
+            lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+            raise InvalidInput(f"OpenVINO cannot load it: {lines[-1]}") from error
+        self._names = [output.get_any_name() for output in compiled.outputs]
+        self._request = compiled.create_infer_request()
+        self._feed: dict[str, NDArray[Any]] = {}
+
+    def bind(self, feed: Feed) -> None:
+        """See `Runner`."""
+        self._feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+
+    def run(self) -> object:
+        """See `Runner`."""
+        return self._request.infer(self._feed, share_inputs=True, share_outputs=True)
+
+    def outputs(self) -> Outputs:
+        """See `Runner`."""
+        return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
+
+
+class _PlacedEngine(Engine):
+    """A plan whose inputs and outputs stay on the GPU between runs."""
+
+    def place(self, feed: Feed) -> None:
+        self._placed: dict[str, Tensor] = {}
+        mode = self._library.TensorIOMode
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        self.output_names = [n for n in names if self._engine.get_tensor_mode(n) != mode.INPUT]
+        for name, array in feed.items():
+            tensor = torch.from_numpy(np.ascontiguousarray(array)).cuda()
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                raise EngineError(f"engine: {name} {list(tensor.shape)} is outside of the plan.")
+            self._placed[name] = tensor
+        for name in self.output_names:
+            kind = self._engine.get_tensor_dtype(name).name
+            dtype = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}[kind]
+            shape = tuple(self._context.get_tensor_shape(name))
+            self._placed[name] = torch.empty(shape, dtype=dtype, device="cuda")
+        for name, tensor in self._placed.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        torch.cuda.synchronize()
+
+    def execute(self) -> None:
+        # On the stream whose events take the time.
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError("engine: TensorRT could not run the plan.")
+
+    def fetch(self) -> Outputs:
+        torch.cuda.synchronize()
+        return {name: self._placed[name].cpu().numpy() for name in self.output_names}
+
+
+class TensorRTRunner:
+    """TensorRT, by the plan beside an ONNX file."""
+
+    def __init__(self, model: Model, graph: Path, precision: str) -> None:
+        """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
+        checked_engine(model, graph, precision)
+        self._engine = _PlacedEngine(graph.parent / TENSORRT.plan)
+
+    def bind(self, feed: Feed) -> None:
+        """See `Runner`."""
+        self._engine.place(feed)
+
+    def run(self) -> object:
+        """See `Runner`."""
+        self._engine.execute()
+        return None
+
+    def outputs(self) -> Outputs:
+        """See `Runner`."""
+        return self._engine.fetch()
