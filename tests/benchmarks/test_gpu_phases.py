@@ -123,12 +123,20 @@ def test_a_repository_is_measured_with_its_own_graphs(
     found = read(path)
     rows = {(row.table, row.name): row for row in found.rows}
     assert rows["model", "graph: vision fp32"].figures["of"] == "the repository"
-    for name in ("preprocess", "vision fp32", "text", "score", "findings", "relevance"):
+    for name in (
+        "preprocess",
+        "preprocess for GPUs",
+        "vision fp32",
+        "text",
+        "score",
+        "findings",
+        "relevance",
+    ):
         row = rows["onnx", name]
         assert row.parity is not None
         assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), name
     refused = [row.name for row in found.table("onnx") if row.figures.get("refused")]
-    assert len(refused) == 8
+    assert len(refused) == 13
     assert rows["onnx", "vision fp32, guard: one voxel of NaN"].figures["marked"]
     assert rows["transfer", "preprocess and vision, VOXELS in place"].figures["voxels_on"] == "cpu"
     eager = rows["latency", "vision fp16, batch 2, eager"]
