@@ -82,7 +82,7 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     ),
     "growth": tables(
         "growth", ["slices", "matrix", "prompts", "clients", "scans"],
-        ("", "fixed ms", "per unit ms", "power"), is_fit,
+        ("axis", "fixed ms", "per unit ms", "power"), is_fit,
     ),
 }  # fmt: skip
 

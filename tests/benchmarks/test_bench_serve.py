@@ -314,7 +314,7 @@ def test_numbers_do_not_go_under_a_wrong_name(
     assert main([*command, "--config-name", "openvino"]) == 2
     assert "runs it on onnxruntime; config openvino" in capsys.readouterr().err
     assert main([*command, "--config-name", "nonsense"]) == 2
-    assert "Variants that it has: openvino" in capsys.readouterr().err
+    assert "Variants that it has: gpu, openvino" in capsys.readouterr().err
     file = copied / "ctclip_check" / "1" / "provenance.json"
     content = json.loads(file.read_text())
     content["release"]["release"] = "feedfeedfeedfeed"

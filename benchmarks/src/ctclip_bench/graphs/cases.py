@@ -64,6 +64,11 @@ class Case:
         """Of the inputs that are timed."""
         return {name: array.shape for name, array in self.feeds[0].items()}
 
+    @property
+    def decisive(self) -> Feed:
+        """Those of them on which shapes inside of the graph depend."""
+        return {name: array for name, array in self.feeds[0].items() if name == "SPACING"}
+
 
 def case_of(subject: Subject, word: str) -> Case:
     """word: of GRAPHS; "classfine" only where the release has it."""

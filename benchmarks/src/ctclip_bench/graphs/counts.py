@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference
 
 from ctclip_client.errors import InvalidInput
@@ -98,9 +102,14 @@ class _Tensor:
         return self.elements * _BYTES.get(self.dtype, 0)
 
 
-def count_graph(path: Path, inputs: Mapping[str, Sequence[int]]) -> Count:
+def count_graph(
+    path: Path,
+    inputs: Mapping[str, Sequence[int]],
+    values: Mapping[str, NDArray[Any]] | None = None,
+) -> Count:
     """Count a graph for inputs of these shapes, by name.
 
+    values: of small inputs on which shapes inside depend, such as SPACING in preprocessing.
     Guards (a `Reshape` to a shape that a `Where` chooses) are taken as passed. Bodies of `Scan`
     count once for each step. Raises: InvalidInput for inputs that the graph does not have, or a
     graph with loops or branches, whose number of steps no shape tells.
@@ -119,6 +128,9 @@ def count_graph(path: Path, inputs: Mapping[str, Sequence[int]]) -> Count:
             value.type.tensor_type.shape.dim.add().dim_value = int(size)
     ends = [value.name for value in (*graph.input, *graph.output)]
     weights = [tensor.name for tensor in graph.initializer]
+    if values:
+        model = _folded(model, values)
+        graph = model.graph
     _lighten(graph)
     # Shapes beyond a guard are found only where it is passed, and some only where it is not.
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
@@ -128,6 +140,25 @@ def count_graph(path: Path, inputs: Mapping[str, Sequence[int]]) -> Count:
     counter = _Counter(inferred)
     counter.nodes(inferred, tensors, 1)
     return counter.finished(tensors, ends, weights)
+
+
+def _folded(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """With inputs as constants, and all that follows from them computed: ONNX Runtime folds it."""
+    for value in list(model.graph.input):
+        if value.name in values:
+            model.graph.input.remove(value)
+            model.graph.initializer.append(
+                onnx.numpy_helper.from_array(values[value.name], value.name)
+            )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory(prefix="ctclip-bench-") as folder:
+        options.optimized_model_filepath = f"{folder}/folded.onnx"
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _lighten(graph: onnx.GraphProto) -> None:
@@ -258,6 +289,8 @@ class _Counter:
         """ends: inputs and outputs of the graph."""
         least = float(sum(tensors[name].bytes for name in ends if name in tensors))
         for name in weights:
+            if name not in tensors:  # folded away
+                continue
             size = tensors[name].bytes
             least += size if name in self.read else min(size, self.gathered.get(name, 0.0))
         return Count(

@@ -95,7 +95,7 @@ def _measure(inputs: ParityInputs, plan: Plan, stages: Stages) -> Measured:
     verdicts: list[Parity] = []
     for word in plan.graphs:
         case = case_of(subject, word)
-        counts = {path.name: count_graph(path, case.shapes) for path in case.files}
+        counts = {path.name: count_graph(path, case.shapes, case.decisive) for path in case.files}
         limits = partial(_limit_ms, case, counts, ceilings)
         every = contenders(case, subject, plan.device, compiled=plan.compiled)
         some, verdict = measure_graph(case, every, amount, limits, stages)

@@ -120,9 +120,10 @@ def changed_files(inputs: ParityInputs) -> str:
     for model in inputs.members.steps:
         folder = inputs.members.folder(model, inputs.version)
         record = read_model_record(folder)
-        if _sha256("--repository", folder / record.file) != record.file_sha256:
-            _check_graph(folder / record.file)
-            changed.append(f"{model}: {record.file}")
+        for file, expected in record.files.items():
+            if _sha256("--repository", folder / file) != expected:
+                _check_graph(folder / file)
+                changed.append(f"{model}: {file}")
     return f"{', '.join(changed)} is not the file that provenance.json describes" * bool(changed)
 
 
