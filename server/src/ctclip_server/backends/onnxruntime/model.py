@@ -119,6 +119,7 @@ def _load(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.
 def _providers(kind: str, cuda: dict[str, str]) -> list[Any]:
     if kind == "GPU":
         if "CUDAExecutionProvider" in ort.get_available_providers():
+            ort.preload_dlls()  # CUDA's libraries of pip lie where the loader does not look
             return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
         pb_utils.Logger.log_warn(
             "this ONNX Runtime has no CUDA provider: a GPU instance runs on the CPU"
