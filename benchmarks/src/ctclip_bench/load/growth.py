@@ -48,6 +48,9 @@ class Plan:
     limit_s: float
 
 
+_REPEATS = Parity("PASS", "the first answer to the same question")
+
+
 @dataclass(frozen=True)
 class _Point:
     """What one value of an axis stands for."""
@@ -94,7 +97,7 @@ def measure(session: Session, sample: Volume, plan: Plan) -> Result:
     complaints: list[str] = []
     if judged.passed:
         for axis, values in plan.axes.items():
-            for row in _axis(session, sample, plan, (axis, values), judged):
+            for row in _axis(session, sample, plan, (axis, values)):
                 rows.append(row)
                 if row.parity is not None and row.parity.verdict != "PASS":
                     complaints.append(row.name)
@@ -114,11 +117,7 @@ def _judge(session: Session, base: Volume) -> Judged:
 
 
 def _axis(
-    session: Session,
-    sample: Volume,
-    plan: Plan,
-    axis: tuple[str, tuple[int, ...]],
-    judged: Judged,
+    session: Session, sample: Volume, plan: Plan, axis: tuple[str, tuple[int, ...]]
 ) -> Iterator[Row]:
     name, values = axis
     measured: list[Row] = []
@@ -133,7 +132,7 @@ def _axis(
             with session.stages.stage(f"Growth: {name} {value}"):
                 point = _point(sample, plan, name, value)
                 try:
-                    found = replace(row, parity=judged.parity)
+                    found = replace(row, parity=_REPEATS)
                     row = _measured(session, worker, point, plan, found)
                 except DeadlineExceeded:  # this worker asks nothing more
                     row = replace(row, not_run=f"no answer within --limit-s, {plan.limit_s:g} s")
@@ -184,8 +183,7 @@ def _measured(session: Session, worker: Worker, point: _Point, plan: Plan, row: 
     asked = [each for one in rounds for each in one]
     wrong = [each.complaint for each in asked if each.complaint]
     if wrong:
-        parity = Parity("FAIL", "the first answer to the same question", reason=wrong[0])
-        row = replace(row, parity=parity)
+        row = replace(row, parity=replace(_REPEATS, verdict="FAIL", reason=wrong[0]))
     figures: dict[str, Any] = {"bytes_sent": first.sent_bytes, "transport": first.transport}
     if spent is not None:
         figures["preprocess_ms"] = sum(

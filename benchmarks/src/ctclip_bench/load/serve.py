@@ -142,7 +142,8 @@ class Measurement:
             self._first_row(asked, parity)
         rate = per_s(asked)
         self._throughput = max(self._throughput, rate)
-        figures: dict[str, Any] = {"scans_per_s": rate, "transport": asked[0].transport}
+        figures: dict[str, Any] = {"scans_per_s": rate}
+        row = replace(row, settings={**row.settings, "transport": asked[0].transport})
         if (gib := peaks.gib("server")) is not None:
             figures["peak_gib"] = gib
         if (gib := peaks.gib("gpu")) is not None:
@@ -156,8 +157,8 @@ class Measurement:
         self.rows += _inside_triton(spent, loop.clients)
 
     def _one(self) -> Row | None:
-        """The row of the fewest clients that was measured first."""
-        return next((row for row in self.rows if "clients" in row.settings), None)
+        """The row of one client, if that was measured before."""
+        return next((row for row in self.rows if row.settings.get("clients") == 1), None)
 
     def _first_row(self, later: Sequence[Asked], parity: Parity) -> None:
         """Against later answers to the same scan, the one that LoadGen's accuracy mode begins
@@ -206,7 +207,7 @@ class Measurement:
             if best is None:
                 rate *= _DOWN
             else:
-                rate = (best.settings["rate_per_s"] + too_much) / 2
+                rate = (best.figures["queries_per_s"] + too_much) / 2
         if best is None:
             tried = min(each["rate_per_s"] for each in probes)
             why = f"p99 exceeds {LARGEST_P99_S:g} s at {tried:.3g} scans a second and above"
@@ -231,18 +232,35 @@ class Measurement:
         return run
 
     def _filled(self, row: Row, job: LoadGenJob, run: Run) -> Row:
-        settings: dict[str, Any] = {"queries": len(run.ms), "at_once": job.at_once}
-        if job.rate_per_s:
-            settings["rate_per_s"] = job.rate_per_s
-        figures = {
-            "scans_per_s": len(run.ms) / run.seconds, "transport": run.transport,
-            "loadgen_p99_ms": _p99_ms(run), "loadgen_says": run.summary.get("Result is"),
-            "loadgen": run.summary,
+        figures: dict[str, Any] = {
+            "scans_per_s": len(run.ms) / run.seconds, "queries": len(run.ms),
+            "loadgen_says": run.summary.get("Result is"), "loadgen": run.summary,
         }  # fmt: skip
+        if job.rate_per_s:
+            figures["queries_per_s"] = job.rate_per_s
+        settings = {"at_once": job.at_once, "transport": run.transport}
         parity = self._parity(run.complaints)
-        return replace(
-            row, settings=settings, times_ms=Times.of(run.ms), parity=parity, figures=figures
-        )
+        times = _times(job.scenario, run)
+        return replace(row, settings=settings, times_ms=times, parity=parity, figures=figures)
+
+
+def _times(scenario: str, run: Run) -> Times:
+    """LoadGen's own percentiles, from when a query was due: in its Server scenario a query also
+    waits to be asked. Offline's samples are all due at once, and what a summary lacks is ours:
+    from the call to the answer.
+    """
+    ours = Times.of(run.ms)
+    if scenario == "Offline":
+        return ours
+
+    def said(name: str, otherwise: float) -> float:
+        value = run.summary.get(f"{name} latency (ns)")
+        return float(value) / 1e6 if isinstance(value, float | int) else otherwise
+
+    return Times(
+        ours.n, said("50.00 percentile", ours.p50), said("90.00 percentile", ours.p90),
+        said("99.00 percentile", ours.p99), said("Min", ours.least), said("Max", ours.largest),
+    )  # fmt: skip
 
 
 def _p99_ms(run: Run) -> float:

@@ -73,17 +73,22 @@ def number(value: Any) -> str:
 def markdown(rows: Sequence[Cells]) -> str:
     """A table in Markdown; numbers to the right."""
     names = columns(rows)
-    text = [[row.get(name, "") for name in names] for row in rows]
+    text = [[_escaped(row.get(name, "")) for name in names] for row in rows]
     right = [
         all(_is_number(line[at]) for line in text if line[at]) and at > 0
         for at in range(len(names))
     ]
     lines = [
-        "| " + " | ".join(names) + " |",
+        "| " + " | ".join(map(_escaped, names)) + " |",
         "|" + "|".join("---:" if each else "---" for each in right) + "|",
         *("| " + " | ".join(line) + " |" for line in text),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """A bar ends a cell, a line a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _is_number(text: str) -> bool:

@@ -10,6 +10,8 @@ from ctclip_bench.results.result import Result, Row
 from ctclip_client.errors import InvalidInput
 
 TIME_CHANGE = 0.05
+FEWEST = 3
+"""Runs on either side without which nothing is known of the noise."""
 RATE_CHANGE = 0.1
 _RATE = "_per_s"
 _CEILINGS = "ceilings"
@@ -19,8 +21,8 @@ _CEILINGS = "ceilings"
 class Change:
     """One row, before and after. ratio: after / before, of times or of rates.
 
-    verdict: "slower", "faster", "same", "wrong" (parity no longer PASS), "gone" (no longer
-    measured) or "new".
+    verdict: "slower", "faster", "same", "too few" (runs, to know the noise), "wrong" (parity no
+    longer PASS), "gone" (no longer measured) or "new".
     """
 
     table: str
@@ -40,7 +42,8 @@ def compare(before: Result, after: Result) -> list[Change]:
     """Row by row: the same table, name and settings.
 
     A time is slower where its median is 5 % above the other's, above the other's p90, and its
-    least is above the other's least. A rate has no spread: it is slower where it is 10 % below.
+    least is above the other's least; each of three runs at least. A rate has no spread: it is
+    slower where it is 10 % below.
     Raises: InvalidInput for results of two kinds.
     """
     if before.kind != after.kind:
@@ -110,7 +113,9 @@ def _changes(old: Row, new: Row) -> list[Change]:
     a, b = old.times_ms, new.times_ms
     if a and b:
         verdict = "same"
-        if b.p50 > a.p50 * (1 + TIME_CHANGE) and b.p50 > a.p90 and b.least > a.least:
+        if min(a.n, b.n) < FEWEST:
+            verdict = "too few"
+        elif b.p50 > a.p50 * (1 + TIME_CHANGE) and b.p50 > a.p90 and b.least > a.least:
             verdict = "slower"
         elif a.p50 > b.p50 * (1 + TIME_CHANGE) and a.p50 > b.p90 and a.least > b.least:
             verdict = "faster"

@@ -42,7 +42,7 @@ def _section(at: int, name: str, result: Result) -> str:
     drawn = "".join(f"<h3>{escape(title)}</h3>{svg}" for title, svg in plots(result).items())
     tables = "".join(_table(title, rows) for title, rows in by_table(result.rows).items())
     return (
-        f'<section id="r{at}"><h2>{escape(result.kind)}: {escape(_machine(result))}</h2>'
+        f'<section id="r{at}"><h2>{escape(result.kind)}: {escape(result.machine_name)}</h2>'
         f'<p class="note">{escape(name)}, {escape(result.date)}</p>'
         + "".join(_verdict(each) for each in result.verdicts)
         + ("" if result.passed else '<p class="FAIL">This measurement failed.</p>')
@@ -57,14 +57,6 @@ def _section(at: int, name: str, result: Result) -> str:
     )
 
 
-def _machine(result: Result) -> str:
-    machine = result.machine
-    gpu = machine.get("gpu")
-    if gpu and result.plan.get("device", "cuda") != "cpu":
-        return str(gpu["name"])
-    return f"{machine['cores']} cores of {machine['processor']}"
-
-
 def _verdict(parity: Parity) -> str:
     numbers = ", ".join(
         f"{name} {text}"
@@ -73,7 +65,8 @@ def _verdict(parity: Parity) -> str:
     )
     told = f"Parity <b>{escape(parity.verdict)}</b> against {escape(parity.against)}"
     reason = f" — {escape(parity.reason)}" if parity.reason else ""
-    return f'<p class="{escape(parity.verdict)}">{told}{reason}: {escape(numbers)}</p>'
+    more = f": {escape(numbers)}" if numbers else ""
+    return f'<p class="{escape(parity.verdict)}">{told}{reason}{more}</p>'
 
 
 def _random(result: Result) -> str:

@@ -10,9 +10,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctclip_bench.results.result import Result, Row
+from ctclip_bench.results.result import DATASHEET, Result, Row
 
-_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "ctclip", "font.size": 9}
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "ctclip", "font.size": 9,
+    "text.parse_math": False,
+}  # fmt: skip
 _NOTHING: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 GROWTH = ("slices", "matrix", "prompts", "clients", "scans")
 
@@ -50,16 +53,24 @@ def _vision(result: Result, axes: Axes) -> bool:
     if not rows:
         return False
     _bars(axes, [(row.name, row.times_ms.p50) for row in rows if row.times_ms], "ms, median")
-    for row in result.table("roofline"):
-        if row.name == "vision" and "device" not in row.settings and "limit_ms" in row.figures:
+    for row in _counted(result):
+        if row.name == "vision":
             limit = row.figures["limit_ms"]
             axes.axvline(limit, color="black", linestyle="--")
             axes.annotate(
-                f"limit of this machine, float32: {limit:.0f} ms", (limit, 1.01),
+                f"limit of this machine: {limit:.0f} ms", (limit, 1.01),
                 xycoords=("data", "axes fraction"), fontsize=8,
             )  # fmt: skip
             break
     return True
+
+
+def _counted(result: Result) -> list[Row]:
+    """Of the roofline the rows of the machine that was measured, not the datasheets'."""
+    return [
+        row for row in result.table("roofline")
+        if DATASHEET not in str(row.settings.get("device"))
+    ]  # fmt: skip
 
 
 def _bars(axes: Axes, bars: Sequence[tuple[str, float]], label: str) -> None:
@@ -95,14 +106,14 @@ def _throughput(result: Result, axes: Axes) -> bool:
 
 def _roofline(result: Result, axes: Axes) -> bool:
     """Operations a second against operations a byte, under the two ceilings of the machine."""
-    graphs = [
-        row for row in result.table("roofline")
-        if "device" not in row.settings and row.figures.get("intensity_operations_per_byte")
-    ]  # fmt: skip
-    copies = next((row.figures["copy_bytes_per_s"] for row in result.table("ceilings")
-                   if "copy_bytes_per_s" in row.figures), None)  # fmt: skip
-    products = {row.name: row.figures["products_per_s"] for row in result.table("ceilings")
-                if "products_per_s" in row.figures}  # fmt: skip
+    graphs = _counted(result)
+    ceilings = {row.name: row.figures for row in result.table("ceilings")}
+    copies = ceilings.get("copy", {}).get("bytes_per_s")
+    products = {
+        name.removeprefix("products, "): figures["operations_per_s"]
+        for name, figures in ceilings.items()
+        if "operations_per_s" in figures
+    }
     if not graphs or copies is None or not products:
         return False
     intensities = [float(row.figures["intensity_operations_per_byte"]) for row in graphs]

@@ -20,8 +20,8 @@ from ctclip_export.parity.judge import StepVerdict
 
 FORMAT = 3
 """Raised whenever a key of the JSON changes its meaning."""
-KINDS = ("graphs", "serve", "file", "growth", "gpu")
-"""What was measured: the word of `ctclip bench`."""
+DATASHEET = "datasheet"
+"""In the setting `device` of a bound that nobody measured."""
 FEW = 100
 """With fewer runs, the 99th percentile is little more than the slowest of them."""
 
@@ -94,9 +94,10 @@ class Row:
 class Result:
     """One run of `ctclip bench`.
 
-    kind: of KINDS. subject: what was measured: release (as PROVENANCE, without a file's name),
-    config, geometry, precision, random_weights. plan: the flags that matter. verdicts: parity of
-    the whole, printed above every table. passed: every verdict is, and every row could be measured.
+    kind: the word of `ctclip bench`. subject: what was measured: release, provenance (as PROVENANCE
+    has it, without a file's name), config, geometry, precision, random_weights. plan: the flags
+    that matter. verdicts: parity of the whole, printed above every table. passed: every verdict is,
+    and every row could be measured.
     No host, no user, no file's name, which may name a patient.
     """
 
@@ -113,6 +114,14 @@ class Result:
     def table(self, name: str) -> tuple[Row, ...]:
         """The rows of one table, in their order."""
         return tuple(row for row in self.rows if row.table == name)
+
+    @property
+    def machine_name(self) -> str:
+        """The GPU, or the processor with its instruction sets and so many cores."""
+        gpu = self.machine.get("gpu")
+        if isinstance(gpu, dict) and self.plan.get("device", "cuda") != "cpu":
+            return str(gpu.get("name"))
+        return f"{self.machine.get('cores')} cores of {self.machine.get('processor')}"
 
     def as_json(self) -> dict[str, Any]:
         """Passed first, then what it is of; unset fields are left out of rows."""
@@ -131,13 +140,16 @@ class Result:
                 "Name a file that this version of ctclip bench has written.",
             )
         try:
+            for name, kind in _KINDS_OF_FIELDS.items():
+                if not isinstance(content[name], kind):
+                    raise TypeError(f"{name}: {type(content[name]).__name__}")
             rows = tuple(_row(each) for each in content["rows"])
             verdicts = tuple(Parity(**each) for each in content["verdicts"])
             names = (each.name for each in dataclasses.fields(cls))
             given = {name: content[name] for name in names}
             given |= {"rows": rows, "verdicts": verdicts, "notes": tuple(content["notes"])}
             return cls(**given)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvalidInput(
                 f"{where}: no whole result of ctclip bench ({type(error).__name__}: {error}).",
                 "Measure again; a kept file is never edited.",
@@ -153,10 +165,24 @@ def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+_KINDS_OF_FIELDS: Mapping[str, Any] = {
+    "kind": str, "passed": bool, "subject": dict, "plan": dict, "rows": list, "verdicts": list,
+    "notes": list, "machine": dict, "date": str,
+}  # fmt: skip
+
+
 def _row(content: Mapping[str, Any]) -> Row:
     more: dict[str, Any] = {}
     if "times_ms" in content:
-        more["times_ms"] = Times(**content["times_ms"])
+        numbers = {name: float(value) for name, value in content["times_ms"].items()}
+        more["times_ms"] = Times(**{**numbers, "n": int(numbers["n"])})
     if "parity" in content:
         more["parity"] = Parity(**content["parity"])
-    return Row(**{**content, **more})
+    row = Row(**{**content, **more})
+    for name in ("settings", "figures"):
+        if not isinstance(getattr(row, name), dict):
+            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
+    for name in ("table", "name", "not_run"):
+        if not isinstance(getattr(row, name), str):
+            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
+    return row

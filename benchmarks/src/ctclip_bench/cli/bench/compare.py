@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.epilog = (
         "A time is slower where its median is 5 % above the other's, above the other's p90, and "
-        "its least is above the other's least; a rate (scans a second) where it is 10 % below. "
+        "its least is above the other's least, of three runs at least; a rate (scans a second) "
+        "where it is 10 % below. "
         "Exit code 1: something is slower, wrong (its parity no longer passes) or gone."
     )
     parser.add_argument("before", type=Path, metavar="BEFORE.json")
