@@ -175,7 +175,7 @@ def _row(content: Mapping[str, Any]) -> Row:
     more: dict[str, Any] = {}
     if "times_ms" in content:
         numbers = {name: float(value) for name, value in content["times_ms"].items()}
-        more["times_ms"] = Times(**{**numbers, "n": int(numbers["n"])})
+        more["times_ms"] = Times(int(numbers.pop("n")), **numbers)
     if "parity" in content:
         more["parity"] = Parity(**content["parity"])
     row = Row(**{**content, **more})
