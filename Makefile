@@ -37,7 +37,8 @@ ifneq ($(and $(ON_GPU),$(TORCH_INDEX_URL)),)
 $(error GPU=1 takes torch with CUDA from pip's own index: leave TORCH_INDEX_URL out)
 endif
 INSTALLED := $(VENV)/installed$(if $(ON_GPU),-gpu)
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Modules are compiled afterwards, by all cores: pip does it by one, which takes longer than the rest.
+INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt
 # A test often waits for a process to start: one worker more than CI's two cores. Four import torch
 # once more and take longer.
 TEST_WORKERS ?= 3
@@ -80,6 +81,7 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
 	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
 	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # some are templates, or of another Python
 	@touch $@
 
 demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (two minutes once installed)

@@ -26,36 +26,47 @@ Kept = Sequence[tuple[Path, Result]]
 NOTHING = "Not measured yet.\n"
 
 
-def machine(result: Result) -> str:
-    """The GPU, or the processor with its instruction sets."""
-    gpu = result.machine.get("gpu")
-    if gpu and result.plan.get("device", "cuda") != "cpu":
-        return str(gpu["name"])
-    return f"{result.machine['cores']} cores of {result.machine['processor']}"
-
-
 def chosen(row: Row, names: Sequence[str]) -> Cells:
     """Of a row's cells those that a page has room for."""
     found = cells(row)
     return {name: found[name] for name in names if name in found}
 
 
+def about(path: Path, result: Result, folder: str) -> str:
+    """Machine, what was measured, verdict."""
+    subject = result.subject
+    told = [result.machine_name, result.date[:10]]
+    told += [f"{key} {subject[key]}" for key in ("precision", "config") if key in subject]
+    if subject.get("random_weights"):
+        told.append("random weights")
+    verdicts = [
+        f"{each.verdict} against {each.against}"
+        + (f", cosine {each.cosine:.6f}" if each.cosine is not None else "")
+        for each in result.verdicts
+    ]
+    if verdicts:
+        told.append(f"parity {'; '.join(dict.fromkeys(verdicts))}")
+    return f"{', '.join(told)} ([the whole result]({folder}{path.name})):"
+
+
 def tables(
     kind: str, names: Sequence[str], columns: Sequence[str], rows: Callable[[Row], bool]
 ) -> Callable[[Kept, str], str]:
-    """A table for each machine that `kind` was measured on."""
+    """A table for each result of the kind; where it has several tables of ours, they are told."""
 
     def write(kept: Kept, folder: str) -> str:
         parts = []
         for path, result in kept:
             if result.kind != kind:
                 continue
-            found = [row for name in names for row in result.table(name) if rows(row)]
-            about = (
-                f"{machine(result)}, {result.date[:10]}, [the whole result]({folder}{path.name})"
-            )
-            random = "; random weights" if result.subject.get("random_weights") else ""
-            parts.append(f"{about}{random}:\n\n{markdown([chosen(r, columns) for r in found])}")
+            found: list[Cells] = []
+            for name in names:
+                several = {"table": name} if len(names) > 1 else {}
+                found += [
+                    {**several, **chosen(row, columns)} for row in result.table(name) if rows(row)
+                ]
+            if found:
+                parts.append(f"{about(path, result, folder)}\n\n{markdown(found)}")
         return "\n".join(parts) or NOTHING
 
     return write
@@ -69,11 +80,24 @@ def is_fit(row: Row) -> bool:
     return row.name == "fit"
 
 
+def on_gpu(kept: Kept, _: str) -> str:
+    """What is known of GPUs."""
+    if any(result.kind == "gpu" and result.plan.get("device") == "cuda" for _, result in kept):
+        return "Not measured: `docker compose`, which was checked without a docker engine.\n"
+    return (
+        "Not measured: any GPU; `ctclip bench gpu` was rehearsed on a CPU. `docker compose` was "
+        "checked without a docker engine.\n"
+    )
+
+
 PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     "graphs": tables(
         "graphs", ["vision", "text", "preprocess"],
         ("", "precision", "p50 ms", "p90 ms", "share of limit", *PARITY), measured,
+    ),
+    "whole": tables(
+        "graphs", ["whole scan"], ("", "precision", "p50 ms", *PARITY), measured,
     ),
     "file": tables("file", ["stages"], ("", "p50 ms", "p90 ms"), measured),
     "serve": tables(
@@ -82,8 +106,13 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     ),
     "growth": tables(
         "growth", ["slices", "matrix", "prompts", "clients", "scans"],
-        ("axis", "fixed ms", "per unit ms", "power"), is_fit,
+        ("fixed ms", "per unit ms", "power"), is_fit,
     ),
+    "gpu": tables(
+        "gpu", ["parity", "onnx", "latency", "transfer", "compile", "triton"],
+        ("", "p50 ms", "p90 ms", *PARITY), measured,
+    ),
+    "missing": on_gpu,
 }  # fmt: skip
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ctclip_bench.graphs.ceilings import Ceilings
+from ctclip_bench.graphs.counts import Count
+from ctclip_bench.graphs.roofline import ceiling_rows, limit_here, roofline_row
 from ctclip_bench.results import files
 from ctclip_bench.results.cells import cells, markdown
 from ctclip_bench.results.compare import Change, compare
@@ -20,19 +23,27 @@ TIMES = Times.of([100.0, 101, 102, 103, 110])
 MACHINE = {"processor": "AMD EPYC <x>", "cores": 2, "gpu": None, "memory_gib": 24}
 
 
+WHOLE = {
+    "format": 3, "kind": "graphs", "passed": True, "subject": {}, "plan": {}, "rows": [],
+    "verdicts": [], "notes": [], "machine": MACHINE, "date": "2026-01-01",
+}  # fmt: skip
+
+
 def result(*rows: Row, **more: object) -> Result:
     given = {"kind": "graphs", "passed": True, "subject": {"random_weights": True}, "plan": {}}
     return Result(**{**given, "rows": rows, "machine": MACHINE, **more})  # type: ignore[arg-type]
 
 
+CEILINGS = Ceilings("cpu", 2048, {"fp32": 1.2e11, "bf16": 4e11}, 2e10, {}, {})
+COUNT = Count({"fp32": 7.9e11}, 0.0, 1e9, 9e8, 2e9)
+
 ROWS = (
     Row("vision", "ONNX Runtime", {"precision": "fp32"}, TIMES, GOOD,
         {"share_of_limit": 0.8, "log": {"deep": 1}}),
     Row("vision", "TensorRT", not_run="no <GPU>"),
-    Row("roofline", "vision", figures={
-        "operations": 7.9e11, "intensity_operations_per_byte": 300.0, "limit_ms": 90.0}),
-    Row("ceilings", "fp32", figures={"products_per_s": 1.2e11}),
-    Row("ceilings", "copies", figures={"copy_bytes_per_s": 2e10}),
+    *(roofline_row("vision", "fp32", COUNT, device, limit_here(COUNT, CEILINGS))
+      for device in ("this cpu, by its measured ceilings", "A100 datasheet (bound)")),
+    *ceiling_rows(CEILINGS),
     Row("stages", "read", times_ms=TIMES),
     Row("clients", "4 clients", {"clients": 4}, TIMES, figures={"scans_per_s": 0.3}),
     Row("slices", "64", {"slices": 64}, TIMES),
@@ -58,6 +69,16 @@ def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
         ('{"format": 2}', "format 2, expected 3"),
         ('{"format": 3, "rows": [{"table": "a"}], "verdicts": []}', "no whole result"),
         ('{"format": 3, "rows": 1}', "no whole result"),
+        *(
+            (json.dumps({**WHOLE, name: value}), "no whole result")
+            for name, value in (
+                ("date", 5),
+                ("machine", []),
+                ("rows", [{"table": "a", "name": "b", "figures": [1]}]),
+                ("rows", [{"table": "a", "name": ["b"]}]),
+                ("rows", [{"table": "a", "name": "b", "times_ms": {"n": "x"}}]),
+            )
+        ),
     ],
 )
 def test_another_file_is_refused(
@@ -82,7 +103,10 @@ def test_a_page_shows_all_of_it_and_runs_nothing(
     text = out.read_text()
     assert text.count("<section") == 1, "of the same measurement the newest alone"
     assert "2026-01-02" in text
-    assert text.count("<svg") == 6
+    for title in ("Latency by stage", "Vision graph", "Roofline", "Throughput against p99",
+                  "Cost by slices", "Cost by clients"):  # fmt: skip
+        assert f"<h3>{title}</h3><svg" in text
+    assert "limit of this machine: 6,583 ms".replace(",", "") in text
     assert "<x>" not in text
     assert "AMD EPYC &lt;x&gt;" in text
     assert "no &lt;GPU&gt;" in text
@@ -120,7 +144,9 @@ def test_what_got_slower_beyond_the_noise() -> None:
     assert changed(replace(row, not_run="no GPU", times_ms=None)) == ["gone"]
     assert changed(replace(row, name="OpenVINO")) == ["gone", "new"]
     assert changed(replace(row, settings={"precision": "bf16"})) == ["gone", "new"]
-    rate = ROWS[6]
+    rate = next(each for each in ROWS if "scans_per_s" in each.figures)
+    one = replace(row, times_ms=Times.of([100.0]))
+    assert changed(replace(row, times_ms=Times.of([900.0])), one) == ["too few"]
     slower = replace(rate, figures={"scans_per_s": 0.2})
     assert changed(slower, rate) == ["same", "slower"]
     assert Change("a", "b", "same", before=2.0, after=3.0).ratio == 1.5
@@ -129,7 +155,7 @@ def test_what_got_slower_beyond_the_noise() -> None:
 def test_the_comparison_says_its_verdict_and_its_machines(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    slow = replace(ROWS[0], times_ms=Times.of([200.0, 201]))
+    slow = replace(ROWS[0], times_ms=Times.of([200.0, 201, 202]))
     first = str(files.keep(result(*ROWS), tmp_path))
     other = {**MACHINE, "processor": "Xeon"}
     second = str(files.keep(result(slow, *ROWS[1:], machine=other), tmp_path))

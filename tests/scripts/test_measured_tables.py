@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from ctclip_bench.results import files
-from ctclip_bench.results.result import Parity, Result, Row, Times
+from ctclip_bench.results.result import FORMAT, Parity, Result, Row, Times
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
@@ -25,15 +26,20 @@ def test_the_pages_say_what_was_kept() -> None:
     measured_tables.main(["--check"])
 
 
-def test_every_kept_result_can_be_read_and_passed() -> None:
-    kept = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+def test_every_kept_result_passed_and_shows_parity() -> None:
+    kept = [
+        path for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+        if json.loads(path.read_text()).get("format") == FORMAT
+    ]  # fmt: skip
     assert kept
     for path in kept:
         result = files.read(path)
         assert result.passed, path.name
+        assert all(each.verdict == "PASS" for each in result.verdicts), path.name
         for row in result.rows:
-            if row.times_ms is not None and result.kind == "graphs":
+            if row.times_ms is not None and result.kind != "gpu":
                 assert row.parity is not None, (path.name, row.name)
+                assert row.parity.verdict == "PASS", (path.name, row.name)
 
 
 def test_a_table_takes_the_newest_that_passed(
@@ -41,7 +47,7 @@ def test_a_table_takes_the_newest_that_passed(
 ) -> None:
     row = Row(
         "vision", "ONNX Runtime", {"precision": "fp32"}, Times.of([2900.0]),
-        Parity("PASS", "PyTorch", 1.0, 1.0), {"share_of_limit": 0.5},
+        Parity("PASS", "PyTorch", 1.0, 1.0, 1e-6), {"share_of_limit": 0.5},
     )  # fmt: skip
     machine = {"processor": "X", "cores": 2}
     for date, passed, time in (("2026-01-01", True, 1.0), ("2026-01-02", True, 3000.0),
@@ -65,5 +71,8 @@ def test_a_table_takes_the_newest_that_passed(
     assert "| 3,000 |" in text
     assert "2026-01-02" in text
     assert "TensorRT" not in text
+    lines = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[0].count("|") > 6
     assert "old" not in text
     assert re.search(r"<!-- measured: file -->\nNot measured yet\.\n<!-- end -->", text)
