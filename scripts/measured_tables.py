@@ -39,13 +39,11 @@ def about(path: Path, result: Result, folder: str) -> str:
     told += [f"{key} {subject[key]}" for key in ("precision", "config") if key in subject]
     if subject.get("random_weights"):
         told.append("random weights")
-    verdicts = [
-        f"{each.verdict} against {each.against}"
-        + (f", cosine {each.cosine:.6f}" if each.cosine is not None else "")
-        for each in result.verdicts
-    ]
-    if verdicts:
-        told.append(f"parity {'; '.join(dict.fromkeys(verdicts))}")
+    if result.verdicts:
+        told.append(f"parity {' and '.join(sorted({each.verdict for each in result.verdicts}))}")
+    cosines = [each.cosine for each in result.verdicts if each.cosine is not None]
+    if cosines:
+        told.append(f"least cosine {min(cosines):.6f}")
     return f"{', '.join(told)} ([the whole result]({folder}{path.name})):"
 
 
@@ -94,10 +92,10 @@ PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     "graphs": tables(
         "graphs", ["vision", "text", "preprocess"],
-        ("", "precision", "p50 ms", "p90 ms", "share of limit", *PARITY), measured,
+        ("", "p50 ms", "p90 ms", "share of limit", *PARITY), measured,
     ),
     "whole": tables(
-        "graphs", ["whole scan"], ("", "precision", "p50 ms", *PARITY), measured,
+        "graphs", ["whole scan"], ("", "p50 ms", *PARITY), measured,
     ),
     "file": tables("file", ["stages"], ("", "p50 ms", "p90 ms"), measured),
     "serve": tables(
