@@ -17,13 +17,18 @@ from tests.conftest import Golden
 from ctclip_bench.cli.bench.gpu import NAMES, main
 from ctclip_bench.gpu import run
 from ctclip_bench.gpu.chest import base_chest, vary
+from ctclip_bench.gpu.phases import parity
+from ctclip_bench.gpu.phases.triton import check_growth
 from ctclip_bench.gpu.rows import Missing, Rows
 from ctclip_bench.gpu.run import Phase, run_phases
 from ctclip_bench.gpu.sessions import CPU, CUDA, placement
 from ctclip_bench.gpu.settings import Settings
+from ctclip_bench.gpu.subject import Subject
+from ctclip_bench.gpu.verdicts import verdict_of
+from ctclip_bench.gpu.worker import NO_MEMORY
 from ctclip_bench.machine import describe_machine
-from ctclip_bench.results.files import read
-from ctclip_bench.results.result import Parity, Row
+from ctclip_bench.results.files import read, write_json
+from ctclip_bench.results.result import Parity, Result, Row
 from ctclip_client.errors import Unreadable
 
 ROOT = Path(__file__).parents[2]
@@ -79,14 +84,24 @@ def test_it_runs_where_little_more_than_torch_is(
     assert twin is not None
     assert twin.verdict == "PASS"
     assert {row.table for row in found.rows} == set(found.plan["phases"])
+    machine = {row.name: row for row in found.table("machine")}
+    assert machine["products, fp32"].figures["operations_per_s"] > 0
+    assert machine["copy"].figures["bytes_per_s"] > 0
+    assert machine["feed-forward products bf16, width 1408"].times_ms is not None
+    (verdict,) = found.verdicts
+    assert (verdict.verdict, verdict.reason) == ("PASS", "4 of 4 agree")
     assert all(read(each).plan["phase"] == each.stem for each in (folder / "out/phases").iterdir())
 
 
-def test_a_phase_that_ended_is_not_run_again(
-    bare: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+def test_a_phase_that_passed_is_not_run_again(
+    bare: tuple[Path, subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With other settings it is, and what was NOT RUN; a file that is no result is none."""
+    """With other settings or code it is, and what was NOT RUN; a file that is no result is none."""
     folder, _ = bare
+    with_server = Settings("cpu", small=True, runs=1).code
+    monkeypatch.setitem(sys.modules, "ctclip_server", None)  # as it was where the phase ran
     files = ["--out", str(folder / "out"), "--work", str(folder / "work")]
     phase = folder / "out" / "phases" / "parity.json"
     before = phase.stat().st_mtime_ns
@@ -102,6 +117,12 @@ def test_a_phase_that_ended_is_not_run_again(
     assert run.earlier(phase, "parity", replace(settings, runs=2), machine) is None
     assert run.earlier(phase, "parity", settings, {**machine, "cores": 1024}) is None
     assert run.earlier(phase.with_name("onnx.json"), "onnx", settings, machine) is None
+    assert settings.code != with_server
+    kept = read(phase)
+    no_memory = Row("parity", "x", not_run=NO_MEMORY)
+    for other in (replace(kept, passed=False), replace(kept, rows=(*kept.rows, no_memory))):
+        write_json(other.as_json(), phase)
+        assert run.earlier(phase, "parity", settings, machine) is None
     phase.write_text("{}")
     assert run.earlier(phase, "parity", settings, machine) is None
 
@@ -123,6 +144,7 @@ def test_a_repository_is_measured_with_its_own_graphs(
     found = read(path)
     rows = {(row.table, row.name): row for row in found.rows}
     assert rows["model", "graph: vision fp32"].figures["of"] == "the repository"
+    assert rows["model", "graph: preprocess for GPUs"].figures["of"] == "the repository"
     for name in (
         "preprocess",
         "preprocess for GPUs",
@@ -139,6 +161,9 @@ def test_a_repository_is_measured_with_its_own_graphs(
     assert len(refused) == 13
     assert rows["onnx", "vision fp32, guard: one voxel of NaN"].figures["marked"]
     assert rows["transfer", "preprocess and vision, VOXELS in place"].figures["voxels_on"] == "cpu"
+    for row in found.table("latency"):
+        assert row.parity is not None, row.name
+        assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), row.name
     eager = rows["latency", "vision fp16, batch 2, eager"]
     assert eager.parity is not None
     assert eager.parity.verdict == "PASS"
@@ -153,7 +178,8 @@ def test_a_repository_is_measured_with_its_own_graphs(
 
 
 MISBEHAVING = {
-    "raises": "rows.add('before'); raise ValueError('so it is')",
+    "raises": "import os; rows.add('before', order=os.environ['CUDA_DEVICE_ORDER']); "
+    "raise ValueError('so it is: /home/p-0815/x.nii')",
     "crashes": "import os; rows.add('before'); os.abort()",
     "hangs": "import time; rows.add('before'); time.sleep(60)",
     "late": "rows.add('never')",
@@ -175,7 +201,9 @@ def test_no_phase_stops_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )  # fmt: skip
     assert not whole.passed
     assert [text for text in told if text.endswith(":")] == [f"{name}:" for name in MISBEHAVING]
-    assert told.count("  before: ") == 3
+    assert told.count("  before: ") == 2
+    assert "  before: order PCI_BUS_ID" in told
+    assert "p-0815" not in "".join(told) + (tmp_path / "out/phases/raises.json").read_text()
     rows = {name: whole.table(name) for name in MISBEHAVING}
     assert [len(each) for each in rows.values()] == [2, 2, 2, 1]
     assert all(each[0].name == "before" for each in list(rows.values())[:3])
@@ -185,7 +213,7 @@ def test_no_phase_stops_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "longer than its 1 s" in ends[2]
     assert "were left" in ends[3]
     kept = {name: read(tmp_path / "out" / "phases" / f"{name}.json").passed for name in MISBEHAVING}
-    assert kept == {"raises": False, "crashes": False, "hangs": False, "late": True}
+    assert kept == {"raises": False, "crashes": False, "hangs": False, "late": False}
 
 
 def test_what_counts_as_failed() -> None:
@@ -203,8 +231,14 @@ def test_what_counts_as_failed() -> None:
     assert not rows.attempt("lacks", lacks)
     assert not rows.attempt("breaks", breaks)
     assert rows.attempt("wrong", lambda: rows.add("wrong", [1.0], parity=wrong))
-    rows.add("TF32", parity=wrong, counted=False)
-    assert [failed for _, failed in told] == [False, True, True, False]
+    rows.add("wrong", [1.0], parity=wrong, host_to_host_ms=1.0, slices=1)
+    rows.add("TF32", [1.0], parity=wrong, counted=False)
+    assert [failed for _, failed in told] == [False, True, True, True, False]
+    assert (told[3][0].times_ms, told[3][0].figures) == (None, {"slices": 1})
+    assert told[4][0].times_ms is not None
+    (verdict,) = verdict_of("t", [row for row, _ in told[2:]])
+    assert (verdict.verdict, verdict.reason) == ("FAIL", "0 of 2 agree")
+    assert verdict_of("t", [told[4][0]]) == ()
     assert told[0][0].not_run == "no such library"
     assert told[1][0].not_run.startswith("RuntimeError: two (breaks")
 
@@ -234,6 +268,8 @@ def test_nodes_that_fell_to_the_cpu_are_found_in_a_profile() -> None:
         (["--device", "cpu", "--ct", "/nowhere.npz"], "there is no such file"),
         (["--device", "cpu", "--url", "host:1"], "are of check and serve"),
         (["check"], "--repository is missing"),
+        (["check", "--repository", "x", "--small"], "--small is of the phases"),
+        (["serve", "--repository", "x", "--limit-s", "9"], "--limit-s is of the phases"),
     ],
 )
 def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,6 +279,83 @@ def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture
         code = int(error.code or 0)
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_measured_nothing_has_not_passed(tmp_path: Path) -> None:
+    """Nor one that --limit-s cut off. What the machine lacks is no failure beside what it has."""
+    settings = Settings("cpu", small=True, work=tmp_path / "work")
+
+    def passed(limit_s: float, *names: str) -> tuple[bool, list[str]]:
+        told: list[str] = []
+        _, whole = run_phases(
+            settings, names, tmp_path / "out", limit_s, again=False, say=told.append
+        )
+        return whole.passed, told
+
+    def keep(name: str, row: Row) -> None:
+        plan, path = {"phase": name, **settings.plan()}, tmp_path / f"out/phases/{name}.json"
+        write_json(Result("gpu", True, settings.subject(), plan, (row,)).as_json(), path)
+
+    cut_off, told = passed(0.5, "machine")
+    assert not cut_off
+    assert "of --limit-s were left" in told[1]
+    keep("transfer", Row("transfer", "a", not_run="no such library"))
+    lacking, told = passed(9, "transfer")
+    assert not lacking
+    assert told[-1] == "Nothing was measured."
+    keep("machine", Row("machine", "copy", figures={"bytes_per_s": 1e9}))
+    assert passed(9, "machine", "transfer")[0]
+    assert not passed(0.5, "machine", "transfer", "parity")[0]
+
+
+def test_tf32_is_on_for_the_encoder_alone(
+    bare: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With it a variation of the chest would be another volume than the reference's."""
+    monkeypatch.setitem(sys.modules, "ctclip_server", None)
+    monkeypatch.setattr(parity, "SEEDS", range(1))
+    subject = Subject(Settings("cpu", small=True, runs=1, work=bare[0] / "work"))
+    assert subject.is_made
+    subject.chest = torch.linspace(-1, 1, 12 * 24 * 24).reshape(1, 1, 12, 24, 24)
+    on: dict[str, bool] = {}
+    make = Subject.volume
+
+    def volume(self: Subject, seed: int) -> torch.Tensor:
+        on["volume"] = torch.backends.cuda.matmul.allow_tf32
+        return make(self, seed)
+
+    def note(*_: object) -> None:
+        on["encoder"] = torch.backends.cuda.matmul.allow_tf32
+
+    with torch.no_grad():
+        subject.expected(0)
+        monkeypatch.setattr(Subject, "volume", volume)
+        subject.on_device.vision.spatial.register_forward_pre_hook(note)
+        told: list[Row] = []
+        parity._with_tf32(subject, Rows("parity", lambda row, _: told.append(row)))
+    assert on == {"volume": False, "encoder": True}
+    assert told[0].parity is not None
+    assert told[0].parity.codes_agree == 1
+
+
+def test_models_that_are_not_on_the_gpu_are_noticed() -> None:
+    check_growth(2.0, 1.1)
+    with pytest.raises(RuntimeError, match="they run on the CPU"):
+        check_growth(0.5, 1.1)
+
+
+@pytest.mark.slow
+def test_all_phases_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    files = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert main([*CPU_FLAGS, *files]) == 0
+    (path,) = (tmp_path / "out").glob("*.json")
+    found = read(path)
+    assert found.plan["phases"] == list(NAMES)
+    missing = {(row.table, row.name.partition(",")[0]) for row in found.rows if row.not_run}
+    assert missing == {
+        ("compile", "the whole phase"), ("transfer", "a scan"), ("transfer", "VOXELS"),
+    }  # fmt: skip
+    assert [verdict.verdict for verdict in found.verdicts] == ["PASS"] * 5
 
 
 def test_every_phase_has_a_share_and_a_name() -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
+from ctclip_bench.graphs import measure as measure_module
 from ctclip_bench.graphs.cases import case_of
 from ctclip_bench.graphs.contenders import contenders
 from ctclip_bench.graphs.judging import Found
 from ctclip_bench.graphs.measure import Plan, measure
+from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.graphs.runners import OnnxRunner, nodes_by_provider
 from ctclip_bench.graphs.subject import Subject, read_subject
 from ctclip_bench.graphs.torch_runner import missing_compiler
@@ -23,6 +28,7 @@ from ctclip_bench.results.files import read
 from ctclip_bench.results.result import Result, Row
 from ctclip_client.cli.program import main
 from ctclip_client.system.progress import Stages
+from ctclip_export.parity.providers import load_cuda_libraries
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.scans import scans_in
 
@@ -167,9 +173,58 @@ def test_a_compiled_peer_says_how_long_it_took_to_compile(
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
+    for name in ("CXX", "CC"):
+        monkeypatch.delenv(name, raising=False)
     assert "install g++" in missing_compiler("cpu")
-    assert missing_compiler("cuda") == ""
+    assert "install gcc" in missing_compiler("cuda")
+    monkeypatch.setenv("CC", "gcc")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: "/nowhere")
+    assert "Python.h" in missing_compiler("cuda")
+
+
+def test_what_cannot_be_run_to_the_end_leaves_the_graphs(
+    subject: Subject, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(f"no room for {scans / NAME}")
+
+    monkeypatch.setattr(measure_module, "upstream_rows", broken)
+    monkeypatch.setattr(measure_module, "read_subject", lambda *_: subject)
+    plan = Plan("cpu", ("score",), 1, 10.0, compiled=False, upstream=1, small=True)
+    with Stages() as stages:
+        found = measure(subject.inputs, plan, stages)
+    assert not found.passed
+    check_timed(next(row for row in found.rows if row.table == "score"), 1)
+    (row,) = (row for row in found.rows if row.table == "whole scan")
+    assert row.not_run == "OSError: no room for a path (broken)"
+    assert [verdict.verdict for verdict in found.verdicts] == ["PASS", "FAIL"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("cannot load '/home/Jane Doe/m.onnx': bad", "cannot load a path: bad"),
+        ("Load model from /data/p-0815/model.onnx failed", "Load model from a path failed"),
+        ("/srv/Jane Doe/scans/a b.nii: no room", "a path: no room"),
+        ("open scans/b.nii (read)", "open a path (read)"),
+        ("(it is /tmp/a[Jane]/b:c.nii)", "(it is a path)"),
+        (
+            "CUDA/cuDNN at 3 / 4, https://example.org/x",
+            "CUDA/cuDNN at 3 / 4, https://example.org/x",
+        ),
+    ],
+)
+def test_reasons_are_kept_without_paths(reason: str, kept: str) -> None:
+    known = [Path("/srv/Jane Doe/scans/a b.nii"), Path("scans/b.nii"), None]
+    assert without_paths(reason, known) == kept
+
+
+def test_onnx_runtime_says_what_it_misses_beside_the_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("no cuDNN"), raising=False)
+    load_cuda_libraries()
+    assert capsys.readouterr() == ("", "no cuDNN\n")
 
 
 def test_codes_that_differ_are_judged_by_the_runtimes_own_tokens(subject: Subject) -> None:
@@ -229,11 +284,14 @@ def test_a_gpu_that_is_not_there(
     scans: Path,
     subject: Subject,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     flags = ["--repository", str(repository), "--scans", str(scans), "--out", str(tmp_path)]
     assert main(["bench", "graphs", *flags, "--device", "cuda"]) == 2
     assert "this torch sees no GPU" in capsys.readouterr().err
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     case = case_of(replace(subject, model=None), "vision")
     every = contenders(case, replace(subject, model=None), "cuda")
     assert {one.runtime for one in every} == {"ONNX Runtime", "TensorRT", "PyTorch"}

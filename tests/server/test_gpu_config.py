@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,12 @@ def encoded_at_once(ask: Caller, volumes: np.ndarray) -> tuple[int, int]:
     with ThreadPoolExecutor(len(volumes)) as pool:
         codes = pool.map(lambda v: ask("ctclip_vision", "CODES", VOXELS=v[None]), volumes)
         assert all((each >= 0).all() for each in codes)
-    inferences, executions = ask.executions("ctclip_vision")
+    deadline = time.monotonic() + 10
+    while True:  # Triton counts a batch after it has answered
+        inferences, executions = ask.executions("ctclip_vision")
+        if inferences - before[0] >= len(volumes) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     return inferences - before[0], executions - before[1]
 
 

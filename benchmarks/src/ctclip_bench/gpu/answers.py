@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctclip_bench.gpu.subject import Subject
+from ctclip_bench.results.result import Parity
 from ctclip_export.model import CTViT
-from ctclip_export.parity.judge import StepAnswer
+from ctclip_export.parity.figures import least_cosine
+from ctclip_export.parity.judge import BOUNDS, StepAnswer
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """VOXELS (B, 1, D, H, W) -> temporal tokens (B·N, T, W), embedding (B, E), codes (B, T, R, C)."""
@@ -38,3 +40,10 @@ def answers(subject: Subject, found: tuple[Tensor, Tensor, Tensor]) -> list[Step
         )
         for index in range(len(codes))
     ]
+
+
+def text_parity(subject: Subject, embeddings: Tensor) -> Parity:
+    """Of embeddings (2F, E) of the bank's sentences that a text encoder made on the device."""
+    cosine = least_cosine(embeddings.float().cpu().numpy(), subject.bank_on_cpu.numpy())
+    verdict = "PASS" if cosine >= BOUNDS["fp32"].cosine else "FAIL"
+    return Parity(verdict, "PyTorch float32 on the CPU", cosine=cosine)

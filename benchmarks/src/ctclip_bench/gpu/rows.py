@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ctclip_bench.gpu.verdicts import NOT_COUNTED
+from ctclip_bench.gpu.worker import NO_MEMORY
 from ctclip_bench.results.result import Parity, Row, Times
 from ctclip_client.errors import CTClipError
 
@@ -37,12 +39,18 @@ class Rows:
         counted: bool = True,
         **figures: Any,
     ) -> None:
-        """counted: whether a parity that is no PASS makes the phase fail; False for what is
-        measured to show that it differs (TF32).
+        """counted: whether a parity that is no PASS makes the phase fail and takes the times away,
+        since what answers wrongly has no speed; False for what is measured to show that it differs
+        (TF32), whose settings say so.
         """
-        times = Times.of(milliseconds) if len(milliseconds) else None
-        row = Row(self.table, name, settings or {}, times, parity, figures)
-        self.tell(row, counted and parity is not None and parity.verdict != "PASS")
+        settings = dict(settings or {})
+        if parity is not None and not counted:
+            settings |= NOT_COUNTED
+        failed = counted and parity is not None and parity.verdict != "PASS"
+        times = Times.of(milliseconds) if len(milliseconds) and not failed else None
+        if failed:
+            figures = {key: each for key, each in figures.items() if not key.endswith("_ms")}
+        self.tell(Row(self.table, name, settings, times, parity, figures), failed)
 
     def attempt(self, name: str, work: Callable[[], None]) -> bool:
         """Do a part of a phase; where it cannot be done, say why and go on. Whether it was done.
@@ -55,7 +63,7 @@ class Rows:
             self.tell(Row(self.table, name, not_run=str(reason)), False)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            self.tell(Row(self.table, name, not_run="the GPU has too little memory"), False)
+            self.tell(Row(self.table, name, not_run=NO_MEMORY), False)
         except Exception as error:  # noqa: BLE001 (one graph that fails must not hide the others)
             traceback.print_exc()  # a GPU is often lent once: all that can be known of it
             self.tell(Row(self.table, name, not_run=reason_of(error)), True)

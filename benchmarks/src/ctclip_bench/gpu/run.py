@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.gpu.show import line
-from ctclip_bench.gpu.worker import WHOLE, Worker
+from ctclip_bench.gpu.verdicts import measured, verdict_of
+from ctclip_bench.gpu.worker import NO_MEMORY, WHOLE, Worker
+from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.results.files import keep, read, write_json
 from ctclip_bench.results.result import Result, Row
@@ -29,6 +31,7 @@ class Phase:
     least_s: float
 
 
+_NOTHING = "Nothing was measured."
 _PACKAGE = "ctclip_bench.gpu.phases"
 PHASES: dict[str, Phase] = {
     "machine": Phase(f"{_PACKAGE}.machine", 0.15, 15),
@@ -51,8 +54,9 @@ def run_phases(
     again: bool,
     say: Callable[[str], None],
 ) -> tuple[Path, Result]:
-    """Run them, those that ran before on this machine with these settings excepted.
+    """Run them, those that passed before on this machine with these settings excepted.
 
+    Passed: every phase that this machine can run did, within limit_s, and something was measured.
     again: run those, too. say: gets a line for whatever happens. Returns the result of all, and its
     file. Raises: InvalidInput.
     """
@@ -73,17 +77,26 @@ def run_phases(
                 limits_s = PHASES[name].share * limit_s, deadline - started
                 rows, failed = _rows(name, settings, worker, limits_s, say)
                 plan = {"phase": name, **settings.plan()}
-                result = Result("gpu", not failed, settings.subject(), plan, rows, machine=machine)
+                result = Result(
+                    "gpu", not failed, settings.subject(), plan, rows, verdict_of(name, rows),
+                    machine=machine,
+                )  # fmt: skip
                 write_json(result.as_json(), path)
                 taken = time.monotonic() - started
                 say(f"{name}: {'FAILED' if failed else 'done'} after {taken:.0f} s")
             done.append(result)
+    rows = tuple(row for result in done for row in result.rows)
+    something = any(measured(row) for row in rows)
+    if not something:
+        say(_NOTHING)
     whole = Result(
         "gpu",
-        all(result.passed for result in done),
+        something and all(result.passed for result in done),
         settings.subject(),
         {**settings.plan(), "phases": list(names), "limit_s": limit_s},
-        tuple(row for result in done for row in result.rows),
+        rows,
+        tuple(verdict for result in done for verdict in result.verdicts),
+        () if something else (_NOTHING,),
         machine=machine,
     )
     return keep(whole, out), whole
@@ -104,29 +117,34 @@ def _rows(
 
     def keep_row(row: Row, bad: bool) -> None:
         nonlocal failed
+        row = replace(row, not_run=without_paths(row.not_run, settings.paths()))
         rows.append(row)
         failed = failed or bad
         say(line(row))
 
     if left_s < least_s:
         reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
-        keep_row(Row(name, WHOLE, not_run=reason), False)
+        keep_row(Row(name, WHOLE, not_run=reason), True)
     elif reason := worker.run(phase.module, name, min(own_s, left_s), keep_row):
         keep_row(Row(name, WHOLE, not_run=reason), True)
     return tuple(rows), failed
 
 
 def earlier(path: Path, name: str, settings: Settings, machine: Mapping[str, Any]) -> Result | None:
-    """The result of a phase that came to its end, of this machine and these settings."""
+    """The result of a phase that passed, of this machine and these settings.
+
+    None also where a part of it had too little memory, or the whole was NOT RUN: next time it may.
+    """
     try:
         result = read(path)
     except CTClipError:
         return None
     same = (
-        result.plan == {"phase": name, **settings.plan()}
+        result.passed
+        and result.plan == {"phase": name, **settings.plan()}
         and _comparable(result.subject) == _comparable(settings.subject())
         and _comparable(result.machine) == _comparable(machine)
-        and not any(row.name == WHOLE for row in result.rows)
+        and not any(row.name == WHOLE or row.not_run == NO_MEMORY for row in result.rows)
     )
     return result if same else None
 

@@ -29,8 +29,9 @@ def load_onnxruntime(device: str) -> Any:
     except ImportError as error:
         raise Missing(f"onnxruntime: {error}") from error
     if device == "cuda":
-        if hasattr(onnxruntime, "preload_dlls"):  # torch has loaded most of them
-            onnxruntime.preload_dlls()
+        from ctclip_export.parity.providers import load_cuda_libraries  # imports onnxruntime
+
+        load_cuda_libraries()
         if CUDA not in onnxruntime.get_available_providers():
             raise Missing(f"onnxruntime {onnxruntime.__version__} has no CUDA provider")
     return onnxruntime

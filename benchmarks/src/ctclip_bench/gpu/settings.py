@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ctclip_export
 from ctclip_bench.demo.sizes import SMALL
 from ctclip_client.contract import CHECK, PUBLISHED_FINDINGS, Finding, Geometry
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.release.members import pinned_version, read_members
 from ctclip_client.release.records import ReleaseRecord, read_model_record
+
+_PACKAGES = ("ctclip_client", "ctclip_export", "ctclip_server", "ctclip_bench")
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,21 @@ class Settings:
 
     @cached_property
     def code(self) -> str:
-        """A digest of what makes model and graphs: those of other code are not taken for them."""
-        folder = Path(ctclip_export.__file__).parent
+        """A digest of all packages that are here: what other code made, or measured, is not taken
+        for what this code would.
+        """
         digest = hashlib.sha256()
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+        for folder in map(_folder_of, _PACKAGES):
+            if folder is None:
+                continue
+            for path in sorted(folder.rglob("*.py")):
+                name = path.relative_to(folder.parent).as_posix()
+                digest.update(name.encode() + path.read_bytes())
         return digest.hexdigest()[:8]
+
+    def paths(self) -> tuple[Path | None, ...]:
+        """Those that reasons may have in them, and results must not."""
+        return self.ct, self.repository, self.checkpoint, self.text_model, self.work
 
     def plan(self) -> dict[str, Any]:
         """The flags that matter to a figure."""
@@ -120,6 +131,12 @@ class Settings:
                 "random_weights": self.release.checkpoint.random_weights,
             }
         return {**about, "geometry": asdict(self.geometry)}
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where its sources are; None where it is not installed."""
+    found = importlib.util.find_spec(package)
+    return Path(found.origin).parent if found and found.origin else None
 
 
 def graph_of_release(repository: Path, model: str, file: str) -> Path:

@@ -128,6 +128,14 @@ class Subject:
             bank: Tensor = self.on_device.text(ids, mask)
         return bank
 
+    @cached_property
+    def bank_on_cpu(self) -> Tensor:
+        """The same by the reference on the CPU."""
+        ids, mask = (torch.from_numpy(array) for array in self.ids_and_mask)
+        with torch.no_grad():
+            bank: Tensor = self.reference.text(ids, mask)
+        return bank
+
     @torch.no_grad()
     def scores(self, image_embedding: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """LOGITS and PROBABILITIES of embeddings (V, E), by the reference and its bank."""

@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING, Any, Self
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.results.result import Row
 from ctclip_client.system.child import become_child
+from ctclip_export.engines.gpu import DRIVERS_ORDER
 
 if TYPE_CHECKING:
     from ctclip_bench.gpu.subject import Subject
 
 WHOLE = "the whole phase"
 """Name of the row that says why a phase did not come to its end, or did not begin."""
+NO_MEMORY = "the GPU has too little memory"
+"""Why a part of a phase was NOT RUN that may well run the next time."""
 _CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 _STARTS_S = 120.0
 """Seconds that a new process gets for its imports, which wait for a cold disk."""
@@ -125,6 +128,7 @@ def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> Non
     # Ctrl-C is the parent's to hear: this process has a session of its own, and ends with it.
     become_child(parent)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.update(DRIVERS_ORDER)  # CUDA has not started: the GPU that nvidia-smi speaks of
     # Graphs, profiles, compiled kernels: what this process leaves when killed, the parent removes.
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,7 @@ from ctclip_bench.graphs.ceilings import Ceilings, measure_ceilings, tf32
 from ctclip_bench.graphs.contenders import Contender, contenders
 from ctclip_bench.graphs.counts import Count, count_graph
 from ctclip_bench.graphs.one_graph import Amount, measure_graph
+from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.graphs.roofline import (
     ceiling_rows,
     datasheet_rows,
@@ -22,12 +25,15 @@ from ctclip_bench.graphs.roofline import (
 )
 from ctclip_bench.graphs.runners import cores
 from ctclip_bench.graphs.subject import Subject, read_subject
+from ctclip_bench.graphs.upstream import TABLE as WHOLE_SCAN
 from ctclip_bench.graphs.upstream import upstream_rows
 from ctclip_bench.parity.inputs import ParityInputs
+from ctclip_bench.parity.step_process import reason_of
 from ctclip_bench.results.result import Parity, Row
 from ctclip_client.contract import CLASSFINE
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Stages
+from ctclip_export.engines.gpu import DRIVERS_ORDER
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def measure(inputs: ParityInputs, plan: Plan, stages: Stages) -> Measured:
                 "--graphs: this release has no ClassFine head.",
                 "Leave classfine out, or export with --classfine.",
             )
+    if plan.device == "cuda":  # CUDA has not started: it is to take the GPU that nvidia-smi names
+        os.environ.update(DRIVERS_ORDER)
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(
             "--device cuda: this torch sees no GPU.",
@@ -104,12 +112,24 @@ def _measure(inputs: ParityInputs, plan: Plan, stages: Stages) -> Measured:
         rooflines += _rooflines(case, counts[case.files[0].name], ceilings)
         gc.collect()
     if plan.upstream:
-        some, verdict = upstream_rows(subject, plan.upstream, plan.device, stages)
+        some, verdict = _whole_scan(subject, plan, stages)
         rows += some
         verdicts.append(verdict)
     passed = all(verdict.verdict == "PASS" for verdict in verdicts)
     every_row = (*rows, *rooflines, *ceiling_rows(ceilings))
     return Measured(subject, every_row, tuple(verdicts), passed, cores())
+
+
+def _whole_scan(subject: Subject, plan: Plan, stages: Stages) -> tuple[list[Row], Parity]:
+    """Where it cannot be run, a row says why: the graphs that were measured before are kept."""
+    try:
+        return upstream_rows(subject, plan.upstream, plan.device, stages)
+    except Exception as error:  # noqa: BLE001 (each runtime has its own errors)
+        inputs = subject.inputs
+        known: list[Path | None] = [inputs.repository, inputs.checkpoint, inputs.text_model]
+        reason = without_paths(reason_of(error), known)
+        row = Row(WHOLE_SCAN, "--upstream", not_run=reason)
+        return [row], Parity("FAIL", f"{WHOLE_SCAN} against {subject.against}", reason=reason)
 
 
 def _rooflines(case: Case, count: Count, ceilings: Ceilings) -> list[Row]:

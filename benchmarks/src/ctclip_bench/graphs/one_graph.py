@@ -15,6 +15,7 @@ import torch
 from ctclip_bench.graphs.cases import Case
 from ctclip_bench.graphs.contenders import Contender
 from ctclip_bench.graphs.judging import Found, Verdict
+from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.graphs.runners import Outputs, Runner, nodes_by_provider
 from ctclip_bench.graphs.timing import in_turn, measure_on
 from ctclip_bench.graphs.torch_runner import TorchRunner, compiler_files_in
@@ -67,7 +68,7 @@ def measure_graph(
 
     What answers wrongly is not timed. limit_ms: the least time that a contender can take here.
     """
-    entrants = [_Entrant(one, one.missing) for one in every]
+    entrants = [_Entrant(one, without_paths(one.missing, case.files)) for one in every]
     with (
         tempfile.TemporaryDirectory(prefix="ctclip-compile-", ignore_cleanup_errors=True) as folder,
         compiler_files_in(Path(folder)),
@@ -110,7 +111,8 @@ def _enter(case: Case, entrant: _Entrant, device: str) -> None:
         entrant.figures = _figures(case, one, runner, device)
         entrant.runner = runner
     except Exception as error:  # noqa: BLE001 (each runtime has its own errors)
-        entrant.verdict, entrant.not_run = None, reason_of(error)
+        reason = without_paths(reason_of(error), case.files)
+        entrant.verdict, entrant.not_run = None, reason
 
 
 def _figures(case: Case, one: Contender, runner: Runner, device: str) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _figures(case: Case, one: Contender, runner: Runner, device: str) -> dict[st
     if isinstance(runner, TorchRunner):
         if runner.compile_s is not None:
             found["compile_s"] = runner.compile_s
-        if device == "cuda":
+        if device == "cuda" and one.mode != "CUDA graph":  # its memory is taken when captured
             held = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             runner.run()

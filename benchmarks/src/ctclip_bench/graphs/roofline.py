@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctclip_bench.graphs.ceilings import Ceilings
-from ctclip_bench.graphs.counts import Count
 from ctclip_bench.graphs.datasheets import DATASHEETS
 from ctclip_bench.results.result import Row
+
+if TYPE_CHECKING:
+    from ctclip_bench.graphs.counts import Count  # imports onnxruntime, which may not be there
 
 TABLE = "roofline"
 

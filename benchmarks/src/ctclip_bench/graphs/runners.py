@@ -20,6 +20,7 @@ from ctclip_client.contract import Model
 from ctclip_client.errors import InvalidInput
 from ctclip_export.engines.run import Engine, checked_engine
 from ctclip_export.engines.target import TENSORRT, EngineError
+from ctclip_export.parity.providers import load_cuda_libraries
 from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, load_openvino
 
 Feed = Mapping[str, NDArray[Any]]
@@ -73,8 +74,7 @@ class OnnxRunner:
         if device == "cuda":
             if missing := missing_cuda_provider():
                 raise InvalidInput(missing, "Or measure with --device cpu.")
-            if hasattr(onnxruntime, "preload_dlls"):  # CUDA's libraries out of torch's wheels
-                onnxruntime.preload_dlls()
+            load_cuda_libraries()
             chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
             providers = [(CUDA, chosen), *providers]
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +17,34 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctclip_bench.graphs.runners import Feed, Outputs
 from ctclip_client.contract import Geometry
 from ctclip_export.graphs.quiet import quiet
 from ctclip_export.precision.typed_twin import typed
+
+if TYPE_CHECKING:
+    from ctclip_bench.graphs.runners import Feed, Outputs  # imports onnxruntime
 
 Function = Callable[..., Any]
 """Tensors in the order of a model's inputs -> a tensor, or several in the order of its outputs."""
 MODES = ("eager", "compiled", "CUDA graph")
 _WARMUP = 3
-_NO_COMPILER = "torch.compile needs a C++ compiler on a CPU: install g++, or set CXX"
 
 
 def missing_compiler(device: str) -> str:
-    """Why torch.compile cannot run here; "" if it can be tried."""
-    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    return "" if device == "cuda" or found else _NO_COMPILER
+    """Why torch.compile cannot run here; "" if it can be tried.
+
+    On a GPU kernels are made without one, but what calls them from Python is compiled, by Triton's
+    language: with $CC, gcc or clang (not cc), against the headers of Python's own prefix.
+    """
+    if device != "cuda":
+        found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+        missing = "torch.compile needs a C++ compiler on a CPU: install g++, or set CXX"
+        return "" if found else missing
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "torch.compile needs a C compiler on a GPU: install gcc, or set CC"
+    if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file():
+        return "torch.compile needs Python.h on a GPU: install Python's headers (python3-dev)"
+    return ""
 
 
 @contextmanager

@@ -36,6 +36,16 @@ class NoProvider(CTClipError):
     """ONNX Runtime cannot compute where it was asked to. Exit code 1."""
 
 
+def load_cuda_libraries() -> None:
+    """Let ONNX Runtime find CUDA's libraries in the packages that torch brings.
+
+    It says on stdout what it does not find: here on stderr, since results are printed there.
+    """
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+
+
 def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.InferenceSession:
     """A session whose first provider is the first of `providers`.
 
@@ -43,9 +53,8 @@ def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.Infere
     when CUDA's libraries are missing; its own errors for a graph that it cannot run.
     """
     wanted = providers[0][0]
-    if wanted == CUDA[0][0] and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
-            onnxruntime.preload_dlls()  # CUDA's libraries out of the packages that torch brings
+    if wanted == CUDA[0][0]:
+        load_cuda_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
     with warnings.catch_warnings(record=True) as said:

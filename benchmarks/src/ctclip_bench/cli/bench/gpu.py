@@ -20,6 +20,8 @@ SUMMARY = "Measure a GPU, phase by phase; build and check, or serve, TensorRT en
 RESULTS = Path("benchmarks/results")
 NAMES = ("machine", "model", "parity", "onnx", "latency", "transfer", "compile", "triton")
 
+_OF_PHASES = ("only", "device", "small", "limit_s", "runs", "ct", "work", "again", "json")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
@@ -87,13 +89,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
-    """Measure, write, print. Exit code 1 if a phase failed or a verdict is no PASS."""
+    """Measure, write, print. Exit code 1 if a phase failed or was cut off, a verdict is no PASS, or
+    nothing was measured.
+    """
     if args.what == "phases":
         return _phases(args)
     from ctclip_bench.gpu.check import check
     from ctclip_bench.gpu.serve import serve
     from ctclip_bench.gpu.steps import Inputs
 
+    _refuse_flags_of_phases(args)
     if not args.repository:
         raise InvalidInput(f"{args.what}: --repository is missing.", "Name an exported one.")
     inputs = Inputs(
@@ -101,6 +106,17 @@ def run(args: argparse.Namespace) -> int:
         args.out, tuple(args.flags),
     )  # fmt: skip
     return check(inputs) if args.what == "check" else serve(inputs)
+
+
+def _refuse_flags_of_phases(args: argparse.Namespace) -> None:
+    """Raises: InvalidInput for one that has another value than by default."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    by_default = parser.parse_args([])
+    for name in _OF_PHASES:
+        if getattr(args, name) != getattr(by_default, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise InvalidInput(f"{args.what}: {flag} is of the phases.", "Leave it out.")
 
 
 def _phases(args: argparse.Namespace) -> int:

@@ -12,15 +12,18 @@ from ctclip_bench.gpu.answers import Encode, answers, encoder
 from ctclip_bench.gpu.rows import Missing, Rows
 from ctclip_bench.gpu.subject import Subject
 from ctclip_bench.graphs.timing import Work, in_turn, measure_on
+from ctclip_bench.graphs.torch_runner import missing_compiler
 
 _CASES = (("bf16", "default"), ("fp32", "default"), ("fp16", "max-autotune-no-cudagraphs"))
 _LIMIT_S = 5.0
 
 
 def measure(subject: Subject, rows: Rows) -> None:
-    """One volume, compiled and eager in turn. Raises: Missing on a CPU."""
+    """One volume, compiled and eager in turn. Raises: Missing, also on a CPU."""
     if not subject.cuda:
         raise Missing("on a CPU, `ctclip bench graphs` compares it")
+    if missing := missing_compiler(subject.device):
+        raise Missing(missing)
     with torch.no_grad():
         for precision, mode in _CASES:
             name = f"vision {precision}, torch.compile {mode}"

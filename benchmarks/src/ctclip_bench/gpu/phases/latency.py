@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctclip_bench.gpu.answers import answers, encoder
+from ctclip_bench.gpu.answers import Encode, answers, encoder, text_parity
 from ctclip_bench.gpu.rows import Rows
 from ctclip_bench.gpu.subject import Subject
 from ctclip_bench.graphs.timing import Work, in_turn, measure_on
 from ctclip_bench.results.result import Parity
 from ctclip_export.model import CTViT
+from ctclip_export.parity.judge import BOUNDS
 
 BATCHES = (1, 2, 4, 8)
 _GRAPHED = (1, 4)
 """Batches that are replayed as a CUDA graph, too: each keeps memory of its own."""
 _LIMIT_S = 5.0
-_WIDTHS = (1365, 1368, 1376, 1408)
-"""Of the feed-forward part: upstream's, and the next multiples of 8, 32 and 128."""
 
 
 def measure(subject: Subject, rows: Rows) -> None:
@@ -33,42 +32,51 @@ def measure(subject: Subject, rows: Rows) -> None:
                 rows.attempt(name, _vision(subject, rows, precision, batch))
         rows.attempt("text", lambda: _text(subject, rows))
         rows.attempt("code search", lambda: _code_search(subject, rows))
-        rows.attempt("feed-forward products", lambda: _widths(subject, rows))
 
 
 def _vision(subject: Subject, rows: Rows, precision: str, batch: int) -> Callable[[], None]:
     def work() -> None:
         vision = subject.vision(precision)
+        encode = encoder(vision)
         voxels = torch.cat([subject.volume(seed) for seed in range(batch)])
-        said = answers(subject, encoder(vision)(voxels))
-        seeds = sorted({0, batch - 1})  # the judge takes half a second for each
-        parity = subject.verdict(precision, [said[seed] for seed in seeds], seeds)
-        del said
+        encode(voxels)  # the first run is the libraries', which make their workspaces in it
         peak = _peak_gib(subject, vision, voxels)
-        works: dict[str, Work] = {"eager": lambda: vision(voxels)}
+        works: dict[str, Work] = {"eager": lambda: encode(voxels)}
         graphs: list[_Graph] = []
         if subject.cuda and batch in _GRAPHED:
             name = f"vision {precision}, batch {batch}, CUDA graph"
-            rows.attempt(name, lambda: graphs.append(_Graph(vision, voxels)))
+            rows.attempt(name, lambda: graphs.append(_Graph(encode, voxels)))
         if graphs:
             works["CUDA graph"] = graphs[0].replay
         times = _times(subject, works)
+        eager = encode(voxels)
+        found = {"eager": eager}
+        if graphs:
+            found["CUDA graph"] = graphs[0].outputs()
         for mode, milliseconds in times.items():
             more: dict[str, Any] = {"peak_gib": peak} if mode == "eager" else {}
             if mode == "CUDA graph":
-                more["codes_equal_eager"] = graphs[0].codes_agree(vision(voxels)[2])
+                more["codes_equal_eager"] = float((found[mode][2] == eager[2]).float().mean())
             rows.add(
-                f"vision {precision}, batch {batch}, {mode}", milliseconds, parity=parity,
+                f"vision {precision}, batch {batch}, {mode}", milliseconds,
+                parity=_parity(subject, precision, found[mode]),
                 settings={"precision": precision, "batch": batch, "mode": mode}, **more,
             )  # fmt: skip
 
     return work
 
 
+def _parity(subject: Subject, precision: str, found: tuple[Tensor, Tensor, Tensor]) -> Parity:
+    """Of the first and the last volume of a batch: the judge takes half a second for each."""
+    said = answers(subject, found)
+    seeds = sorted({0, len(said) - 1})
+    return subject.verdict(precision, [said[seed] for seed in seeds], seeds)
+
+
 class _Graph:
     """A captured run over fixed tensors."""
 
-    def __init__(self, vision: CTViT, voxels: Tensor) -> None:
+    def __init__(self, encode: Encode, voxels: Tensor) -> None:
         self._graph = torch.cuda.CUDAGraph()
         # A capture must not be the first run: libraries make their handles and workspaces in it.
         stream: Any = torch.cuda.Stream  # without types
@@ -76,18 +84,19 @@ class _Graph:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                vision(voxels)
+                encode(voxels)
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(self._graph):
-            self._outputs = vision(voxels)
+            self._outputs = encode(voxels)
 
     def replay(self) -> None:
         self._graph.replay()
 
-    def codes_agree(self, codes: Tensor) -> float:
-        """Share of its last replay's codes that are these."""
+    def outputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one more replay: a capture alone computes nothing."""
+        self.replay()
         torch.cuda.synchronize()
-        return float((self._outputs[2] == codes).float().mean())
+        return self._outputs
 
 
 def _times(subject: Subject, works: dict[str, Work]) -> dict[str, list[float]]:
@@ -115,7 +124,8 @@ def _text(subject: Subject, rows: Rows) -> None:
     text = subject.on_device.text
     times = _times(subject, {"text": lambda: text(ids, mask)})
     settings = {"sentences": len(ids), "tokens": ids.shape[1], "precision": "fp32"}
-    rows.add("text fp32, eager", times["text"], settings=settings)
+    parity = text_parity(subject, text(ids, mask))
+    rows.add("text fp32, eager", times["text"], parity=parity, settings=settings)
 
 
 def _code_search(subject: Subject, rows: Rows) -> None:
@@ -132,43 +142,17 @@ def _code_search(subject: Subject, rows: Rows) -> None:
         exact = torch.einsum("nw,nkw->nk", unit, book[best])  # (N, 8)
         return best.gather(1, exact.argmax(dim=-1, keepdim=True))[:, 0].int()
 
-    expected = vision.nearest_codes(tokens)
-    share = float((in_two_steps() == expected).float().mean())
-    works: dict[str, Work] = {
+    expected = subject.reference.vision.nearest_codes(tokens.cpu())
+    works: dict[str, Callable[[], Tensor]] = {
         "float32": lambda: vision.nearest_codes(tokens),
         "bfloat16, best 8 again in float32": in_two_steps,
     }
-    for name, agree in (("float32", 1.0), ("bfloat16, best 8 again in float32", share)):
-        parity = Parity("PASS" if agree >= 0.999 else "FAIL", "nearest codes in float32", agree)
+    times = _times(subject, dict(works))
+    for name, search in works.items():
+        agree = float((search().cpu() == expected).float().mean())
+        verdict = "PASS" if agree >= BOUNDS["fp32"].codes else "FAIL"
         rows.add(
-            f"code search, {name}", _times(subject, {name: works[name]})[name], parity=parity,
-            counted=False, settings={"tokens": len(tokens), "codes": len(book)},
+            f"code search, {name}", times[name],
+            parity=Parity(verdict, "nearest codes in float32 on the CPU", agree),
+            settings={"tokens": len(tokens), "codes": len(book)},
         )  # fmt: skip
-
-
-def _widths(subject: Subject, rows: Rows) -> None:
-    """Both products of a feed-forward part in bfloat16, at widths that the device may prefer."""
-    config = subject.reference.config.vision
-    count, width = _count(config.token_shape), config.width
-    works: dict[str, Work] = {}
-    for hidden in _WIDTHS:
-        tokens, inner = (_random(subject, count, size) for size in (width, hidden))
-        works[str(hidden)] = _products(
-            [tokens, inner],
-            [_random(subject, 2 * hidden, width), _random(subject, width, hidden)],
-        )
-    for name, milliseconds in _times(subject, works).items():
-        settings = {"precision": "bf16", "width": int(name), "tokens": count}
-        rows.add(f"feed-forward products bf16, width {name}", milliseconds, settings=settings)
-
-
-def _products(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Work:
-    return lambda: [F.linear(x, w) for x, w in zip(inputs, weights, strict=True)]
-
-
-def _random(subject: Subject, rows: int, columns: int) -> Tensor:
-    return torch.randn(rows, columns, device=subject.device, dtype=torch.bfloat16)
-
-
-def _count(shape: Sequence[int]) -> int:
-    return shape[0] * shape[1] * shape[2]

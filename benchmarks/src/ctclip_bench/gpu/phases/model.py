@@ -42,7 +42,7 @@ def _making(subject: Subject, rows: Rows, name: str) -> Callable[[], None]:
             f"graph: {name}",
             seconds=time.perf_counter() - start,
             mib=path.stat().st_size / 2**20,
-            of="the repository" if path.name == "model.onnx" else "made here",
+            of="made here" if path.is_relative_to(subject.folder) else "the repository",
         )
 
     return work

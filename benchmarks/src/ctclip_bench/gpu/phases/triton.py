@@ -9,9 +9,10 @@ from typing import Any
 from ctclip_bench.gpu.phases.onnx_rows import scan_of
 from ctclip_bench.gpu.rows import Missing, Rows
 from ctclip_bench.gpu.sessions import load_onnxruntime
+from ctclip_bench.gpu.settings import graph_of_release
 from ctclip_bench.gpu.subject import Subject
 from ctclip_bench.results.result import Parity
-from ctclip_client.contract import PREPROCESS, VISION
+from ctclip_client.contract import PREPROCESS, TEXT_ENCODER, VISION
 from ctclip_client.errors import Unavailable
 from ctclip_export.engines.gpu import NoGpu, read_gpu
 from ctclip_export.parity.judge import StepAnswer, bounds_for, judge
@@ -20,10 +21,14 @@ from ctclip_export.parity.reference import reference_answer
 _CONFIG, _CONFIG_FILES = "gpu", "*/configs/gpu.pbtxt"
 """Taken on a GPU where the repository has it; the default leaves the choice to Triton."""
 _RUNS = 5
+_LEAST_GROWTH = 0.9
+"""Of the encoders' weights, in memory on the GPU: their files hold little else."""
 
 
 def measure(subject: Subject, rows: Rows) -> None:
-    """Needs what `ctclip serve` needs. Raises: Missing with what is not here."""
+    """Needs what `ctclip serve` needs. Raises: Missing with what is not here; RuntimeError where
+    the models are not on the GPU.
+    """
     load_onnxruntime(subject.device)
     try:
         from ctclip_client import Client
@@ -50,6 +55,10 @@ def measure(subject: Subject, rows: Rows) -> None:
                 times.append((time.perf_counter() - begun) * 1000)
         spent = _inside(server.grpc_url)
         after = _gpu_gib(subject)
+    if before is not None and after is not None:
+        names = (VISION.name, TEXT_ENCODER.name)
+        graphs = (graph_of_release(repository, name, "model.onnx") for name in names)
+        check_growth(after - before, sum(path.stat().st_size for path in graphs) / 2**30)
     precision = subject.settings.release.precision if subject.settings.release else "fp32"
     model = subject.reference
     tokens = model.config.vision.token_shape
@@ -97,6 +106,15 @@ def _gpu_gib(subject: Subject) -> float | None:
         return read_gpu().memory_used_bytes / 2**30
     except NoGpu:
         return None
+
+
+def check_growth(grown_gib: float, weights_gib: float) -> None:
+    """Raises: RuntimeError where models that a server loaded cannot be on the GPU."""
+    if grown_gib < _LEAST_GROWTH * weights_gib:
+        raise RuntimeError(
+            f"memory in use on the GPU grew by {grown_gib:.2f} GiB, and the encoders' weights are "
+            f"{weights_gib:.2f}: they run on the CPU"
+        )
 
 
 def _inside(url: str) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,10 @@ executes the file of that model's version folder by that model's config, and kno
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_CUDA = "CUDAExecutionProvider"
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 
@@ -111,16 +114,23 @@ def _load(path: Path, options: ort.SessionOptions, providers: list[Any]) -> ort.
     if unknown:
         raise ConfigError(f"failed to load '{path}': {unknown}")
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 (ONNX Runtime's errors have no common class)
         raise ConfigError(f"failed to load '{path}': {_one_line(error)}") from None
+    if len(providers) > 1 and _CUDA not in session.get_providers():  # it fell back in silence
+        raise ConfigError(
+            f"failed to load '{path}': ONNX Runtime cannot start its CUDA provider; its CUDA and "
+            "cuDNN have to be here, and fit the driver"
+        )
+    return session
 
 
 def _providers(kind: str, cuda: dict[str, str]) -> list[Any]:
     if kind == "GPU":
-        if "CUDAExecutionProvider" in ort.get_available_providers():
-            ort.preload_dlls()  # CUDA's libraries of pip lie where the loader does not look
-            return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+        if _CUDA in ort.get_available_providers():
+            with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+                ort.preload_dlls()  # CUDA's libraries of pip lie where the loader does not look
+            return [(_CUDA, cuda), "CPUExecutionProvider"]
         pb_utils.Logger.log_warn(
             "this ONNX Runtime has no CUDA provider: a GPU instance runs on the CPU"
         )
