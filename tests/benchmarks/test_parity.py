@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from ctclip_bench.parity import plan
+from ctclip_bench.parity.inputs import changed_files, read_inputs
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
@@ -233,6 +234,19 @@ def test_a_swapped_weight_fails_in_every_step(
     (run,) = kept(own)
     assert run.passed is False
     assert [failure.partition(":")[0] for failure in run.failures] == list(said)
+
+
+def test_a_graph_that_no_record_describes_fails_by_name(own: Path) -> None:
+    folder = own / "ctclip_preprocess"
+    inputs = read_inputs(own, [], None, None)
+    assert changed_files(inputs) == ""
+    record = json.loads((folder / "1/provenance.json").read_text())
+    del record["further_files"]
+    (folder / "1/provenance.json").write_text(json.dumps(record))
+    unrecorded = "ctclip_preprocess: provenance.json does not describe model_gpu.onnx"
+    assert changed_files(inputs).startswith(unrecorded)
+    (folder / "1/model_gpu.onnx").unlink()
+    assert "gpu.pbtxt loads model_gpu.onnx, which is missing" in changed_files(inputs)
 
 
 def test_a_swapped_vocabulary_fails_by_name(own: Path, scans: Path, capsys: Printed) -> None:

@@ -112,6 +112,20 @@ def test_the_graph_for_gpus_is_of_the_release_like_the_other(doctor, copied):
     assert "model_gpu.onnx" in outcome.check("file", "ctclip_preprocess/1")["detail"]
 
 
+def test_a_graph_that_no_record_describes_is_found(doctor, copied):
+    """As after copying the graph for GPUs into a release that was exported without one."""
+    folder = copied / "ctclip_preprocess"
+    edit_record(folder / "1/provenance.json", lambda record: record.pop("further_files"))
+    said = doctor(copied).check("file", "ctclip_preprocess/1")
+    assert (said["verdict"], "not describe model_gpu.onnx" in said["detail"]) == ("FAIL", True)
+    for path in (folder / "configs").iterdir():
+        path.unlink()  # it is of the contract, so the next config may choose it
+    assert doctor(copied).verdict("file", "ctclip_preprocess/1") == "FAIL"
+    edit(folder / "config.pbtxt", "max_batch", 'default_model_filename: "other.onnx"\nmax_batch')
+    said = doctor(copied).check("file", "ctclip_preprocess/1")
+    assert "config.pbtxt loads other.onnx, which is missing" in said["detail"]
+
+
 @pytest.mark.parametrize("model", ["ctclip_vision", "ctclip_text", "ctclip_findings"])
 def test_an_edited_size_in_a_config_is_found(doctor, copied, model):
     edit(copied / model / "config.pbtxt", "32]", "33]")

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ctclip_client.release.members import read_members
+from ctclip_client.transport.connection import Connection
 from ctclip_export.graphs.run import run_onnx
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server import EmbeddedTriton
+from ctclip_server.releases.control import Control
+from ctclip_server.releases.running import running_configs
 
 from ..conftest import Golden
 from .conftest import Caller
@@ -34,6 +38,13 @@ def encoded_at_once(ask: Caller, volumes: np.ndarray) -> tuple[int, int]:
     return inferences - before[0], executions - before[1]
 
 
+def running_configs_of(triton: EmbeddedTriton, model: str) -> tuple[Path, ...]:
+    """What a promotion takes for the files that this server runs with."""
+    files = read_members(triton.repository).config_files(model)
+    with Control(Connection(triton.grpc_url, 60)) as control:
+        return running_configs(files, control.config(model))
+
+
 def eight(golden: Golden) -> np.ndarray:
     volume = golden.expected["b1_volume"].astype(np.float32)
     return np.concatenate([volume] * 8)
@@ -52,11 +63,17 @@ def test_the_gpu_config_takes_its_own_graph_and_joins_scans(
     scan = chest_phantom(golden.geometry).tensors()
     with EmbeddedTriton(repository, config_name="gpu") as gpu:
         ask = caller(gpu)
+        for model in ("ctclip_vision", "ctclip_preprocess"):
+            chosen = {path.stem for path in running_configs_of(gpu, model)}
+            assert chosen >= {"gpu"}
+            assert "config" not in chosen
         voxels = ask("ctclip_preprocess", "VOXELS", **scan)
         inferences, executions = encoded_at_once(ask, eight(golden))
     graph = repository / "ctclip_preprocess" / "1" / "model_gpu.onnx"
     np.testing.assert_array_equal(voxels, run_onnx(graph, scan)["VOXELS"])
     default = caller(server)("ctclip_preprocess", "VOXELS", **scan)
+    for model in ("ctclip_vision", "ctclip_preprocess"):
+        assert [path.stem for path in running_configs_of(server, model)] == ["config"]
     np.testing.assert_allclose(voxels, default, rtol=0, atol=1e-6)
     assert inferences == 8
     assert executions < 8

@@ -121,6 +121,19 @@ def test_another_further_file_than_the_one_that_was_checked_is_refused(release: 
     assert "further_files: got ../model.onnx, expected the name of a file" in refused(release)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_graph_that_a_config_names_is_there_and_was_checked(backend: str, release: Path) -> None:
+    gpu_graph = release / GRAPH / "1/model_gpu.onnx"
+    config = (release / GRAPH / "config.pbtxt").read_text().replace("onnxruntime", backend)
+    config += f'default_model_filename: "{gpu_graph.name}"\n'
+    (release / GRAPH / "configs/gpu.pbtxt").write_text(config)
+    assert "configs/gpu.pbtxt loads model_gpu.onnx, which is missing" in refused(release)
+    gpu_graph.write_bytes(b"by hand")
+    assert "provenance.json does not describe model_gpu.onnx" in refused(release)
+    graph_record(release, further_files={gpu_graph.name: sha256(gpu_graph)})
+    check(release)
+
+
 def test_two_releases_in_one_version_are_refused(release: Path) -> None:
     graph_record(release, release="another")
     assert "version 1 mixes two releases: 'ctclip_check' is of r, 'shift' of" in refused(release)

@@ -47,6 +47,19 @@ def files(repository: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_release_without_a_graph_that_is_served_here_is_refused(
+    live: Path, candidate: Path
+) -> None:
+    """A server that starts with the config would not; nothing is placed."""
+    config = (live / GRAPH / "config.pbtxt").read_text()
+    config += 'default_model_filename: "model_gpu.onnx"\n'
+    (live / GRAPH / "configs/gpu.pbtxt").write_text(config)
+    before = files(live)
+    with pytest.raises(ReleaseRefusedError, match=r"gpu\.pbtxt loads model_gpu\.onnx, which is"):
+        place(live, candidate)
+    assert files(live) == before
+
+
 def test_another_release_becomes_the_next_version(live: Path, tmp_path: Path) -> None:
     other = write_release(tmp_path / "other", "s", 2.0)
     before = files(live)

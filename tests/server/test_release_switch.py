@@ -29,6 +29,7 @@ from ctclip_server import EmbeddedTriton
 from ctclip_server.releases import switch
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.place import place_release
+from ctclip_server.releases.running import running_configs
 from ctclip_server.releases.versions import stated_versions
 
 from ..tiny_release import ENSEMBLE, GRAPH, X, write_release
@@ -76,6 +77,17 @@ def second(tmp_path: Path) -> Path:
 def _switch(command: str, triton: EmbeddedTriton, *more: object) -> int:
     repository = str(triton.repository)
     return main([command, "--repository", repository, "--url", triton.grpc_url, *map(str, more)])
+
+
+def add_gpu_graph(repository: Path) -> Path:
+    """A second form of the graph, and two configs of the same text that choose it."""
+    folder = repository / GRAPH
+    gpu_graph = shutil.copy(folder / "1/model.onnx", folder / "1/model_gpu.onnx")
+    edit_record(repository, GRAPH, further_files={"model_gpu.onnx": sha256(gpu_graph)})
+    text = (folder / "config.pbtxt").read_text() + 'default_model_filename: "model_gpu.onnx"\n'
+    for name in ("gpu", "tensorrt"):
+        (folder / "configs" / f"{name}.pbtxt").write_text(text)
+    return repository
 
 
 def load_of(triton: EmbeddedTriton) -> Load:
@@ -308,9 +320,11 @@ def test_configs_agree_after_every_single_write(
 
 
 def test_a_variant_is_switched_as_the_default_is(tmp_path: Path, second: Path) -> None:
-    """The server runs with configs/one-thread.pbtxt; all other configs follow it."""
-    own = write_release(tmp_path / "own", NAMES[0], 1)
-    with EmbeddedTriton(own, config_name="one-thread", model_control="explicit") as triton:
+    """The server runs with configs/tensorrt.pbtxt, of the same text as gpu.pbtxt: nothing tells
+    which of the two it was; all other configs follow."""
+    own = add_gpu_graph(write_release(tmp_path / "own", NAMES[0], 1))
+    add_gpu_graph(second)
+    with EmbeddedTriton(own, config_name="tensorrt", model_control="explicit") as triton:
         assert triton.process_id is not None
         with Stubs(triton.process_id) as stubs, load_of(triton) as load:
             assert _switch("promote", triton, "--from", second) == 0
@@ -321,6 +335,39 @@ def test_a_variant_is_switched_as_the_default_is(tmp_path: Path, second: Path) -
         assert stubs.most[GRAPH] == 2  # twice the memory, and not more
         assert serving(triton) == {"2"}
     assert stated(own) == {"2"}
+
+
+def test_a_variant_that_does_not_load_is_put_back_with_its_twin(
+    triton: EmbeddedTriton, second: Path, live: Path
+) -> None:
+    """Here the default config has the twin."""
+    twin = live / GRAPH / "configs/twin.pbtxt"
+    twin.write_text((live / GRAPH / "config.pbtxt").read_text())
+    graph = second / GRAPH / "1/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-10])
+    edit_record(second, GRAPH, file_sha256=sha256(graph))
+    before = configs(live)
+    try:
+        assert _switch("promote", triton, "--from", second) == 4
+        assert configs(live) == before
+    finally:
+        twin.unlink()
+    assert serving(triton) == {"1"}
+
+
+@pytest.mark.parametrize("model", ["ctclip_vision", "ctclip_preprocess", GRAPH])
+def test_the_configs_that_a_server_may_run_with_are_told_by_what_they_say(
+    model: str, repository: Path, live: Path
+) -> None:
+    files = read_members(live if model == GRAPH else repository).config_files(model)
+    for path in files:
+        running = read_config(path)
+        # As Triton tells it; `test_gpu_config` asks a real one.
+        running.default_model_filename = running.default_model_filename or {
+            "tensorrt": "model.plan"
+        }.get(running.backend, "model.onnx")
+        alike = [other for other in files if other.read_text() == path.read_text()]
+        assert running_configs(files, running) == tuple(alike)
 
 
 def test_promoting_what_serves_says_so(

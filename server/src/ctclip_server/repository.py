@@ -15,14 +15,9 @@ from ctclip_client.release.repository import (
     read_config,
     version_folders,
 )
+from ctclip_client.release.served_graphs import file_of
 from ctclip_client.system.terminal import command_line
 from ctclip_server.embedded.installation import BACKENDS
-
-_DEFAULT_FILES = {
-    "onnxruntime": "model.onnx",
-    "openvino": "model.xml",
-    "python": "model.py",
-}
 
 
 def _export(repository: Path) -> str:
@@ -88,7 +83,7 @@ def _check_model(folder: Path, config_path: Path) -> None:
             f"has {', '.join(served_backends())}.",
             "Choose another variant with --config-name, or serve it with the official container.",
         )
-    name = config.default_model_filename or _DEFAULT_FILES[backend]
+    name = file_of(config)
     for version in served:
         if not (folder / str(version) / name).exists():
             raise Unreadable(

@@ -15,6 +15,7 @@ from ctclip_client.prompts import sentences
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.members import Members, pinned_version, read_members
 from ctclip_client.release.records import ReleaseRecord, read_model_record
+from ctclip_client.release.served_graphs import served_graphs_problem
 from ctclip_client.system.files import special
 from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import read_text_model
@@ -113,10 +114,10 @@ def _check_same(where: str, what: str, found: str, known: str) -> None:
 def changed_files(inputs: ParityInputs) -> str:
     """Names the files of the release that its records do not describe; "" if all are as exported.
 
-    Both sides of a comparison would use them.
+    Both sides of a comparison would use them, or one of two configs, of which one is compared.
     Raises: Unreadable for one that is missing or cannot be read: nothing is known of it.
     """
-    changed = []
+    changed, problems = [], []
     for model in inputs.members.steps:
         folder = inputs.members.folder(model, inputs.version)
         record = read_model_record(folder)
@@ -124,7 +125,12 @@ def changed_files(inputs: ParityInputs) -> str:
             if _sha256("--repository", folder / file) != expected:
                 _check_graph(folder / file)
                 changed.append(f"{model}: {file}")
-    return f"{', '.join(changed)} is not the file that provenance.json describes" * bool(changed)
+        configs = inputs.members.config_files(model)
+        if problem := served_graphs_problem(folder, record, configs):
+            problems.append(f"{model}: {problem}")
+    if changed:
+        problems.insert(0, f"{', '.join(changed)} is not the file that provenance.json describes")
+    return "; ".join(problems)
 
 
 def _check_graph(path: Path) -> None:

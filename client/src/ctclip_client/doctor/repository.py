@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from ctclip_client.contract import CHECK, TOKENIZER, VERSION, Ensemble, Model
 from ctclip_client.doctor.configs import (
@@ -26,12 +28,14 @@ from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.release.records import ReleaseRecord
 from ctclip_client.release.repository import (
     CONFIG,
+    ModelFolder,
     Repository,
     VersionFolder,
     loaded_versions,
     read_config,
     read_repository,
 )
+from ctclip_client.release.served_graphs import served_graphs_problem
 
 _EXPORT = "Make it with ctclip export --checkpoint F --text-model DIR --out DIR."
 _EXPORT_AGAIN = "Export the repository again (ctclip export), or restore the file."
@@ -211,8 +215,9 @@ def _files(repository: Repository, options: DoctorOptions) -> Iterator[Check]:
         for part, folder in folders:
             if not folder.versions:
                 yield failed("file", "no version folder", _EXPORT, part.name)
+            configs = _readable_configs(folder)
             for _, version in sorted(folder.versions.items()):
-                yield _file(part, version, advance)
+                yield _file(part, version, configs, advance)
 
 
 def _recorded(part: Model) -> str:
@@ -220,7 +225,22 @@ def _recorded(part: Model) -> str:
     return _VOCABULARY if part is TOKENIZER else _MODEL_FILES[part.backend]
 
 
-def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -> Check:
+def _readable_configs(folder: ModelFolder) -> list[Path]:
+    """A model's configs; the check "config" tells of those that cannot be read."""
+    found = []
+    for path in (folder.path / CONFIG, *folder.variants()):
+        with suppress(CTClipError):
+            read_config(path)
+            found.append(path)
+    return found
+
+
+def _file(
+    part: Model,
+    version: VersionFolder,
+    configs: Sequence[Path],
+    advance: Callable[[int], None],
+) -> Check:
     about = f"{part.name}/{version.number}"
     needed = dict.fromkeys((_MODEL_FILES[part.backend], _recorded(part)))
     missing = [name for name in needed if not version.has(name)]
@@ -234,6 +254,7 @@ def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -
                 _EXPORT_AGAIN, about,
             )  # fmt: skip
         digests = {name: version.sha256(name, advance) for name in record.files}
+        problem = served_graphs_problem(version.path, record, configs)
     except CTClipError as error:
         return failed("file", error.cause, error.remedy, about)
     values = {"file": record.file, "sha256": digests[record.file],
@@ -245,6 +266,8 @@ def _file(part: Model, version: VersionFolder, advance: Callable[[int], None]) -
                 f"{name} has SHA-256 {got[:16]}…, provenance.json says {expected[:16]}…: it is "
                 "not the file that was exported and checked", _EXPORT_AGAIN, about, **values,
             )  # fmt: skip
+    if problem:
+        return failed("file", problem, _EXPORT_AGAIN, about, **values)
     return passed("file", "there, SHA-256 as recorded", about, **values)
 
 

@@ -59,15 +59,19 @@ class ReleaseRecord:
         return self.release
 
 
-def digests_of_release(records: Mapping[str, ModelRecord]) -> dict[str, str]:
-    """SHA-256 of every file that the release's name is a digest of, out of its models' records.
+def digests_of_release(files: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """SHA-256 of every file that the release's name is a digest of, named as in that digest.
 
-    By the model's name; those of further files by MODEL/FILE.
+    Args:
+        files: SHA-256 by file name, the model's own file first, by model: `ModelRecord.files`.
+
+    Returns:
+        Those of the models' own files by the model's name; those of further files by MODEL/FILE.
     """
     found = {}
-    for model, record in records.items():
-        found[model] = record.file_sha256
-        found |= {f"{model}/{name}": digest for name, digest in record.further_files.items()}
+    for model, ((_, own), *further) in ((name, each.items()) for name, each in files.items()):
+        found[model] = own
+        found |= {f"{model}/{name}": digest for name, digest in further}
     return found
 
 
@@ -108,7 +112,7 @@ class ModelRecord:
 
     @property
     def files(self) -> Mapping[str, str]:
-        """SHA-256 of everything that it describes, by the file's name."""
+        """SHA-256 of everything that it describes, by the file's name; `file` comes first."""
         return {self.file: self.file_sha256, **self.further_files}
 
     @property

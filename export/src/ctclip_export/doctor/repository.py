@@ -185,7 +185,7 @@ def _release_names(repository: Repository) -> Iterator[Check]:
         if unread:  # the digest is over the files of them all
             yield not_run("record", f"No record of {', '.join(unread)} can be read.", about=about)
             continue
-        files = digests_of_release(here)
+        files = digests_of_release({name: record.files for name, record in here.items()})
         made = set()
         for record in here.values():
             release = {k: value for k, value in record.release.content.items() if k != "release"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from ctclip_client.contract import CHECK, PYTHON_MODELS, TOKENIZER
 from ctclip_client.release.digest import sha256
 from ctclip_client.release.parity_runs import append_run, export_run
+from ctclip_client.release.records import digests_of_release
 from ctclip_client.release.self_check import FILE as SELF_CHECK
 from ctclip_client.release.self_check import SelfCheck
 from ctclip_export.parity.compare import Agreement
@@ -47,11 +48,7 @@ def write_release(
         model: {name: sha256(file.with_name(name)) for name in (file.name, *model.further_files)}
         for model, file in files.items()
     }
-    of_release = {
-        model.name if name == files[model].name else f"{model.name}/{name}": digest
-        for model, each in digests.items()
-        for name, digest in each.items()
-    }
+    of_release = digests_of_release({model.name: each for model, each in digests.items()})
     release = release_record(source, of_release, ranges)
     for model, file in files.items():
         parity = [asdict(found) for found in agreements if found.model == model.name]

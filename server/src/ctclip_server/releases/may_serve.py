@@ -16,6 +16,7 @@ from ctclip_client.release.records import (
     read_model_record,
 )
 from ctclip_client.release.repository import VersionFolder
+from ctclip_client.release.served_graphs import served_graphs_problem
 
 _COMPARE = (
     "Compare it anew: ctclip parity, with engines on the GPU that they were built for (make "
@@ -55,11 +56,29 @@ def check_release(members: Members, version: int) -> Release:
     release = _same_release(records, version)
     for name, record in records.items():
         _check_model(members.folder(name, version), name, record)
+    check_graphs(members, members, version)
     runs = read_runs(members.repository, version)
     engines = members.engines(version)
     if reason := objection(runs, engines):
         raise ReleaseRefusedError(f"release: version {version} may not serve: {reason}.", _COMPARE)
     return Release(version, release)
+
+
+def check_graphs(members: Members, source: Members, version: int) -> None:
+    """Check that a version of `source` has all graphs that configs of `members` load, as recorded.
+
+    Raises:
+        ReleaseRefusedError: it does not.
+        Unreadable: a config or a record is damaged.
+    """
+    for name in members.steps:
+        folder = source.folder(name, version)
+        configs = members.config_files(name)
+        if problem := served_graphs_problem(folder, read_model_record(folder), configs):
+            whose = "" if source == members else f"for the configs of {members.repository}: "
+            raise ReleaseRefusedError(
+                f"release: '{name}' version {version}: {whose}{problem}.", EXPORT_AGAIN
+            )
 
 
 def _same_release(records: dict[str, ModelRecord], version: int) -> ReleaseRecord:

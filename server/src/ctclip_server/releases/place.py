@@ -14,7 +14,7 @@ from ctclip_client.release.members import Members, pinned_version
 from ctclip_client.release.records import read_model_record
 from ctclip_client.release.repository import read_config
 from ctclip_client.release.self_check import FILE as SELF_CHECK
-from ctclip_server.releases.may_serve import check_release
+from ctclip_server.releases.may_serve import check_graphs, check_release
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.self_check import check_is_of, load_self_check
 
@@ -30,15 +30,17 @@ WARMUP = "warmup"
 def place_release(members: Members, candidate: Members) -> int:
     """Place the candidate's release beside those of `members`; return its version there.
 
-    What is served does not change: configs keep naming the versions that they name. A release that
-    is there with the same engines and self-check is not placed twice: its own parity runs count.
+    What is served does not change: configs keep naming the versions that they name, and the
+    candidate's are left behind. A release that is there with the same engines and self-check is not
+    placed twice: its own parity runs count.
 
     Args:
         members: the repository that is served.
         candidate: the repository that the release was exported to.
 
     Raises:
-        ReleaseRefusedError, SelfCheckError: the candidate may not serve.
+        ReleaseRefusedError, SelfCheckError: the candidate may not serve, or lacks a graph that a
+            config of `members` loads.
         Unreadable: its self-check is damaged.
         InvalidInput: its tensors are others, or the repository cannot be written.
     """
@@ -46,6 +48,7 @@ def place_release(members: Members, candidate: Members) -> int:
     release = check_release(candidate, source)
     check_is_of(load_self_check(candidate.repository, source), release.record.name)
     _check_same_tensors(members, candidate)
+    check_graphs(members, candidate, source)
     content = _content(candidate, source)
     for version in members.complete_versions():
         if content is not None and _content(members, version) == content:

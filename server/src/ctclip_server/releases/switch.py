@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from ctclip_client.contract import CHECK
 from ctclip_client.errors import CTClipError, InvalidInput, NotReady, ServerError
@@ -23,6 +22,7 @@ from ctclip_client.release.self_check import SelfCheck
 from ctclip_client.system.terminal import command_line
 from ctclip_server.releases.control import Control
 from ctclip_server.releases.may_serve import Release
+from ctclip_server.releases.running import running_configs
 from ctclip_server.releases.versions import replace, stated_versions, with_versions
 from ctclip_server.self_check import (
     NONE_THERE,
@@ -79,8 +79,11 @@ class Switch:
         # A server may have been told to load some of the models only.
         self._steps = tuple(name for name in members.steps if ready[name])
         self._ensembles = tuple(name for name in members.ensembles if ready[name])
-        self._active = {name: self._active_config(name) for name in self._steps}
-        self._undo: list[tuple[str, Path, str]] = []
+        self._active = {
+            name: running_configs(members.config_files(name), control.config(name))
+            for name in self._steps
+        }
+        self._undo: list[tuple[str, dict[Path, str]]] = []
         self.changed_over = False
         self.halfway = False
 
@@ -132,7 +135,8 @@ class Switch:
         try:
             with self._stage(f"Unload all but version {self._target}"):
                 for name in self._steps:
-                    self._write(self._active[name], [self._target])
+                    for path in self._active[name]:
+                        self._write(path, [self._target])
                     self._control.load(name)
                 left = self._control.wait_until_unloaded(self._members.all, self._target, timeout_s)
             self._write_the_rest()
@@ -158,11 +162,12 @@ class Switch:
         """
         with self._stage("Ask the server for model control"):
             for name in self._steps:
-                on_disk = stated_versions(read_config(self._active[name]))
-                if on_disk is None:  # Triton would take the newest, and drop what is served
-                    self._write(self._active[name], served)
-                elif not set(served) <= set(on_disk):
+                on_disk = {p: stated_versions(read_config(p)) for p in self._active[name]}
+                if any(v is not None and not set(served) <= set(v) for v in on_disk.values()):
                     continue  # another server of this repository was switched before
+                for path, versions in on_disk.items():
+                    if versions is None:  # Triton would take the newest, and drop what is served
+                        self._write(path, served)
                 try:
                     self._control.load(name)
                 except NotReady as error:
@@ -198,14 +203,17 @@ class Switch:
     def _change_over(self) -> None:
         with self._stage(f"Change the ensembles over to version {self._target}"):
             for name in self._ensembles:
-                self._change(name, self._members.config(name), [self._target], self._target)
+                config = self._members.config(name)
+                self._change(name, [config], [self._target], self._target)
                 self._check_ready(name)
 
     def _change(
-        self, name: str, path: Path, versions: Collection[int], pin: int | None = None
+        self, name: str, paths: Iterable[Path], versions: Collection[int], pin: int | None = None
     ) -> None:
-        self._undo.append((name, path, path.read_text("utf-8")))
-        self._write(path, versions, pin)
+        before = {path: path.read_text("utf-8") for path in paths}
+        self._undo.append((name, before))
+        for path in before:
+            self._write(path, versions, pin)
         self._control.load(name)
 
     def _check_ready(self, name: str) -> None:
@@ -222,9 +230,10 @@ class Switch:
         """
         failed = ""
         with self._stage("Put everything back"):
-            for name, path, text in reversed(self._undo):
+            for name, before in reversed(self._undo):
                 try:
-                    replace(path, text)
+                    for path, text in before.items():
+                        replace(path, text)
                     self._control.load(name)
                 except CTClipError as error:
                     failed = failed or f"{name}: {error.cause}"
@@ -243,32 +252,6 @@ class Switch:
         text = with_versions(path, versions, pin)
         if text != path.read_text("utf-8"):
             replace(path, text)
-
-    def _active_config(self, name: str) -> Path:
-        """The file that the server's config of a model came from, by what it says.
-
-        A wrong guess costs memory for a while, nothing else: see `_refresh`.
-        """
-        running = self._control.config(name)
-        return min(
-            self._members.config_files(name),
-            key=lambda path: _differences(read_config(path), running),
-        )
-
-
-def _differences(stated: Any, running: Any) -> int:
-    """How many settings of a config differ from those that a model runs with."""
-    fields = ("backend", "platform", "max_batch_size", "default_model_filename")
-    different = [
-        field
-        for field in fields
-        if getattr(stated, field) and getattr(stated, field) != getattr(running, field)
-    ]
-    return len(different) + (_parameters(stated) != _parameters(running))
-
-
-def _parameters(config: Any) -> dict[str, str]:
-    return {name: entry.string_value for name, entry in config.parameters.items()}
 
 
 def _ready(control: Control, models: Iterable[str]) -> tuple[str, ...]:
