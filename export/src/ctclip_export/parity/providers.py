@@ -30,6 +30,8 @@ Providers = Sequence[tuple[str, Mapping[str, str]]]
 CPU: Providers = (("CPUExecutionProvider", {}),)
 CUDA: Providers = (("CUDAExecutionProvider", {"use_tf32": "0"}), *CPU)
 """Without TF32, which is on by default: what is float32 in a graph has to be exact."""
+START_TIMEOUT_S: float = 300
+"""For the first kernel on a GPU, with CUDA's libraries on a slow disk."""
 
 
 class NoProvider(CTClipError):
@@ -37,13 +39,13 @@ class NoProvider(CTClipError):
 
 
 def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.InferenceSession:
-    """A session whose first provider is the first of `providers`.
+    """A session whose first provider is the first of `providers`, also when that fails in a run.
 
     Raises: NoProvider where ONNX Runtime would take another in its place, as it does without a word
     when CUDA's libraries are missing; its own errors for a graph that it cannot run.
     """
     wanted = providers[0][0]
-    if wanted == CUDA[0][0] and hasattr(onnxruntime, "preload_dlls"):
+    if wanted == CUDA[0][0]:
         with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
             onnxruntime.preload_dlls()  # CUDA's libraries out of the packages that torch brings
     options = onnxruntime.SessionOptions()
@@ -57,6 +59,7 @@ def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.Infere
     if wanted not in session.get_providers():
         reason = f": {said[-1].message}" if said else ""
         raise NoProvider(f"onnxruntime does not start {wanted} here{reason}")
+    session.disable_fallback()  # it would compute on the CPU what fails on a GPU, and say nothing
     return session
 
 
@@ -81,10 +84,13 @@ def missing_cuda() -> str:
     except NoGpu as error:
         return error.cause
     # In a process of its own: this one is to take no GPU memory.
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, wanted],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, wanted],
+            capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"{wanted} did not start within {START_TIMEOUT_S} s"
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
