@@ -77,6 +77,10 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 		$(if $(TORCH_INDEX_URL)$(ON_GPU),,echo "  and several GB of CUDA libraries with torch; without a GPU, avoid these:"; \
 		echo "  TORCH_INDEX_URL=$(CPU_TORCH)";) fi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed $(VENV)/installed-gpu
+	@touch -t 197001020000 $@ # begun: not up to date until all is done, but which of the two is known
+	@$(if $(ON_GPU),,if ls -d $(VENV)/lib/python*/site-packages/onnxruntime_gpu-* >/dev/null 2>&1; then \
+		$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi)
 	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch \
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
 	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_memory import CUDA_CONTEXT_BYTES, CUDA_POOL, arena_bytes, engine_bytes, pools
+from gpu_memory import CUDA_CONTEXT_BYTES, CUDA_POOL, arenas, engine_bytes, pools
 
 CONFIGS = ("gpu", "tensorrt")
 """Configs that are chosen for a GPU alone."""
@@ -30,10 +30,11 @@ def main() -> int:
         return 0
     try:
         found = pools(options.repository, options.config_name, os.environ)
+        onnxruntime = arenas(options.repository, options.config_name)
         parts = {
             "Triton's pool": found.cuda_bytes,
             "engines": engine_bytes(options.repository, options.config_name),
-            "ONNX Runtime, at least": arena_bytes(options.repository, options.config_name),
+            "ONNX Runtime, at least": onnxruntime.least_bytes,
             "CUDA itself, a guess": CUDA_CONTEXT_BYTES,
         }
     except (OSError, ValueError) as error:
@@ -46,13 +47,23 @@ def main() -> int:
     )
     if memory is None:
         print("ctclip: nvidia-smi does not tell how much there is: not checked.", file=sys.stderr)
-    elif sum(parts.values()) > memory[0] - memory[1]:
-        return refuse(
-            f"that is {gib(sum(parts.values()))} GiB, and {gib(memory[0] - memory[1])} of this "
-            f"GPU's {gib(memory[0])} GiB are free. Set {CUDA_POOL} to less than "
+    else:
+        least = sum(parts.values())
+        likely = least - onnxruntime.least_bytes + onnxruntime.likely_bytes
+        total, free = memory[0], memory[0] - memory[1]
+        remedy = (
+            f"{gib(free)} of this GPU's {gib(total)} GiB are free. Set {CUDA_POOL} to less than "
             f"{found.cuda_bytes} (volumes that find no room then take the way through host "
             "memory), or take a larger GPU."
         )
+        if least > free:
+            return refuse(f"that is {gib(least)} GiB, and {remedy}")
+        if likely > free:
+            print(
+                f"ctclip: WARNING: ONNX Runtime's arenas may grow that to {gib(likely)} GiB, and "
+                f"{remedy}",
+                file=sys.stderr,
+            )
     print(f"--cuda-memory-pool-byte-size=0:{found.cuda_bytes}")
     print(f"--pinned-memory-pool-byte-size={found.pinned_bytes}")
     return 0

@@ -240,10 +240,34 @@ def test_without_cuda_it_is_not_run_and_says_why(
     monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: everything)
     monkeypatch.setenv("PATH", "/nowhere")
     assert reason() == "no NVIDIA driver: nvidia-smi is not on this machine."
-    # A GPU, and a provider that does not start, for which ONNX Runtime would take the CPU.
+    # A GPU, and a provider that starts for too long, as a damaged driver's may.
     monkeypatch.setattr(providers, "read_gpu", lambda: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(providers, "START_TIMEOUT_S", 0.01)
+        assert reason() == "CUDAExecutionProvider did not start within 0.01 s"
+    # A provider that does not start, for which ONNX Runtime would take the CPU.
     assert reason().startswith("onnxruntime does not start CUDAExecutionProvider here: ")
     assert "does not start CUDA" in run_step(steps.onnx_runtime_cuda, inputs, scans).failure
+
+
+def test_a_gpu_that_fails_in_the_middle_is_not_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ONNX Runtime would open the session again without the GPU, and answer."""
+    session = providers.open_session(providers._smallest_graph(), CPU)
+    failing = providers.onnxruntime.capi.onnxruntime_pybind11_state.EPFail
+    real = session._sess
+
+    class Lost:
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+        def run(self, *_: object) -> None:
+            raise failing("CUDA failure 719")
+
+    monkeypatch.setattr(session, "_sess", Lost())
+    with pytest.raises(failing, match="719"):
+        providers.run_session(session, {"X": np.ones(1, np.float32)})
 
 
 def test_a_provider_is_tried_where_there_is_one() -> None:

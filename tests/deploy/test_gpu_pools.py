@@ -77,16 +77,25 @@ def test_another_geometry_is_right_by_itself(serve: Serve, own: Path) -> None:
     config = own / "ctclip_vision" / "configs" / "tensorrt.pbtxt"
     edit(config, r"dims: \[1, 240, 480, 480\]", "dims: [1, 120, 240, 240]")
     cuda, pinned = pools_of(serve(own, CTCLIP_CONFIG_NAME="tensorrt"))
-    assert (cuda - LARGEST_SCAN_BYTES) % (VOXELS_BYTES // 8) == 0
+    assert cuda - LARGEST_SCAN_BYTES == 25 * VOXELS_BYTES // 8
     assert (pinned - LARGEST_SCAN_BYTES) == 4 * VOXELS_BYTES // 8
 
 
 def test_a_site_chooses_other_sizes(serve: Serve) -> None:
-    asked = {"CTCLIP_CUDA_POOL_BYTES": "2000000000", "CTCLIP_PINNED_POOL_BYTES": "1"}
+    asked = {"CTCLIP_CUDA_POOL_BYTES": "2000000000", "CTCLIP_PINNED_POOL_BYTES": "1048576"}
     done = serve(PUBLISHED, **asked)
-    assert pools_of(done) == (2_000_000_000, 1)
+    assert pools_of(done) == (2_000_000_000, 2**20)
     room = (2_000_000_000 - LARGEST_SCAN_BYTES) // VOXELS_BYTES
     assert f"of a full queue, {room}." in done.stderr
+
+
+def test_a_site_does_without_pools_but_not_with_tiny_ones(serve: Serve) -> None:
+    names = ("CTCLIP_CUDA_POOL_BYTES", "CTCLIP_PINNED_POOL_BYTES")
+    assert pools_of(serve(PUBLISHED, **dict.fromkeys(names, "0"))) == (0, 0)
+    for name, size in zip(names, ("1", "1048575"), strict=True):
+        done = serve(PUBLISHED, **{name: size})
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{name}: got '{size}', expected a number of bytes: 0 (no pool), or" in done.stderr
 
 
 def test_without_a_gpu_there_are_no_pools(serve: Serve) -> None:
@@ -97,8 +106,6 @@ def test_without_a_gpu_there_are_no_pools(serve: Serve) -> None:
 
 def test_a_gpu_that_does_not_tell_its_memory_is_said(serve: Serve, own: Path) -> None:
     """Configs for a GPU were chosen: there is one, whatever nvidia-smi says."""
-    (own / "ctclip_preprocess" / "configs").mkdir(exist_ok=True)
-    shutil.copy(own / "ctclip_preprocess/config.pbtxt", own / "ctclip_preprocess/configs/gpu.pbtxt")
     done = serve(own, smi="#!/bin/sh\nexit 9\n", CTCLIP_CONFIG_NAME="gpu")
     assert pools_of(done)
     assert "nvidia-smi does not tell how much there is: not checked" in done.stderr
@@ -116,6 +123,19 @@ def test_what_cannot_fit_is_refused(
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{free} of this GPU's {total_mib >> 10}.0 GiB are free" in done.stderr
     assert "Set CTCLIP_CUDA_POOL_BYTES to less than" in done.stderr
+
+
+def test_what_fits_only_until_arenas_grow_is_said(serve: Serve) -> None:
+    """Weights, inputs and outputs are sure; that ONNX Runtime holds twice as much is not."""
+    chosen = {"CTCLIP_CONFIG_NAME": "gpu", "CTCLIP_CUDA_POOL_BYTES": str(2**30)}
+    lines = serve(PUBLISHED, **chosen).stderr
+    least = 1 + sum(float(n) for n in re.findall(r"(?:at least|a guess) (\d+\.\d)", lines))
+    for room_mib, code in ((400, 0), (-200, 2)):
+        smi = f"#!/bin/sh\necho '{int(least * 1024) + room_mib}, 0'\n"
+        done = serve(PUBLISHED, smi=smi, **chosen)
+        assert done.returncode == code
+        assert ("WARNING: ONNX Runtime's arenas may grow that to" in done.stderr) is (code == 0)
+        assert "Set CTCLIP_CUDA_POOL_BYTES to less than" in done.stderr
 
 
 def test_engines_count_with_their_contexts(serve: Serve, own: Path) -> None:

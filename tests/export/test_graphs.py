@@ -183,13 +183,29 @@ def test_no_intermediate_grows_with_the_input() -> None:
     scalars = {value.name for value in body.input if not value.type.tensor_type.shape.dim}
     assert all(node.input[1] in scalars for node in users)
 
-    # For GPUs: lines along y are taken out of it, for the z and x of the model's grid.
+    # For GPUs: lines along y are taken out of it, for the z and x of the model's grid, as long as
+    # that grid reaches.
     graph = preprocess_gpu_graph(Geometry()).graph
     users = [node for node in graph.node if "VOLUME" in node.input]
-    assert [node.op_type for node in users] == ["Shape", "Reshape"]
-    lines = users[1].output[0]
+    assert [node.op_type for node in users] == ["Shape", "Slice"]
+    (shaped,) = (node for node in graph.node if users[1].output[0] in node.input)
+    lines = shaped.output[0]
     assert {node.op_type for node in graph.node if lines in node.input} == {"Gather"}
     assert not any(node.op_type in ("Scan", "Loop") for node in graph.node)
+
+
+@pytest.mark.parametrize("columns", [60_000, 60_001, 500])
+def test_a_gpu_takes_no_more_columns_than_it_shows(columns: int) -> None:
+    """The grid's 24 columns of 1.5 mm are 600 of 0.06 mm, whatever lies beside them."""
+    graph = preprocess_gpu_graph(SMALL_GRID)
+    graph.graph.output.append(onnx.helper.make_empty_tensor_value_info("planes"))
+    voxels = np.random.default_rng(columns).integers(-1000, 1000, (3, 3, columns)).astype(np.int16)
+    inputs = scan(voxels, (19.9, 19.9, 0.06))
+    got = session(graph)(inputs)
+    assert got["planes"].shape[:2] == SMALL_GRID.volume_shape[:2]
+    assert got["planes"].shape[2] <= min(601, columns)
+    expected = session(preprocess_graph(SMALL_GRID))(inputs)["VOXELS"]
+    np.testing.assert_allclose(got["VOXELS"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

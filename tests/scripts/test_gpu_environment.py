@@ -45,11 +45,11 @@ def test_the_gpus_packages_come_last(tmp_path: Path) -> None:
     """Otherwise our distributions, which ask for onnxruntime, would bring it over the other."""
     venv = f"VENV={tmp_path / 'venv'}"
     told = make("GPU=1", venv).stdout
-    order = ["check-machine.sh", " torch ", "-e ./export", "gpu-packages.sh", "installed-gpu"]
+    order = ["check-machine.sh", " torch ", "-e ./export", "gpu-packages.sh", f"touch {tmp_path}"]
     places = [told.index(part) for part in order]
     assert places == sorted(places)
     assert re.search(r" torch .*\n.*-c scripts/gpu-requirements\.txt", told)
-    assert "gpu-" not in make(venv).stdout
+    assert "scripts/gpu-" not in make(venv).stdout
     # Every later call of make, of whatever target, knows which environment it is.
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "installed-gpu").touch()
@@ -59,12 +59,49 @@ def test_the_gpus_packages_come_last(tmp_path: Path) -> None:
     assert "leave TORCH_INDEX_URL out" in refused.stderr
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(("before", "now"), [("", "-gpu"), ("-gpu", "")])
+def test_an_environment_is_one_of_the_two_and_known_to_be_incomplete(
+    before: str, now: str, tmp_path: Path
+) -> None:
+    """With a stand-in for its Python, which writes down what it is asked to do."""
+    python, stamps = tmp_path / "bin" / "python", {"installed", "installed-gpu"}
+    python.parent.mkdir()
+    (tmp_path / f"installed{before}").touch()
+    (tmp_path / "lib/python3.11/site-packages/onnxruntime_gpu-1.28.0.dist-info").mkdir(parents=True)
+    command = [
+        str(shutil.which("make")), "-C", str(ROOT), f"VENV={tmp_path}", "PYTHON=python3",
+        f"GPU={1 if now else 0}", "environment",
+    ]  # fmt: skip
+
+    def install(code: int) -> tuple[int, set[str], str]:
+        python.write_text(
+            f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n'
+            f'case "$*" in *"-r tests"*) exit {code};; esac\n'
+        )
+        python.chmod(0o755)
+        (tmp_path / "calls").write_text("")
+        done = run([*command, "-W", "constraints.txt"])
+        found = {path.name for path in tmp_path.iterdir()} & stamps
+        return done.returncode, found, (tmp_path / "calls").read_text()
+
+    code, found, _ = install(1)
+    assert code
+    assert found == {f"installed{now}"}
+    assert run([*command, "-q"]).returncode == 1  # there is something to be done
+    code, found, calls = install(0)
+    assert (code, found) == (0, {f"installed{now}"})
+    gone = calls.index("uninstall --quiet --yes onnxruntime onnxruntime-gpu\n")
+    assert (gone > calls.index("-e ./export")) is bool(now)
+
+
 @pytest.mark.parametrize(
     ("problems", "tensorrt", "code", "said"),
     [
         ("", 0, 0, ""),
         ("ctclip-export 0.1.0 requires onnxruntime, which is not installed.", 0, 0, ""),
-        ("", 1, 0, "NOT INSTALLED: TensorRT"),
+        ("", 1, 0, "NOT INSTALLED: TensorRT. pip says above why; most likely"),
+        ("other 1.0 requires onnxruntime, which is not installed.", 0, 1, "other 1.0 requires"),
         (
             "ctclip-server 0.1.0 requires onnxruntime, which is not installed.\n"
             "torch 2.13.0 requires triton, which is not installed.",

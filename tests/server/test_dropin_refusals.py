@@ -208,8 +208,28 @@ def test_what_cuda_gets_is_what_the_cpp_backend_would_give_it():
     assert options("") == options(CUDA) == plain
     assert options(CUDA.replace('"0"', '"1"')) == plain | {"use_tf32": "1"}
     assert options(search + CUDA) == plain | {"cudnn_conv_algo_search": "HEURISTIC"}
-    # An accelerator's word on it is overridden, by the default if need be.
-    own = CUDA.replace("use_tf32", "cudnn_conv_algo_search").replace('"0"', '"DEFAULT"')
-    assert options(own) == plain
-    more = CUDA.replace("use_tf32", "gpu_mem_limit").replace('"0"', '"1000"')
-    assert options(more) == plain | {"gpu_mem_limit": "1000"}
+    stream = search.replace("cudnn_conv_algo_search", "do_copy_in_default_stream")
+    limit = search.replace("cudnn_conv_algo_search", "gpu_mem_limit")
+    arena = search.replace("cudnn_conv_algo_search", "arena_extend_strategy")
+    assert options(stream + limit + arena) == plain | {
+        "do_copy_in_default_stream": "1",
+        "gpu_mem_limit": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    other = CUDA.replace("use_tf32", "cudnn_conv_use_max_workspace")
+    assert options(other) == plain | {"cudnn_conv_use_max_workspace": "0"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "arena_extend_strategy",
+        "cudnn_conv_algo_search",
+        "do_copy_in_default_stream",
+        "gpu_mem_limit",
+    ],
+)
+def test_what_the_cpp_backend_overwrites_is_refused_where_it_has_no_effect(option):
+    said = refusal(stated(f'backend: "onnxruntime" {CUDA.replace("use_tf32", option)}'))
+    assert f"{option}: got '0', expected none: it has no effect there" in said
+    assert f"Put {option} under parameters" in said

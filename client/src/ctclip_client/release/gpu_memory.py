@@ -18,9 +18,9 @@ LARGEST_SCAN_BYTES = 2 * 512 * 512 * 1617
 CUDA_CONTEXT_BYTES = 512 * 2**20
 """Set aside for CUDA's context and the workspaces of cuBLAS and cuDNN. A guess: not measured."""
 CUDA_POOL, PINNED_POOL = "CTCLIP_CUDA_POOL_BYTES", "CTCLIP_PINNED_POOL_BYTES"
-"""Variables with which a site chooses other sizes."""
-ARENA_GROWTH = 2
-"""ONNX Runtime's arena grows to the next power of two, so it holds up to twice what is used."""
+"""Variables with which a site chooses other sizes: 0, no pool, or SMALLEST_POOL_BYTES and more."""
+SMALLEST_POOL_BYTES = 2**20
+"""With a pinned pool of a few bytes Triton's PinnedMemoryManager fails."""
 
 _VISION, _PREPROCESS = "ctclip_vision", "ctclip_preprocess"
 _BYTES = {"BOOL": 1, "FP16": 2, "INT16": 2, "FP32": 4, "INT32": 4, "FP64": 8, "INT64": 8}
@@ -53,7 +53,8 @@ def pools(repository: Path, config_name: str, environment: Mapping[str, str]) ->
     several is gathered into, and in the one that preprocessing writes. Triton takes that buffer and
     the outputs of ensemble steps from its CUDA pool, which does not grow; what does not fit goes
     through host memory. From the sources of Triton's core (cuda_memory_manager.cc) and backends
-    (backend_input_collector.cc).
+    (backend_input_collector.cc). That Triton ever takes a scan's VOLUME from the CUDA pool was read
+    there, not seen: one is counted so that it takes no VOXELS' place.
 
     Raises: OSError; ValueError for a variable or a config that cannot be understood.
     """
@@ -68,25 +69,34 @@ def pools(repository: Path, config_name: str, environment: Mapping[str, str]) ->
     if not queue:
         raise ValueError(f"the config of {_VISION} has no max_queue_size")
     voxels = queue + computed + _number(preprocess, "count", 1)
+    cuda, pinned = (_asked(environment, variable) for variable in (CUDA_POOL, PINNED_POOL))
     return Pools(
-        _asked(environment, CUDA_POOL) or voxels * voxels_bytes + LARGEST_SCAN_BYTES,
-        _asked(environment, PINNED_POOL) or batch * voxels_bytes + LARGEST_SCAN_BYTES,
+        voxels * voxels_bytes + LARGEST_SCAN_BYTES if cuda is None else cuda,
+        batch * voxels_bytes + LARGEST_SCAN_BYTES if pinned is None else pinned,
         voxels=voxels,
         voxels_bytes=voxels_bytes,
     )
 
 
-def arena_bytes(repository: Path, config_name: str) -> int:
-    """What models that ONNX Runtime runs on the GPU hold at least: weights, inputs and outputs.
-
-    What their graphs need in between is known to no file. Raises: OSError.
+@dataclass(frozen=True)
+class Arenas:
+    """What models that ONNX Runtime runs on the GPU hold. least_bytes: weights, inputs and outputs.
+    likely_bytes: inputs and outputs twice, since an arena grows to the next power of two and so
+    holds up to twice what is used. What graphs need in between is in neither: no file tells it.
     """
-    total = 0
+
+    least_bytes: int
+    likely_bytes: int
+
+
+def arenas(repository: Path, config_name: str) -> Arenas:
+    """Those of all models together. Raises: OSError."""
+    weights_bytes = batches_bytes = 0
     for name, text in _on_gpu(repository, config_name, "onnxruntime"):
         file = "".join(re.findall(r'default_model_filename:\s*"([^"]+)"', text)) or "model.onnx"
-        weights = sum(_size(repository / name / each / file) for each in _versions(text))
-        total += weights + ARENA_GROWTH * _largest_batch_bytes(text)
-    return total
+        weights_bytes += sum(_size(repository / name / each / file) for each in _versions(text))
+        batches_bytes += _largest_batch_bytes(text)
+    return Arenas(weights_bytes + batches_bytes, weights_bytes + 2 * batches_bytes)
 
 
 def engine_bytes(repository: Path, config_name: str) -> int:
@@ -116,11 +126,18 @@ def binding_bytes(repository: Path, model: str, config_name: str) -> int:
     return _largest_batch_bytes(_config(repository, model, config_name))
 
 
-def _asked(environment: Mapping[str, str], variable: str) -> int:
+def _asked(environment: Mapping[str, str], variable: str) -> int | None:
+    """None where the variable is not set, or empty."""
     text = environment.get(variable, "")
-    if text and not (text.isascii() and text.isdecimal() and int(text)):
-        raise ValueError(f"{variable}: got '{text}', expected a number of bytes")
-    return int(text or 0)
+    if not text:
+        return None
+    size = int(text) if text.isascii() and text.isdecimal() else -1
+    if size != 0 and size < SMALLEST_POOL_BYTES:
+        raise ValueError(
+            f"{variable}: got '{text}', expected a number of bytes: 0 (no pool), or "
+            f"{SMALLEST_POOL_BYTES} (1 MiB) and more"
+        )
+    return size
 
 
 def _on_gpu(repository: Path, config_name: str, backend: str) -> list[tuple[str, str]]:

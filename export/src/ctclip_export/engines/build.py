@@ -34,7 +34,6 @@ from ctclip_export.engines.memory import check_memory
 from ctclip_export.engines.process import compile_in_process
 from ctclip_export.engines.profile import profile_of
 from ctclip_export.engines.target import (
-    TENSORRT,
     EngineError,
     Target,
     check_capability,
@@ -171,12 +170,12 @@ class _Builder:
     def _timing_cache(self) -> str:
         """TensorRT measures kernels for minutes; what it measured holds for this GPU and version.
 
-        TensorRT for RTX measures nothing.
+        TensorRT for RTX builds without a GPU and measures nothing.
         """
-        if self.target is not TENSORRT:
+        if self.gpu is None:
             return ""
         # By its name: an A100 of 40 GB and one of 80 have one architecture and not one cache.
-        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.name.lower()) if self.gpu else ""
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.name.lower())
         return str(kept_folder() / f"timing-{self.library_version}-{gpu}.bin")
 
 

@@ -11,7 +11,7 @@ from ctclip_client.release.engines import EngineRecord
 from ctclip_client.release.gpu_memory import (
     CUDA_CONTEXT_BYTES,
     CUDA_POOL,
-    arena_bytes,
+    arenas,
     binding_bytes,
     pools,
 )
@@ -40,7 +40,7 @@ def check_memory(records: Mapping[str, EngineRecord], gpu: Gpu, repository: Path
                 for model, record in records.items()
             ),
             "Triton's pool": pools(repository, CONFIG_NAME, os.environ).cuda_bytes,
-            "ONNX Runtime": arena_bytes(repository, CONFIG_NAME),
+            "ONNX Runtime": arenas(repository, CONFIG_NAME).least_bytes,
             "CUDA itself": CUDA_CONTEXT_BYTES,
         }
     except (OSError, ValueError) as error:

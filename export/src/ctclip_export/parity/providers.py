@@ -30,6 +30,8 @@ Providers = Sequence[tuple[str, Mapping[str, str]]]
 CPU: Providers = (("CPUExecutionProvider", {}),)
 CUDA: Providers = (("CUDAExecutionProvider", {"use_tf32": "0"}), *CPU)
 """Without TF32, which is on by default: what is float32 in a graph has to be exact."""
+START_TIMEOUT_S: float = 300
+"""For the first kernel on a GPU, with CUDA's libraries on a slow disk."""
 
 
 class NoProvider(CTClipError):
@@ -41,13 +43,12 @@ def load_cuda_libraries() -> None:
 
     It says on stdout what it does not find: here on stderr, since results are printed there.
     """
-    if hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(sys.stderr):
-            onnxruntime.preload_dlls()
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls()
 
 
 def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.InferenceSession:
-    """A session whose first provider is the first of `providers`.
+    """A session whose first provider is the first of `providers`, also when that fails in a run.
 
     Raises: NoProvider where ONNX Runtime would take another in its place, as it does without a word
     when CUDA's libraries are missing; its own errors for a graph that it cannot run.
@@ -66,6 +67,7 @@ def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.Infere
     if wanted not in session.get_providers():
         reason = f": {said[-1].message}" if said else ""
         raise NoProvider(f"onnxruntime does not start {wanted} here{reason}")
+    session.disable_fallback()  # it would compute on the CPU what fails on a GPU, and say nothing
     return session
 
 
@@ -90,10 +92,13 @@ def missing_cuda() -> str:
     except NoGpu as error:
         return error.cause
     # In a process of its own: this one is to take no GPU memory.
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, wanted],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, wanted],
+            capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"{wanted} did not start within {START_TIMEOUT_S} s"
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -42,14 +42,20 @@ _COUNT = Kind("a whole number", _count)
 _SWITCH = _words({"0": False, "1": True, "false": False, "true": True})
 _TEXT = Kind("text", str)
 
-_CUDNN = "cudnn_conv_algo_search"
+_CUDA: Mapping[str, Kind] = {
+    "cudnn_conv_algo_search": _words({"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}),
+    "gpu_mem_limit": _COUNT,
+    "arena_extend_strategy": _words({"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}),
+    "do_copy_in_default_stream": _words({"0": "0", "1": "1"}),
+}
+"""Options of CUDA that the C++ backend takes from a model's parameters alone: those that are not
+there it sets to their defaults, whatever the accelerator says (onnxruntime.cc, `LoadModel`)."""
 ONNXRUNTIME: Mapping[str, Kind] = {
     "intra_op_thread_count": _COUNT,
     "inter_op_thread_count": _COUNT,
     "enable_mem_arena": _SWITCH,
     "memory.enable_memory_arena_shrinkage": _TEXT,
-    # Of CUDA: without effect on the CPU, so that one config may serve both.
-    _CUDNN: _words({"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}),
+    **_CUDA,  # without effect on the CPU, so that one config may serve both
 }
 OPENVINO: Mapping[str, Kind] = {
     "HINT_BF16": _words({"YES": True}),
@@ -150,6 +156,12 @@ def check_fields(config: Mapping[str, Any], further: Mapping[str, object] | None
                     f"{_ACCELERATORS}: got '{entry['name']}', expected '{_ACCELERATOR}': the "
                     "embedded server supports no other"
                 )
+            stated = entry.get("parameters", {})
+            for name in filter(stated.__contains__, _CUDA):
+                raise ConfigError(
+                    f"{_ACCELERATORS}: {name}: got '{stated[name]}', expected none: it has no "
+                    f"effect there, the backend overwrites it. Put {name} under parameters"
+                )
 
 
 def cuda_options(
@@ -157,12 +169,12 @@ def cuda_options(
 ) -> dict[str, str]:
     """Options of ONNX Runtime's CUDA provider: those of the config's accelerator `cuda`.
 
-    As in the C++ backend, the model's parameters decide on the convolution search, and without them
-    it is exhaustive whatever the accelerator says. Unlike there, float32 stays float32 (no TF32)
-    unless the accelerator asks for it.
+    As in the C++ backend, the model's parameters alone decide on convolution search (exhaustive
+    without them), memory and stream. Unlike there, float32 stays float32 (no TF32) unless the
+    accelerator asks for it.
 
     Args:
-        config: the model config (Triton's JSON).
+        config: the model config (Triton's JSON), of which `check_fields` has nothing to say.
         parameters: of `read_parameters`.
         device: the GPU's number.
     """
@@ -170,8 +182,9 @@ def cuda_options(
     for accelerators in _values(config, _ACCELERATORS):
         for entry in accelerators:
             options |= {name: str(value) for name, value in entry.get("parameters", {}).items()}
-    search = parameters.get(_CUDNN, "EXHAUSTIVE")
-    return options | {_CUDNN: search, "device_id": device}
+    options["cudnn_conv_algo_search"] = "EXHAUSTIVE"
+    options |= {name: str(parameters[name]) for name in _CUDA if name in parameters}
+    return options | {"device_id": device}
 
 
 def default_threads() -> int | None:
