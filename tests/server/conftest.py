@@ -190,7 +190,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
         '{ key: "enable_mem_arena", value: { string_value: "1" } },'
         '{ key: "memory.enable_memory_arena_shrinkage", value: { string_value: "cpu:0" } } ]\n'
         "optimization { graph { level: -1 } execution_accelerators { gpu_execution_accelerator [ "
-        '{ name: "cuda", parameters { key: "cudnn_conv_algo_search", value: "1" } } ] } }',
+        '{ name: "cuda", parameters { key: "use_tf32", value: "0" } } ] } }',
     )
     renamed = add_constant(
         "renamed", 5.0, file="weights.onnx", extra='default_model_filename: "weights.onnx"'

@@ -68,6 +68,7 @@ def test_no_request_fails_and_no_answer_mixes_releases(
             assert main(["rollback", *command]) == 0
             rolled_back = time.monotonic()
             load.more(20)
+    assert load.failures == []
     assert set(load.releases(since=rolled_back)) == {old}
     assert configs(live) == before
     assert len(set(known.values())) == 6

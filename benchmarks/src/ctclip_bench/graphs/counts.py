@@ -158,7 +158,13 @@ def _folded(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.
         onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        return onnx.load(options.optimized_model_filepath)
+        folded = onnx.load(options.optimized_model_filepath)
+    constants = {tensor.name: tensor for tensor in folded.graph.initializer}
+    for node in folded.graph.node:  # a body's shapes are inferred from what lies in it
+        for body in (each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH):
+            used = {name for inner in body.node for name in inner.input if name in constants}
+            body.initializer.extend(constants[name] for name in sorted(used))
+    return folded
 
 
 def _lighten(graph: onnx.GraphProto) -> None:
