@@ -254,6 +254,7 @@ def test_a_server_that_is_killed_ends_the_run(
     assert row["not_run"].startswith("Unavailable: ")
 
 
+@pytest.mark.slow  # it interrupts the process that runs the tests
 def test_an_interrupted_test_of_loadgen_leaves_nothing(
     server: EmbeddedTriton, phantoms: Path, tmp_path: Path
 ) -> None:
