@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 """Tensors in the order of a model's inputs -> a tensor, or several in the order of its outputs."""
-MODES = ("eager", "compiled", "CUDA graph")
 _WARMUP = 3
 
 
@@ -85,7 +84,7 @@ class TorchRunner:
     def __init__(
         self, function: Function, names: Sequence[str], device: str = "cpu", mode: str = "eager"
     ) -> None:
-        """names: of the outputs. mode: of MODES; "CUDA graph" on a GPU only."""
+        """names: of the outputs. mode: "eager", "compiled", or on a GPU "CUDA graph"."""
         self.compile_s: float | None = None
         self._function: Function = function
         if mode == "compiled":

@@ -23,7 +23,6 @@ from ctclip_bench.load.answers import Answer, Question, Repeat
 from ctclip_bench.load.worker_process import Advance, Caller
 from ctclip_client.errors import CTClipError
 
-SCENARIOS = ("SingleStream", "Offline", "Server")
 OWN_COUNTS = (
     "queries and durations are this command's own, not those of the MLPerf rules, which ask for "
     "thousands of queries or ten minutes: LoadGen says INVALID where its own minimum is not met"

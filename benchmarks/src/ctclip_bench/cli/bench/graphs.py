@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctclip_bench.cli.subject import check_together
+from ctclip_bench.cli.subject import add_output_options, check_together
 from ctclip_client.cli.flag_values import seconds
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ctclip_bench.results.result import Result
 
 SUMMARY = "Time every graph in each runtime at hand and PyTorch, in turns, against the roofline."
-RESULTS = Path("benchmarks/results")
 _GRAPHS = ("vision", "text", "preprocess", "score", "findings", "relevance")
 _CLASSFINE = "classfine"
 _VARIATIONS = 1
@@ -66,10 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--compile", action=argparse.BooleanOptionalAction, default=True,
         help="also torch.compile (a minute or more to compile; it needs g++ on a CPU)",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON file goes"
-    )
-    parser.add_argument("--json", action="store_true", help="print the JSON instead of tables")
+    add_output_options(parser)
 
 
 @termination_interrupts()

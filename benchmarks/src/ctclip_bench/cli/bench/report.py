@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_bench.cli.subject import RESULTS
 from ctclip_client.errors import EXIT_OK, InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_bench.results.result import Result
 
 SUMMARY = "Make one HTML page, with plots, of kept results."
-RESULTS = Path("benchmarks/results")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
