@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 from numpy.typing import NDArray
 
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.parity.runtimes import OPENVINO_OPTIONS
+from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core
 from ctclip_export.repository.build import Export
 
 from ..conftest import Golden
@@ -33,7 +32,7 @@ def by_onnx_runtime(path: Path) -> Run:
 
 
 def by_openvino(path: Path) -> Run:
-    request = openvino.Core().compile_model(path, "CPU", OPENVINO_OPTIONS).create_infer_request()
+    request = openvino_core().compile_model(path, "CPU", OPENVINO_OPTIONS).create_infer_request()
     return lambda *inputs: [np.array(array) for array in request.infer(list(inputs)).values()]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
 from tritonclient.utils import InferenceServerException
@@ -15,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from ctclip_client import Client, Volume
 from ctclip_client.errors import InvalidInput
 from ctclip_export.checkpoint import Checkpoint
+from ctclip_export.parity.runtimes import openvino_core
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server import EmbeddedTriton
 
@@ -109,7 +109,7 @@ def test_a_scan_through_the_client_gets_the_default_engines_answer(openvino_serv
 
 def test_left_to_itself_openvino_takes_bf16_where_the_cpu_has_it(repository, golden):
     """Why float32 is pinned: on such a CPU the same file gives other answers."""
-    core = ov.Core()
+    core = openvino_core()
     path = repository / "ctclip_vision" / "1" / "model.onnx"
     unpinned = core.compile_model(core.read_model(path), "CPU")
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

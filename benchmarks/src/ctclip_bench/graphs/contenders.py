@@ -29,7 +29,7 @@ from ctclip_client.system.processor import has_bfloat16
 from ctclip_export.engines.run import EngineVision, missing_engine
 from ctclip_export.parity.runtimes import (
     ONNX_RUNTIME_PRECISIONS,
-    load_openvino,
+    openvino_core,
     require_bfloat16,
 )
 from ctclip_export.precision.typed_twin import DTYPES
@@ -99,7 +99,7 @@ def _openvino(case: Case, path: Path) -> Iterator[Contender]:
     low = case.precision not in ONNX_RUNTIME_PRECISIONS
     yield Contender(
         "OpenVINO", case.precision, "CPU", path.name, lambda: OpenVINORunner(path),
-        _refusal(require_bfloat16 if low else load_openvino), served=case.word in ENCODERS,
+        _refusal(require_bfloat16 if low else openvino_core), served=case.word in ENCODERS,
         tokens=_from_graph(case, path, OpenVINORunner),
     )  # fmt: skip
     if case.word in ENCODERS and case.precision == "fp32":

@@ -21,7 +21,7 @@ from ctclip_client.errors import InvalidInput
 from ctclip_export.engines.run import Engine, checked_engine
 from ctclip_export.engines.target import TENSORRT, EngineError
 from ctclip_export.parity.providers import load_cuda_libraries
-from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, load_openvino
+from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -150,7 +150,7 @@ class OpenVINORunner:
             options = {"INFERENCE_PRECISION_HINT": "bf16", "EXECUTION_MODE_HINT": "PERFORMANCE"}
         options |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores()}
         try:
-            compiled = load_openvino().Core().compile_model(path, "CPU", options)
+            compiled = openvino_core().compile_model(path, "CPU", options)
         except RuntimeError as error:  # many lines of where, and at the end, what
             lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
             raise InvalidInput(f"OpenVINO cannot load it: {lines[-1]}") from error

@@ -14,7 +14,7 @@ from ctclip_export.parity.judge import StepAnswer
 from ctclip_export.parity.providers import missing_cuda
 from ctclip_export.parity.runtimes import (
     ONNX_RUNTIME_PRECISIONS,
-    load_openvino,
+    openvino_core,
     require_bfloat16,
 )
 from ctclip_export.precision.typed_twin import DTYPES
@@ -96,7 +96,7 @@ def _missing_openvino(precision: str) -> str:
     """Why OpenVINO cannot judge a graph of this precision here; "" if it can."""
     try:
         if precision in ONNX_RUNTIME_PRECISIONS:
-            load_openvino()
+            openvino_core()
         else:
             require_bfloat16()
     except InvalidInput as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,11 +75,10 @@ class OpenVINOVision:
 
     def __init__(self, path: Path) -> None:
         """Raises: InvalidInput where OpenVINO is not installed; its own errors if it cannot run."""
-        openvino = load_openvino()
-        model = openvino.Core().read_model(path)
+        model = openvino_core().read_model(path)
         self._tokens = searched_tokens(onnx.load(path, load_external_data=False).graph)
         model.add_outputs(self._tokens)
-        self._compiled = openvino.Core().compile_model(model, "CPU", OPENVINO_OPTIONS)
+        self._compiled = openvino_core().compile_model(model, "CPU", OPENVINO_OPTIONS)
 
     def run(self, voxels: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], Tensor]:
         """See `VisionRuntime`."""
@@ -113,33 +113,39 @@ def run_text_openvino(
     path: Path, ids: NDArray[np.int64], mask: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """The same by OpenVINO. Raises: InvalidInput where it is not installed."""
-    compiled = load_openvino().Core().compile_model(path, "CPU", OPENVINO_OPTIONS)
+    compiled = openvino_core().compile_model(path, "CPU", OPENVINO_OPTIONS)
     return np.array(compiled({"INPUT_IDS": ids, "ATTENTION_MASK": mask})["TEXT_EMBEDDING"])
 
 
-def load_openvino() -> Any:
-    """The library. Raises: InvalidInput with the line that installs it."""
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, one for the life of the process.
+
+    Its CPU plugin gives the compiling thread a stack for signals, and takes that memory back in
+    whatever thread lets go of the last Core: the next Ctrl-C would then end in a segmentation
+    fault.
+
+    Raises: InvalidInput with the line that installs OpenVINO.
+    """
     try:
         import openvino
     except ImportError as error:
         raise InvalidInput(
             f"openvino: {error}.", "Install it: pip install openvino (it runs bf16 graphs on CPUs)."
         ) from error
-    return openvino
+    return openvino.Core()
 
 
-def require_bfloat16() -> Any:
-    """OpenVINO, on a CPU with bfloat16 arithmetic; elsewhere it would compute in float32.
+def require_bfloat16() -> None:
+    """Raises: InvalidInput unless OpenVINO is here, on a CPU with bfloat16 arithmetic.
 
-    Raises: InvalidInput.
+    Elsewhere it would compute in float32.
     """
-    openvino = load_openvino()
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise InvalidInput(
             "openvino: this CPU has no bfloat16 arithmetic (AVX-512 BF16 or AMX).",
             "Judge the bf16 graph on a CPU or GPU that has it.",
         )
-    return openvino
 
 
 def searched_tokens(graph: onnx.GraphProto) -> str:
