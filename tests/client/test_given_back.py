@@ -27,7 +27,7 @@ import pytest
 import ctclip_client.transport
 from ctclip_client import AsyncClient, Client, DeadlineExceeded, InvalidInput, Volume
 from ctclip_client.contract import Geometry
-from ctclip_client.transport import blocking
+from ctclip_client.transport import asynchronous, blocking
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -42,6 +42,13 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 class PlantedError(Exception):
     """Of whoever calls the client."""
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the server may compute for longer than `close` waits."""
+    for module in (blocking, asynchronous):
+        monkeypatch.setattr(module, "RELEASE_PATIENCE_S", 60.0)
 
 
 @pytest.fixture
