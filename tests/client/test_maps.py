@@ -5,7 +5,6 @@ Everything is read back by nibabel, through the affine that a viewer would use.
 
 from __future__ import annotations
 
-import copy
 import gzip
 import itertools
 import json
@@ -19,7 +18,6 @@ import nibabel
 import numpy as np
 import onnx
 import pytest
-import torch
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
@@ -27,7 +25,7 @@ from ctclip_client import Client, Explanation, InvalidInput, Volume, read_volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE
 from ctclip_export.checkpoint import Checkpoint
-from ctclip_export.graphs.encoders import trace_vision
+from ctclip_export.precision.products import dense_products
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import save_placed as save
@@ -51,14 +49,23 @@ def client(
     Random attention spreads a change over all tokens, so that nobody could tell where it was made.
     Without it a token's code depends on its own voxels alone, and the changed ones can be counted.
     """
-    vision = copy.deepcopy(checkpoint.model.vision)
-    with torch.no_grad():
-        for block in (*vision.spatial.blocks, *vision.temporal.blocks):
-            block.token_conv.conv.weight.zero_()
-            block.attention.to_out.weight.zero_()
     folder = tmp_path_factory.mktemp("apart") / "model_repository"
     shutil.copytree(repository, folder)
-    onnx.save(trace_vision(vision, "fp32"), folder / "ctclip_vision" / "1" / "model.onnx")
+    path = folder / "ctclip_vision" / "1" / "model.onnx"
+    model = onnx.load(path)
+    layers = dense_products(model.graph, checkpoint.model.vision)
+    mixing = {
+        node.input[1]
+        for node in model.graph.node
+        if layers.get(node.name, "").endswith("attention.to_out")
+        or (node.op_type == "Conv" and "token_conv" in node.input[1])
+    }
+    assert len(mixing) == 2 * 4  # of each block
+    for tensor in model.graph.initializer:
+        if tensor.name in mixing:
+            zeros = np.zeros_like(onnx.numpy_helper.to_array(tensor))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
+    onnx.save(model, path)
     with EmbeddedTriton(folder) as server, Client(server.grpc_url) as client:
         yield client
 

@@ -42,7 +42,9 @@ def test_the_plain_vision_is_upstreams(golden: Golden) -> None:
     np.testing.assert_allclose(unit, golden.expected["b3_image_latent"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", ["tall", pytest.param("one slab of cubes", marks=pytest.mark.slow)]
+)
 def test_any_sizes_are_read_off_the_file_and_exported(
     name: str, golden: Golden, tmp_path: Path
 ) -> None:

@@ -88,9 +88,15 @@ def test_it_says_what_its_ranges_were_taken_from(exported: Path) -> None:
 
 
 def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
+    """Layers of equal weights, too: a range of their own for each, though the exporter may keep
+    their weights once."""
     from ctclip_export.graphs.encoders import trace_vision
 
-    model = checkpoint.model.vision
+    model = copy.deepcopy(checkpoint.model.vision)
+    blocks = model.spatial.blocks
+    with torch.no_grad():
+        for block in blocks[1:]:
+            block.attention.to_q.weight.copy_(blocks[0].attention.to_q.weight)
     graph = trace_vision(model).graph
     found = dense_products(graph, model)
     assert list(found.values())[:5] == [
@@ -101,25 +107,13 @@ def test_products_are_told_by_their_weights(checkpoint: Checkpoint) -> None:
         "spatial.blocks.0.feed_forward.to_hidden",
     ]
     assert len(set(found.values())) == len(found)
+    equal = [f"spatial.blocks.{i}.attention.to_q" for i in range(len(blocks))]
+    assert [name for name in found.values() if name in equal] == equal
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other.spatial.blocks[0].attention.to_q.weight += 1
-    with pytest.raises(RuntimeError, match=r"spatial\.blocks\.0\.attention\.to_q"):
+        other.spatial.blocks[0].attention.to_kv.weight += 1
+    with pytest.raises(RuntimeError, match=r"spatial\.blocks\.0\.attention\.to_kv"):
         dense_products(graph, other)
-
-
-def test_layers_of_equal_weights_are_told_apart(checkpoint: Checkpoint) -> None:
-    """A range of their own for each, though the exporter may keep their weights once."""
-    from ctclip_export.graphs.encoders import trace_vision
-
-    model = copy.deepcopy(checkpoint.model.vision)
-    blocks = model.spatial.blocks
-    with torch.no_grad():
-        for block in blocks[1:]:
-            block.attention.to_q.weight.copy_(blocks[0].attention.to_q.weight)
-    found = list(dense_products(trace_vision(model).graph, model).values())
-    expected = [f"spatial.blocks.{i}.attention.to_q" for i in range(len(blocks))]
-    assert [name for name in found if name in expected] == expected
 
 
 # --- CPUs without VNNI ---

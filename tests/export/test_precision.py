@@ -137,10 +137,13 @@ def _outlier(model: CTCLIP) -> None:
     [
         (_overflow, "fp16", r"vision in fp16: .*First part beyond: temporal\.blocks\.0\."),
         (_too_large, "fp16", r"vision: spatial\.blocks\.1\.attention\.to_q: weights beyond"),
-        (_deep_in_text, "fp16", r"ctclip_text in fp16: .*First part beyond: layers\.1\."),
+        pytest.param(
+            _deep_in_text, "fp16", r"ctclip_text in fp16: .*First part beyond: layers\.1\.",
+            marks=pytest.mark.slow,
+        ),
         (_outlier, "int8", r"vision in int8: .*First part beyond: temporal\.blocks\.0\."),
     ],
-)
+)  # fmt: skip
 def test_the_first_part_beyond_is_named_and_nothing_is_placed(
     plant: Callable[[CTCLIP], None],
     precision: str,
