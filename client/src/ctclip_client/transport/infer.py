@@ -138,6 +138,9 @@ def _is_shared(session: Session, region: Region, deadline: Deadline) -> Flow[boo
         if must:
             raise _cannot_share(session, error) from error
         return False
+    except CTClipError:  # the client was closed: before it was sent, or it is up to `close`
+        region.offered = False
+        raise
     return True
 
 
@@ -170,7 +173,6 @@ def release(session: Session, patience_s: float) -> Flow[None]:
 
 def _unregister(session: Session, name: str, timeout_s: float) -> Flow[None]:
     """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
-    session.unreleased.add(name)
     request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
         yield Rpc("SystemSharedMemoryUnregister", request, timeout_s)

@@ -71,9 +71,9 @@ class Session:
         """Remove a region's name, and note what the server is to be asked for.
 
         In this order, whatever interrupts it loses nothing; and a server that has yet to map the
-        region cannot any more.
+        region cannot any more. Once: `close` may have done it, and asked the server, meanwhile.
         """
-        if region.offered:
+        if region.offered and region in self.in_use:
             self.unreleased.add(region.name)
         region.unlink()
         self.in_use.discard(region)
