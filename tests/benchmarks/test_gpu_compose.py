@@ -18,7 +18,7 @@ import yaml
 
 from ctclip_bench.cli.bench.gpu import main
 from ctclip_bench.gpu import serve as serve_module
-from ctclip_bench.gpu.variables import NAMES, compose_variables
+from ctclip_bench.gpu.steps import NAMES, compose_variables
 from ctclip_client.errors import InvalidInput
 
 FILE = """

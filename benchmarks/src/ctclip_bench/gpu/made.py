@@ -33,30 +33,26 @@ def make_checkpoint(path: Path, chest: Tensor, *, small: bool) -> CodeUsage:
 
     chest: (1, 1, d, h, w), see `chest`. Returns how the codebook serves another variation of it.
     """
-    demo, device = size(small=small), chest.device
-    vision_config = demo.config.vision
+    demo = size(small=small)
+    judged = chest[:0]
 
     def tokens(vision: CTViT, seed: int) -> Tensor:
-        voxels = vary(chest, seed, vision_config.volume_shape)
-        _, temporal = vision.encode(vision.embed_patches(voxels))
-        return temporal.flatten(0, 1)  # (T·R·C, W)
-
-    judged = chest[:0]
+        voxels = vary(chest, seed, demo.config.vision.volume_shape)
+        return vision.encode(vision.embed_patches(voxels))[1].flatten(0, 1)  # (T·R·C, W)
 
     def fit(vision: CTViT) -> Tensor:
         nonlocal judged
-        vision.to(device)
+        vision.to(chest.device)
         seeds = range(_FITTED_FROM, _FITTED_FROM + demo.fitting_variations)
         fitting = torch.cat([tokens(vision, seed) for seed in seeds])
         judged = tokens(vision, _JUDGED_SEED)
         vision.cpu()
-        return fit_codebook(fitting, vision_config.codebook_size, _SEED, demo.rounds).cpu()
+        return fit_codebook(fitting, demo.config.vision.codebook_size, _SEED, demo.rounds).cpu()
 
     model = random_model(demo.config, _SEED, fit)
-    usage = code_usage(judged.cpu(), model.vision.codebook, demo.fitting_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_in_upstream_layout(model, path, _SEED)
-    return usage
+    return code_usage(judged.cpu(), model.vision.codebook, demo.fitting_tokens)
 
 
 def make_text_model(folder: Path, sentences: Iterable[str], *, small: bool) -> None:
