@@ -16,7 +16,7 @@ from tests.conftest import Golden
 
 from ctclip_bench.cli.bench.gpu import NAMES, main
 from ctclip_bench.gpu import run
-from ctclip_bench.gpu.chest import base_chest, vary
+from ctclip_bench.gpu.made import base_chest, vary
 from ctclip_bench.gpu.phases import parity
 from ctclip_bench.gpu.phases.triton import check_growth
 from ctclip_bench.gpu.rows import NO_MEMORY, Missing, Rows, verdict_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ def run_phases(
     deadline = time.monotonic() + limit_s
     machine = describe_machine()
     done: list[Result] = []
-    with Worker(settings) as worker:
+    with closing(Worker(settings)) as worker:
         for name in names:
             path = out / "phases" / f"{name}.json"
             if not again and (result := earlier(path, name, settings, machine)) is not None:

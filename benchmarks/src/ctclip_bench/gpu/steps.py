@@ -111,10 +111,10 @@ def gpu_environment(gpu: str) -> dict[str, str]:
     return {**DRIVERS_ORDER, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
 
 
-def require_gpu(remedy: str, environment: Mapping[str, str]) -> Gpu:
+def require_gpu(remedy: str, environment: Mapping[str, str] | None = None) -> Gpu:
     """The GPU that a process with this in its environment uses. Raises: NoGpu with that remedy."""
     try:
-        return read_gpu({**os.environ, **environment})
+        return read_gpu({**os.environ, **(environment or {})})
     except NoGpu as error:
         raise NoGpu(error.cause, remedy) from error
 

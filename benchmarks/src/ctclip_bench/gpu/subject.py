@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_bench.demo.codebook import CodeUsage
-from ctclip_bench.gpu.chest import base_chest, vary
-from ctclip_bench.gpu.made import make_checkpoint, make_text_model
+from ctclip_bench.gpu.made import base_chest, make_checkpoint, make_text_model, vary
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.graphs.timing import Work, by_clock, in_turn, measure_on
 from ctclip_bench.results.result import Parity

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ctclip_bench.gpu.rows import WHOLE, Missing, Rows, reason_of
 from ctclip_bench.gpu.settings import Settings
@@ -36,19 +36,11 @@ _PUTS_AWAY_S = 15.0
 
 
 class Worker:
-    """Starts the process when there is something to do; `with` ends it."""
+    """Starts the process when there is something to do; `close` ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._process: Any = None
-        self._pipe: Connection | None = None
-        self._folder: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._end(told=kind is not None)
+        self._started: tuple[Any, Connection, tempfile.TemporaryDirectory[str]] | None = None
 
     def run(
         self, module: str, table: str, limit_s: float, keep: Callable[[Row, bool], None]
@@ -58,18 +50,20 @@ class Worker:
         module: with its package; table: its rows'. Returns why it did not end by itself, "" if it
         did.
         """
-        pipe = self._pipe or self._start()
+        process, pipe, _ = self._started or self._start()
         deadline = time.monotonic() + limit_s + _STARTS_S
-        with suppress(OSError):  # then it has crashed, as receiving will find
+        with suppress(OSError):  # it has crashed since, as receiving will find
             pipe.send((module, table))
         while True:
             try:
                 if not pipe.poll(max(deadline - time.monotonic(), 0)):
-                    self._end(told=True)
+                    self.close()
                     return f"it took longer than its {limit_s:.0f} s and was ended"
                 kind, *content = pipe.recv()
             except (EOFError, OSError):
-                code = self._end(told=False)
+                process.join(_PUTS_AWAY_S)
+                code = process.exitcode
+                self.close()
                 if code is not None and code < 0:
                     return f"its process was killed by {signal.Signals(-code).name}"
                 return f"its process ended with exit code {code}"
@@ -80,36 +74,31 @@ class Worker:
             else:
                 return str(content[0])
 
-    def _start(self) -> Connection:
-        self._folder = tempfile.TemporaryDirectory(prefix="ctclip-gpu-", ignore_cleanup_errors=True)
-        self._pipe, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(
-            target=_work, args=(self._settings, theirs, os.getpid(), self._folder.name)
+    def _start(self) -> tuple[Any, Connection, tempfile.TemporaryDirectory[str]]:
+        folder = tempfile.TemporaryDirectory(prefix="ctclip-gpu-", ignore_cleanup_errors=True)
+        pipe, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(
+            target=_work, args=(self._settings, theirs, os.getpid(), folder.name)
         )
-        self._process.start()
+        process.start()
+        self._started = process, pipe, folder
         theirs.close()  # its end is now noticed here
-        return self._pipe
+        return self._started
 
-    def _end(self, *, told: bool) -> int | None:
-        """End the process; its exit code, None if it had to be killed.
-
-        told: it is in the middle of something; otherwise the pipe's end ends it.
-        """
-        if self._pipe is None:
-            return None
-        pipe, process = self._pipe, self._process
-        self._pipe = self._process = None
-        pipe.close()
+    def close(self) -> None:
+        """End the process, whatever it is doing, and remove what it has left."""
+        if self._started is None:
+            return
+        process, pipe, folder = self._started
+        self._started = None
         try:
-            if told:
-                process.terminate()
+            process.terminate()
             process.join(_PUTS_AWAY_S)
-            code: int | None = process.exitcode
-            return code
         finally:
             process.kill()
             process.join()
-            self._folder.cleanup()
+            pipe.close()
+            folder.cleanup()
 
 
 def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> None:

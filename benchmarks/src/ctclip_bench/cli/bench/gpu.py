@@ -35,16 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=RESULTS, metavar="DIR",
         help="where JSON files go: one of all, and one of each phase in DIR/phases",
     )  # fmt: skip
-    # Empty strings are what the Makefile gives for variables that are not set.
     parser.add_argument(
-        "--repository", default="", metavar="DIR",
+        "--repository", type=Path, metavar="DIR",
         help="written by ctclip export; phases without it make a checkpoint of random weights",
     )  # fmt: skip
     parser.add_argument(
-        "--against", default="", metavar="CHECKPOINT", help="the checkpoint of the export"
+        "--against", type=Path, metavar="CHECKPOINT", help="the checkpoint of the export"
     )
     parser.add_argument(
-        "--text-model", default="", metavar="DIR", help="its text model, goes with --against"
+        "--text-model", type=Path, metavar="DIR", help="its text model, goes with --against"
     )
     phases = parser.add_argument_group("phases")
     phases.add_argument(
@@ -78,11 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     phases.add_argument("--json", action="store_true", help="print the JSON instead of the rows")
     engines = parser.add_argument_group("check and serve")
+    engines.add_argument("--url", metavar="HOST:PORT", help="ask the Triton there, start none")
     engines.add_argument(
-        "--url", default="", metavar="HOST:PORT", help="ask the Triton there, start none"
-    )
-    engines.add_argument(
-        "--flags", nargs=argparse.REMAINDER, default=[], metavar="…",
+        "--flags", nargs=argparse.REMAINDER, default=(), metavar="…",
         help="last of all: what follows goes to ctclip parity (check) or ctclip bench serve",
     )  # fmt: skip
 
@@ -102,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.repository:
         raise InvalidInput(f"{args.what}: --repository is missing.", "Name an exported one.")
     inputs = Inputs(
-        Path(args.repository), _path(args.against), _path(args.text_model), args.url or None,
-        args.out, tuple(args.flags),
-    )  # fmt: skip
+        args.repository, args.against, args.text_model, args.url, args.out, tuple(args.flags)
+    )
     return check(inputs) if args.what == "check" else serve(inputs)
 
 
@@ -128,8 +124,8 @@ def _phases(args: argparse.Namespace) -> int:
     if args.device == "cuda":
         _require_gpu()
     settings = Settings(
-        args.device, args.small, args.runs, args.ct, _path(args.repository), _path(args.against),
-        _path(args.text_model), args.work.absolute(),
+        args.device, args.small, args.runs, args.ct, args.repository, args.against,
+        args.text_model, args.work.absolute(),
     )  # fmt: skip
     settings.check()
     check_folder(args.out)
@@ -148,24 +144,16 @@ def _phases(args: argparse.Namespace) -> int:
 
 
 def _require_gpu() -> None:
-    from ctclip_export.engines.gpu import NoGpu, read_gpu
-
-    try:
-        read_gpu()
-    except NoGpu as error:
-        remedy = "Run it on the machine with the GPU; --device cpu --small rehearses without one."
-        raise NoGpu(error.cause, remedy) from error
     import torch
 
+    from ctclip_bench.gpu.steps import require_gpu
+
+    require_gpu("Run it on the machine with the GPU; --device cpu --small rehearses without one.")
     if not torch.cuda.is_available():
         raise InvalidInput(
             f"torch {torch.__version__} finds no GPU with CUDA here, though there is one.",
             "Install a torch with CUDA, of a version that the driver takes.",
         )
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,6 @@ def measure(subject: Subject, rows: Rows) -> None:
 
 def _gpu(rows: Rows) -> None:
     cudnn: Any = torch.backends.cudnn  # without types
-    about = torch.cuda.get_device_properties(0)
     told: dict[str, Any] = {}
     if program := shutil.which("nvidia-smi"):
         done = subprocess.run(
@@ -52,21 +51,19 @@ def _gpu(rows: Rows) -> None:
             capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         if done.returncode == 0:
-            told = dict(zip(_ASKED.split(","), done.stdout.strip().split(", "), strict=False))
+            names = _ASKED.replace(".", "_").split(",")
+            told = dict(zip(names, done.stdout.strip().split(", "), strict=False))
+    about = torch.cuda.get_device_properties(0)
     rows.add(
-        "GPU",
-        gpu=about.name,
-        memory_gib=about.total_memory / 2**30,
+        "GPU", gpu=about.name, memory_gib=about.total_memory / 2**30,
         multiprocessors=about.multi_processor_count,
         compute_capability=f"{about.major}.{about.minor}",
-        cuda=torch.version.cuda,
-        cudnn=cudnn.version(),
-        **{name.replace(".", "_"): value for name, value in told.items()},
-    )
+        cuda=torch.version.cuda, cudnn=cudnn.version(), **told,
+    )  # fmt: skip
 
 
 def _has_libpython() -> bool:
-    """Whether there is this interpreter's shared library, which the embedded Triton needs."""
+    """Of this interpreter, which the embedded Triton needs."""
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     folders = (
         f"{sys.base_prefix}/lib",

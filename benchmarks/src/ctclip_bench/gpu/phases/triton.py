@@ -58,10 +58,7 @@ def measure(subject: Subject, rows: Rows) -> None:
             spent = settled(lambda: read_statistics(asking.get_inference_statistics()))
         after = _gpu_gib(subject)
     if before is not None and after is not None:
-        graphs = (
-            graph_of_release(repository, model.name, "model.onnx")
-            for model in (VISION, TEXT_ENCODER)
-        )
+        graphs = (graph_of_release(repository, model.name) for model in (VISION, TEXT_ENCODER))
         check_growth(after - before, sum(path.stat().st_size for path in graphs) / 2**30)
     precision = settings.release.precision if settings.release else "fp32"
     bounds = bounds_for(precision, math.prod(subject.reference.config.vision.token_shape))
