@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -46,8 +47,9 @@ def _gpu(rows: Rows) -> None:
     cudnn: Any = torch.backends.cudnn  # without types
     told: dict[str, Any] = {}
     if program := shutil.which("nvidia-smi"):
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
         done = subprocess.run(
-            [program, f"--query-gpu={_ASKED}", "--format=csv,noheader", "--id=0"],
+            [program, f"--query-gpu={_ASKED}", "--format=csv,noheader", f"--id={first}"],
             capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         if done.returncode == 0:
