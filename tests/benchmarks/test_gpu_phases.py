@@ -36,6 +36,8 @@ ABSENT = (
 )  # fmt: skip
 """What a machine with a GPU and no package index may lack."""
 CPU_FLAGS = ("--device", "cpu", "--small", "--runs", "1")
+THREADS = "OMP_NUM_THREADS"
+"""One is enough for small matrices: several wait for each other on cores that others use."""
 
 
 def without(*packages: str) -> str:
@@ -56,7 +58,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
             sys.executable, "-m", "ctclip_bench.cli.bench.gpu", *CPU_FLAGS,
             "--only", "triton,machine,parity,onnx,transfer", "--out", "out", "--work", "work",
         ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sources])},
+        env={**os.environ, THREADS: "1", "PYTHONPATH": os.pathsep.join([str(folder), *sources])},
         capture_output=True, text=True, check=False, cwd=folder,
     )  # fmt: skip
     return folder, done
@@ -132,8 +134,13 @@ def test_a_phase_that_passed_is_not_run_again(
 
 
 def test_a_repository_is_measured_with_its_own_graphs(
-    repository: Path, golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path,
+    golden: Golden,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv(THREADS, "1")
     code = main(
         [
             "--device", "cpu", "--runs", "2", "--repository", str(repository),
@@ -335,7 +342,8 @@ def test_models_that_are_not_on_the_gpu_are_noticed() -> None:
 
 
 @pytest.mark.slow
-def test_all_phases_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+def test_all_phases_rehearsed_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(THREADS, "1")
     files = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert main([*CPU_FLAGS, *files]) == 0
     (path,) = (tmp_path / "out").glob("*.json")
