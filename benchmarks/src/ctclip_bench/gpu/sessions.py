@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_bench.gpu.rows import Missing
+from ctclip_export.parity.providers import CPU as ON_CPU
 from ctclip_export.parity.providers import open_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -38,9 +39,7 @@ class Session:
         """
         require_provider(device)
         options = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
-        providers: list[tuple[str, Mapping[str, str]]] = [(CPU, {})]
-        if device == "cuda":
-            providers.insert(0, (CUDA, options))
+        providers = ((CUDA, options), *ON_CPU) if device == "cuda" else ON_CPU
         # In the worker's folder, which is removed at its end.
         profile = Path(tempfile.mkdtemp(prefix="ctclip-gpu-")) / "profile"
         try:
