@@ -16,16 +16,14 @@ from tests.conftest import Golden
 
 from ctclip_bench.cli.bench.gpu import NAMES, main
 from ctclip_bench.gpu import run
-from ctclip_bench.gpu.chest import base_chest, vary
+from ctclip_bench.gpu.made import base_chest, vary
 from ctclip_bench.gpu.phases import parity
 from ctclip_bench.gpu.phases.triton import check_growth
-from ctclip_bench.gpu.rows import Missing, Rows
+from ctclip_bench.gpu.rows import NO_MEMORY, Missing, Rows, verdict_of
 from ctclip_bench.gpu.run import Phase, run_phases
 from ctclip_bench.gpu.sessions import CPU, CUDA, placement
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.gpu.subject import Subject
-from ctclip_bench.gpu.verdicts import verdict_of
-from ctclip_bench.gpu.worker import NO_MEMORY
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.results.files import read, write_json
 from ctclip_bench.results.result import Parity, Result, Row
@@ -37,12 +35,14 @@ ABSENT = (
     "mlperf_loadgen", "pytriton", "ctclip_server",
 )  # fmt: skip
 """What a machine with a GPU and no package index may lack."""
-BLOCKER = f"""
-import sys
-for name in {ABSENT}:
-    sys.modules[name] = None
-"""
 CPU_FLAGS = ("--device", "cpu", "--small", "--runs", "1")
+THREADS = "OMP_NUM_THREADS"
+"""One is enough for small matrices: several wait for each other on cores that others use."""
+
+
+def without(*packages: str) -> str:
+    """The beginning of a program that cannot import them."""
+    return f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     needs.
     """
     folder = tmp_path_factory.mktemp("gpu")
-    (folder / "sitecustomize.py").write_text(BLOCKER)
+    (folder / "sitecustomize.py").write_text(without(*ABSENT))
     sources = [str(ROOT / room / "src") for room in ("client", "export", "benchmarks")]
     done = subprocess.run(
         [
             sys.executable, "-m", "ctclip_bench.cli.bench.gpu", *CPU_FLAGS,
             "--only", "triton,machine,parity,onnx,transfer", "--out", "out", "--work", "work",
         ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sources])},
+        env={**os.environ, THREADS: "1", "PYTHONPATH": os.pathsep.join([str(folder), *sources])},
         capture_output=True, text=True, check=False, cwd=folder,
     )  # fmt: skip
     return folder, done
@@ -76,7 +76,7 @@ def test_it_runs_where_little_more_than_torch_is(
     assert found.plan["phases"] == ["machine", "parity", "onnx", "transfer", "triton"]
     reasons = {(row.table, row.name): row.not_run for row in found.rows if row.not_run}
     assert "onnxruntime" in reasons["onnx", "the whole phase"]
-    assert "onnxruntime" in reasons["triton", "the whole phase"]
+    assert "tritonclient" in reasons["triton", "the whole phase"]
     assert "onnxruntime" in reasons["transfer", "preprocess and vision"]
     same, *_, twin = [row.parity for row in found.table("parity")]
     assert same is not None
@@ -91,6 +91,12 @@ def test_it_runs_where_little_more_than_torch_is(
     (verdict,) = found.verdicts
     assert (verdict.verdict, verdict.reason) == ("PASS", "4 of 4 agree")
     assert all(read(each).plan["phase"] == each.stem for each in (folder / "out/phases").iterdir())
+
+
+def test_onnx_runtime_is_all_that_its_phases_need_besides() -> None:
+    begin = without(*(name for name in ABSENT if name != "onnxruntime"))
+    phases = "import ctclip_bench.gpu.phases.onnx, ctclip_bench.gpu.sessions"
+    subprocess.run([sys.executable, "-c", begin + phases], check=True)
 
 
 def test_a_phase_that_passed_is_not_run_again(
@@ -128,8 +134,13 @@ def test_a_phase_that_passed_is_not_run_again(
 
 
 def test_a_repository_is_measured_with_its_own_graphs(
-    repository: Path, golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path,
+    golden: Golden,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv(THREADS, "1")
     code = main(
         [
             "--device", "cpu", "--runs", "2", "--repository", str(repository),
@@ -145,31 +156,20 @@ def test_a_repository_is_measured_with_its_own_graphs(
     rows = {(row.table, row.name): row for row in found.rows}
     assert rows["model", "graph: vision fp32"].figures["of"] == "the repository"
     assert rows["model", "graph: preprocess for GPUs"].figures["of"] == "the repository"
-    for name in (
-        "preprocess",
-        "preprocess for GPUs",
-        "vision fp32",
-        "text",
-        "score",
-        "findings",
-        "relevance",
-    ):
-        row = rows["onnx", name]
+    judged = [row for name in ("onnx", "latency") for row in found.table(name) if row.parity]
+    assert {row.name for row in judged} == {
+        "preprocess", "preprocess for GPUs", "vision fp32", "text", "score", "findings",
+        "relevance", "text fp32, eager", "code search, float32",
+        "code search, bfloat16, best 8 again in float32",
+        *(f"vision {form}, batch {n}, eager" for form in ("fp32", "fp16", "bf16") for n in (1, 2)),
+    }  # fmt: skip
+    for row in (*judged, rows["triton", "one scan, client to findings"]):
         assert row.parity is not None
-        assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), name
+        assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), row.name
     refused = [row.name for row in found.table("onnx") if row.figures.get("refused")]
     assert len(refused) == 13
     assert rows["onnx", "vision fp32, guard: one voxel of NaN"].figures["marked"]
     assert rows["transfer", "preprocess and vision, VOXELS in place"].figures["voxels_on"] == "cpu"
-    for row in found.table("latency"):
-        assert row.parity is not None, row.name
-        assert (row.parity.verdict, row.times_ms is not None) == ("PASS", True), row.name
-    eager = rows["latency", "vision fp16, batch 2, eager"]
-    assert eager.parity is not None
-    assert eager.parity.verdict == "PASS"
-    served = rows["triton", "one scan, client to findings"]
-    assert served.parity is not None
-    assert served.parity.verdict == "PASS"
     assert rows["triton", "inside Triton: vision"].figures["compute_infer_ms"] > 0
     assert found.subject["release"] in path.name
 
@@ -212,8 +212,8 @@ def test_no_phase_stops_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "SIGABRT" in ends[1]
     assert "longer than its 1 s" in ends[2]
     assert "were left" in ends[3]
-    kept = {name: read(tmp_path / "out" / "phases" / f"{name}.json").passed for name in MISBEHAVING}
-    assert kept == {"raises": False, "crashes": False, "hangs": False, "late": False}
+    kept = [read(tmp_path / "out" / "phases" / f"{name}.json").passed for name in MISBEHAVING]
+    assert not any(kept)
 
 
 def test_what_counts_as_failed() -> None:
@@ -221,16 +221,13 @@ def test_what_counts_as_failed() -> None:
     told: list[tuple[Row, bool]] = []
     rows = Rows("t", lambda row, failed: told.append((row, failed)))
 
-    def lacks() -> None:
-        raise Missing("no such library")
-
-    def breaks() -> None:
-        raise RuntimeError("two\nlines")
-
     wrong = Parity("FAIL", "x")
-    assert not rows.attempt("lacks", lacks)
-    assert not rows.attempt("breaks", breaks)
-    assert rows.attempt("wrong", lambda: rows.add("wrong", [1.0], parity=wrong))
+    with rows.attempt("lacks"):
+        raise Missing("no such library")
+    with rows.attempt("breaks"):
+        raise RuntimeError("two\nlines")
+    with rows.attempt("wrong"):
+        rows.add("wrong", [1.0], parity=wrong)
     rows.add("wrong", [1.0], parity=wrong, host_to_host_ms=1.0, slices=1)
     rows.add("TF32", [1.0], parity=wrong, counted=False)
     assert [failed for _, failed in told] == [False, True, True, True, False]
@@ -240,7 +237,7 @@ def test_what_counts_as_failed() -> None:
     assert (verdict.verdict, verdict.reason) == ("FAIL", "0 of 2 agree")
     assert verdict_of("t", [told[4][0]]) == ()
     assert told[0][0].not_run == "no such library"
-    assert told[1][0].not_run.startswith("RuntimeError: two (breaks")
+    assert told[1][0].not_run.startswith("RuntimeError: two (test_what_counts_as_failed")
 
 
 def test_nodes_that_fell_to_the_cpu_are_found_in_a_profile() -> None:
@@ -253,7 +250,7 @@ def test_nodes_that_fell_to_the_cpu_are_found_in_a_profile() -> None:
         {"cat": "Session", "name": "model_run"}, event("product", "MatMul", CUDA), loop, loop,
         event("shape", "Shape", CPU), {"cat": "Node", "name": "product_fence_before", "args": {}},
     ]  # fmt: skip
-    assert placement(profile).figures() == {
+    assert placement(profile) == {
         "kernel_runs": 4, "nodes_on_gpu": 1, "nodes_on_cpu": 2, "on_cpu": "Gather 1, Shape 1",
     }  # fmt: skip
 
@@ -261,9 +258,9 @@ def test_nodes_that_fell_to_the_cpu_are_found_in_a_profile() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--only", "nothing"], "expected some of machine, model"),
-        (["--limit-s", "nan"], "expected seconds above 0"),
-        (["--runs", "0"], "expected a whole number from 1"),
+        (["--only", "nothing"], "expected some of machine,model"),
+        (["--limit-s", "nan"], "expected seconds, more than 0"),
+        (["--runs", "0"], "expected at least 1"),
         (["--device", "cpu", "--repository", "x"], "go together here"),
         (["--device", "cpu", "--ct", "/nowhere.npz"], "there is no such file"),
         (["--device", "cpu", "--url", "host:1"], "are of check and serve"),
@@ -315,7 +312,7 @@ def test_tf32_is_on_for_the_encoder_alone(
     monkeypatch.setitem(sys.modules, "ctclip_server", None)
     monkeypatch.setattr(parity, "SEEDS", range(1))
     subject = Subject(Settings("cpu", small=True, runs=1, work=bare[0] / "work"))
-    assert subject.is_made
+    assert subject.made is None
     subject.chest = torch.linspace(-1, 1, 12 * 24 * 24).reshape(1, 1, 12, 24, 24)
     on: dict[str, bool] = {}
     make = Subject.volume
@@ -332,7 +329,7 @@ def test_tf32_is_on_for_the_encoder_alone(
         monkeypatch.setattr(Subject, "volume", volume)
         subject.on_device.vision.spatial.register_forward_pre_hook(note)
         told: list[Row] = []
-        parity._with_tf32(subject, Rows("parity", lambda row, _: told.append(row)))
+        parity.with_tf32(subject, Rows("parity", lambda row, _: told.append(row)))
     assert on == {"volume": False, "encoder": True}
     assert told[0].parity is not None
     assert told[0].parity.codes_agree == 1
@@ -345,7 +342,8 @@ def test_models_that_are_not_on_the_gpu_are_noticed() -> None:
 
 
 @pytest.mark.slow
-def test_all_phases_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+def test_all_phases_rehearsed_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(THREADS, "1")
     files = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert main([*CPU_FLAGS, *files]) == 0
     (path,) = (tmp_path / "out").glob("*.json")

@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ctclip_bench.gpu.steps import (
+    CTCLIP,
     PUTS_AWAY_S,
     Inputs,
     chosen_gpu,
-    ctclip,
-    gpu_environment,
     require_gpu,
     run,
 )
@@ -22,7 +21,6 @@ from ctclip_bench.parity import ENGINE_STEP
 from ctclip_bench.results.files import check_folder, free_path, slug, without_name, write_json
 from ctclip_client.errors import EXIT_USAGE, CTClipError, InvalidInput
 from ctclip_client.system.child import child
-from ctclip_export.engines.gpu import Gpu
 from ctclip_export.engines.target import TENSORRT, load_library
 
 
@@ -31,32 +29,37 @@ def check(inputs: Inputs) -> int:
 
     Raises: CTClipError if the machine lacks something, or a step dies.
     """
-    environment = gpu_environment(chosen_gpu())
+    environment = chosen_gpu()
     gpu = require_gpu(
         "Run make gpu-check on the machine with the GPU that will serve.", environment
     )
     load_library(TENSORRT)
     inputs.check()
     check_folder(inputs.out)
-    repository = str(inputs.repository)
-    build = ctclip("build-engines", "--repository", repository, "--target", "tensorrt")
-    if code := run(build, environment):
+    of = ("--repository", str(inputs.repository), "--target", "tensorrt")
+    if code := run([*CTCLIP, "build-engines", *of], environment):
         return code
     found = run_parity(inputs, environment)
+    complaint = engine_complaint(found)
+    passed = found["passed"] and not complaint
     content = {
         **without_names(found, inputs.url),
-        "passed": found["passed"] and not engine_complaint(found),
+        "passed": passed,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": "tensorrt",
         "machine": {**found["machine"], "gpu": asdict(gpu)},
     }
-    path = free_path(inputs.out / _file_name(content, gpu))
-    write_json(content, path)
-    _print(found, gpu)
+    name = f"{slug(gpu.name)}-{content['release']['release']}-tensorrt-parity"
+    file = f"{content['date'][:10]}-{name}{'' if passed else '-FAILED'}.json"
+    path = write_json(content, free_path(inputs.out / file))
+    print(f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}")
+    for step in found["rungs"]:
+        reason = f" — {step['reason']}" if step["reason"] else ""
+        print(f"  {step['verdict']:8}{step['rung']}{reason}")
     print(f"Written: {path}")
-    if complaint := engine_complaint(found):
+    if complaint:
         raise CTClipError(complaint, "Nothing is known of these engines: do not serve them.")
-    return 0 if found["passed"] else 1
+    return 0 if passed else 1
 
 
 def run_parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -65,10 +68,7 @@ def run_parity(inputs: Inputs, environment: Mapping[str, str]) -> dict[str, Any]
     Raises: CTClipError if it ended otherwise than with a finished check.
     """
     url = ["--url", inputs.url] if inputs.url else []
-    command = ctclip(
-        "parity", "--repository", str(inputs.repository), *inputs.reference(), *url, "--json",
-        *inputs.more,
-    )  # fmt: skip
+    command = inputs.ctclip("parity", *url, "--json")
     with child(command, environment, grace_s=PUTS_AWAY_S, stdout=subprocess.PIPE) as process:
         text, _ = process.communicate()
     return read_parity(process.returncode, text)
@@ -100,13 +100,6 @@ def without_names(found: Mapping[str, Any], url: str | None) -> dict[str, Any]:
     return {**found, "release": release, "rungs": steps, "scans": len(found["scans"])}
 
 
-def _file_name(content: Mapping[str, Any], gpu: Gpu) -> str:
-    """`<date>-<GPU>-<release>-tensorrt-parity.json`; a failed one says so in its name."""
-    release = content["release"]["release"]
-    name = f"{content['date'][:10]}-{slug(gpu.name)}-{release}-tensorrt-parity"
-    return f"{name}{'' if content['passed'] else '-FAILED'}.json"
-
-
 def engine_complaint(found: Mapping[str, Any]) -> str:
     """Why the engine cannot be said to have passed, "" if it has: NOT RUN is no pass."""
     engines = [step for step in found["rungs"] if step["rung"].startswith(ENGINE_STEP)]
@@ -114,10 +107,3 @@ def engine_complaint(found: Mapping[str, Any]) -> str:
         return f"the check has no step '{ENGINE_STEP}'."
     bad = next((step for step in engines if step["verdict"] != "PASS"), None)
     return "" if bad is None else f"{bad['rung']}: {bad['verdict']}: {bad['reason'] or 'no reason'}"
-
-
-def _print(found: Mapping[str, Any], gpu: Gpu) -> None:
-    print(f"{gpu.name}, compute capability {gpu.compute_capability}, driver {gpu.driver}")
-    for step in found["rungs"]:
-        reason = f" — {step['reason']}" if step["reason"] else ""
-        print(f"  {step['verdict']:8}{step['rung']}{reason}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -28,69 +27,45 @@ from ctclip_export.graphs.relevance import relevance_graph
 from ctclip_export.graphs.score import findings_graph, score_graph
 from ctclip_export.precision.typed_twin import typed
 
-
-@dataclass(frozen=True)
-class Graph:
-    """model: whose file it is; file: its name in a repository. precision: of an encoder, "" where
-    the graph is the same in all of them.
-    """
-
-    model: Model
-    make: Callable[[Subject], onnx.ModelProto]
-    precision: str = ""
-    file: str = "model.onnx"
+GRAPHS: Mapping[str, tuple[Model, str]] = {
+    "preprocess": (PREPROCESS, ""), "preprocess for GPUs": (PREPROCESS, ""),
+    "vision fp32": (VISION, "fp32"), "vision fp16": (VISION, "fp16"),
+    "vision bf16": (VISION, "bf16"), "text": (TEXT_ENCODER, "fp32"), "score": (SCORE, ""),
+    "findings": (FINDINGS, ""), "relevance": (RELEVANCE, ""),
+}  # fmt: skip
+"""Name -> model, and precision of an encoder; "" where the graph is the same in all of them."""
 
 
 def graph(subject: Subject, name: str) -> Path:
     """The file of a graph of GRAPHS; made first, if need be."""
-    asked = GRAPHS[name]
+    model, precision = GRAPHS[name]
     repository, release = subject.settings.repository, subject.settings.release
-    if repository and release and asked.precision in ("", release.precision):
-        return graph_of_release(repository, asked.model.name, asked.file)
+    if repository and release and precision in ("", release.precision):
+        file = GPU_GRAPH if name == "preprocess for GPUs" else "model.onnx"
+        return graph_of_release(repository, model.name, file)
     path = subject.folder / f"{name.replace(' ', '-')}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        proto = asked.make(subject)
-        with placed(path) as file:
-            file.write(proto.SerializeToString())
+        proto = _make(subject, name, precision)
+        with placed(path) as file_:
+            file_.write(proto.SerializeToString())
     return path
 
 
-def _vision(precision: str) -> Callable[[Subject], onnx.ModelProto]:
-    def make(subject: Subject) -> onnx.ModelProto:
-        encoder = subject.reference.vision
-        twin = encoder if precision == "fp32" else typed(encoder, precision)
-        return trace_vision(twin, precision)
-
-    return make
-
-
-def _score(subject: Subject) -> onnx.ModelProto:
-    return score_graph(float(subject.reference.temperature), subject.bank.shape[1])
-
-
-def _findings(subject: Subject) -> onnx.ModelProto:
-    return findings_graph(float(subject.reference.temperature), subject.bank.cpu().numpy())
-
-
 @torch.no_grad()
-def _relevance(subject: Subject) -> onnx.ModelProto:
-    model = subject.reference
-    weights = model.relevance_weights(subject.bank.cpu()).numpy()
-    codebook = model.vision.codebook.numpy()
+def _make(subject: Subject, name: str, precision: str) -> onnx.ModelProto:
+    if name.startswith("preprocess"):
+        make = preprocess_graph if name == "preprocess" else preprocess_gpu_graph
+        return make(subject.geometry)
+    model, bank = subject.reference, subject.bank.cpu()
+    if name.startswith("vision"):
+        twin = model.vision if precision == "fp32" else typed(model.vision, precision)
+        return trace_vision(twin, precision)
+    if name == "text":
+        return trace_text(model.text)
+    if name == "score":
+        return score_graph(float(model.temperature), bank.shape[1])
+    if name == "findings":
+        return findings_graph(float(model.temperature), bank.numpy())
+    weights, codebook = model.relevance_weights(bank).numpy(), model.vision.codebook.numpy()
     return relevance_graph(weights, codebook, model.config.vision.token_shape)
-
-
-GRAPHS: Mapping[str, Graph] = {
-    "preprocess": Graph(PREPROCESS, lambda subject: preprocess_graph(subject.geometry)),
-    "preprocess for GPUs": Graph(
-        PREPROCESS, lambda subject: preprocess_gpu_graph(subject.geometry), file=GPU_GRAPH
-    ),
-    "vision fp32": Graph(VISION, _vision("fp32"), "fp32"),
-    "vision fp16": Graph(VISION, _vision("fp16"), "fp16"),
-    "vision bf16": Graph(VISION, _vision("bf16"), "bf16"),
-    "text": Graph(TEXT_ENCODER, lambda subject: trace_text(subject.reference.text), "fp32"),
-    "score": Graph(SCORE, _score),
-    "findings": Graph(FINDINGS, _findings),
-    "relevance": Graph(RELEVANCE, _relevance),
-}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ctclip_bench.gpu.rows import NO_MEMORY, WHOLE, line, measured, verdict_of
 from ctclip_bench.gpu.settings import Settings
-from ctclip_bench.gpu.show import line
-from ctclip_bench.gpu.verdicts import measured, verdict_of
-from ctclip_bench.gpu.worker import NO_MEMORY, WHOLE, Worker
+from ctclip_bench.gpu.worker import Worker
 from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.results.files import keep, read, write_json
@@ -20,8 +20,7 @@ from ctclip_bench.results.result import Result, Row
 from ctclip_client.errors import CTClipError
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """module: has `measure(subject, rows)`. share: of --limit-s, at most. least_s: with less time
     left it is not begun; estimated for the published geometry on a GPU.
     """
@@ -63,28 +62,29 @@ def run_phases(
     deadline = time.monotonic() + limit_s
     machine = describe_machine()
     done: list[Result] = []
-    with Worker(settings) as worker:
+    with closing(Worker(settings)) as worker:
         for name in names:
             path = out / "phases" / f"{name}.json"
-            result = None if again else earlier(path, name, settings, machine)
-            if result is not None:
+            if not again and (result := earlier(path, name, settings, machine)) is not None:
                 say(f"{name}: there already")
                 for row in result.rows:
                     say(line(row))
-            else:
-                started = time.monotonic()
-                say(f"{name}:")
-                limits_s = PHASES[name].share * limit_s, deadline - started
-                rows, failed = _rows(name, settings, worker, limits_s, say)
-                plan = {"phase": name, **settings.plan()}
-                result = Result(
+                done.append(result)
+                continue
+            say(f"{name}:")
+            started = time.monotonic()
+            limits_s = PHASES[name].share * limit_s, deadline - started
+            rows, failed = _rows(name, settings, worker, limits_s, say)
+            plan = {"phase": name, **settings.plan()}
+            done.append(
+                Result(
                     "gpu", not failed, settings.subject(), plan, rows, verdict_of(name, rows),
                     machine=machine,
-                )  # fmt: skip
-                write_json(result.as_json(), path)
-                taken = time.monotonic() - started
-                say(f"{name}: {'FAILED' if failed else 'done'} after {taken:.0f} s")
-            done.append(result)
+                )
+            )  # fmt: skip
+            write_json(done[-1].as_json(), path)
+            taken_s = time.monotonic() - started
+            say(f"{name}: {'FAILED' if failed else 'done'} after {taken_s:.0f} s")
     rows = tuple(row for result in done for row in result.rows)
     something = any(measured(row) for row in rows)
     if not something:
@@ -113,21 +113,20 @@ def _rows(
     phase, (own_s, left_s) = PHASES[name], limits_s
     least_s = 1.0 if settings.small else phase.least_s
     rows: list[Row] = []
-    failed = False
+    failures: list[bool] = []
 
     def keep_row(row: Row, bad: bool) -> None:
-        nonlocal failed
-        row = replace(row, not_run=without_paths(row.not_run, settings.paths()))
-        rows.append(row)
-        failed = failed or bad
-        say(line(row))
+        rows.append(replace(row, not_run=without_paths(row.not_run, settings.paths())))
+        failures.append(bad)
+        say(line(rows[-1]))
 
     if left_s < least_s:
         reason = f"{max(left_s, 0):.0f} s of --limit-s were left, and it needs about {least_s:.0f}"
+    else:
+        reason = worker.run(phase.module, name, min(own_s, left_s), keep_row)
+    if reason:
         keep_row(Row(name, WHOLE, not_run=reason), True)
-    elif reason := worker.run(phase.module, name, min(own_s, left_s), keep_row):
-        keep_row(Row(name, WHOLE, not_run=reason), True)
-    return tuple(rows), failed
+    return tuple(rows), any(failures)
 
 
 def earlier(path: Path, name: str, settings: Settings, machine: Mapping[str, Any]) -> Result | None:

@@ -11,18 +11,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ctclip_bench.gpu.steps import (
-    CONFIG_NAME,
+    ADMIN_HEADER,
+    GPU,
+    GRPC_PORT,
+    USER,
     Inputs,
     chosen_gpu,
-    ctclip,
+    compose_variables,
     gpu_environment,
     require_gpu,
     run,
 )
-from ctclip_bench.gpu.variables import ADMIN_HEADER, GPU, GRPC_PORT, USER, compose_variables
 from ctclip_client.errors import CTClipError, InvalidInput, Unavailable
 
 PROFILE = "tensorrt"
+"""Of Compose; configs of the repository have the same name."""
 BUILDER, SERVICE = "build-engines", "triton-tensorrt"
 """Of docker-compose.yml."""
 _LOOPBACK = "127.0.0.1"
@@ -37,7 +40,7 @@ def serve(inputs: Inputs) -> int:
     """
     if inputs.url is not None:
         inputs.check()
-        return _measure(inputs, inputs.url, gpu_environment(chosen_gpu()))
+        return _measure(inputs, inputs.url, chosen_gpu())
     variables = compose_variables(Path.cwd(), os.environ)
     # Without the variable it is 0 for Compose, whatever CUDA sees outside of the container.
     gpu = gpu_environment(variables.get(GPU) or "0")
@@ -64,13 +67,8 @@ def serve(inputs: Inputs) -> int:
 def _measure(
     inputs: Inputs, url: str, environment: Mapping[str, str], flags: Sequence[str] = ()
 ) -> int:
-    return run(
-        ctclip(
-            "bench", "serve", "--repository", str(inputs.repository), "--config-name", CONFIG_NAME,
-            "--url", url, "--out", str(inputs.out), *flags, *inputs.reference(), *inputs.more,
-        ),
-        environment,
-    )  # fmt: skip
+    more = ("--config-name", PROFILE, "--url", url, "--out", str(inputs.out), *flags)
+    return run(inputs.ctclip("bench", "serve", *more), environment)
 
 
 @contextmanager
@@ -95,7 +93,7 @@ def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> I
             f"Measure that one: make gpu-bench URL=localhost:{port}. Or stop it first: docker "
             "compose --profile NAME down",
         )
-    compose = [docker, "compose", "--profile", PROFILE]
+    compose = (docker, "compose", "--profile", PROFILE)
     # Only this machine measures, so only this machine reaches it, whatever is set for serving.
     environment = {"CTCLIP_REPOSITORY": str(repository.absolute()), "CTCLIP_BIND": _LOOPBACK}
     if not variables.get(USER):  # whoever runs this may write plans into the repository
@@ -105,6 +103,11 @@ def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> I
         ["run", "--rm", BUILDER],
         ["up", "--wait", "--no-deps", SERVICE],
     )
+
+    def take_down() -> None:
+        with suppress(CTClipError):  # the measurement, or what ended it, is what counts
+            run([*compose, "down"], environment)
+
     try:
         for step in steps:
             if code := run([*compose, *step], environment):
@@ -115,12 +118,7 @@ def _container(docker: str, repository: Path, variables: Mapping[str, str]) -> I
         yield f"{_LOOPBACK}:{port}"
     finally:
         try:
-            _down(compose, environment)
+            take_down()
         except KeyboardInterrupt:  # it would keep the GPU
-            _down(compose, environment)
+            take_down()
             raise
-
-
-def _down(compose: Sequence[str], environment: Mapping[str, str]) -> None:
-    with suppress(CTClipError):  # the measurement, or what ended it, is what counts
-        run([*compose, "down"], environment)

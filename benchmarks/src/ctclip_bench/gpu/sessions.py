@@ -6,89 +6,54 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_bench.gpu.rows import Missing
+from ctclip_export.parity.providers import CPU as ON_CPU
+from ctclip_export.parity.providers import open_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _NO_KERNEL = "Could not find an implementation for"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def load_onnxruntime(device: str) -> Any:
-    """The library, with what its CUDA provider needs. Raises: Missing."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise Missing(f"onnxruntime: {error}") from error
-    if device == "cuda":
-        from ctclip_export.parity.providers import load_cuda_libraries  # imports onnxruntime
-
-        load_cuda_libraries()
-        if CUDA not in onnxruntime.get_available_providers():
-            raise Missing(f"onnxruntime {onnxruntime.__version__} has no CUDA provider")
-    return onnxruntime
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the nodes of one run were computed. nodes: distinct ones by provider; runs: of their
-    kernels, more where a loop repeats them; on_cpu: those on the CPU by type, of a CUDA session.
-    """
-
-    nodes: dict[str, int]
-    runs: int
-    on_cpu: dict[str, int]
-
-    def figures(self) -> dict[str, Any]:
-        """For a row."""
-        found: dict[str, Any] = {"kernel_runs": self.runs}
-        if CUDA in self.nodes:
-            found |= {"nodes_on_gpu": self.nodes[CUDA], "nodes_on_cpu": self.nodes.get(CPU, 0)}
-            found["on_cpu"] = ", ".join(f"{op} {n}" for op, n in sorted(self.on_cpu.items()))
-        return found
+def require_provider(device: str) -> None:
+    """Raises: Missing where this ONNX Runtime cannot compute on the device."""
+    if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
+        raise Missing(f"onnxruntime {onnxruntime.__version__} has no CUDA provider")
 
 
 class Session:
     """A graph on the device; its first run is profiled, all others are not."""
 
     def __init__(self, path: Path, device: str, *, tf32: bool = False) -> None:
-        """Raises: Missing, also for a type that no provider has kernels for; RuntimeError if the
-        CUDA provider does not load.
+        """Raises: Missing, also for a type that no provider has kernels for; NoProvider if the CUDA
+        provider does not start.
         """
-        ort = load_onnxruntime(device)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.enable_profiling = True
-        self._folder = tempfile.TemporaryDirectory(  # its end removes it
-            prefix="ctclip-gpu-", ignore_cleanup_errors=True
-        )
-        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
-        providers: list[Any] = [CPU]
-        if device == "cuda":
-            chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
-            providers.insert(0, (CUDA, chosen))
-        self.device = device
+        require_provider(device)
+        options = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
+        providers = ((CUDA, options), *ON_CPU) if device == "cuda" else ON_CPU
+        # In the worker's folder, which is removed at its end.
+        profile = Path(tempfile.mkdtemp(prefix="ctclip-gpu-")) / "profile"
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=providers)
+            self.session = open_session(path, providers, profile=profile)
         except Exception as error:  # ONNX Runtime's errors have no common class
             if _NO_KERNEL not in str(error):
                 raise
             raise Missing(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
-        self.session.disable_fallback()
-        if device == "cuda" and CUDA not in self.session.get_providers():
-            raise RuntimeError("ONNX Runtime cannot load its CUDA provider: see what it said")
+        self.device = device
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self._bound: list[Tensor] = []
 
-    def profiled(self, feed: Arrays) -> tuple[dict[str, NDArray[Any]], Placement]:
-        """The first run: all outputs by name, and where each node ran."""
+    def profiled(self, feed: Arrays) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The first run: all outputs by name, and of `placement`."""
         got = self.session.run(None, dict(feed))
         events = json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
         return dict(zip(self.outputs, got, strict=True)), placement(events)
@@ -98,44 +63,34 @@ class Session:
         found: list[NDArray[Any]] = self.session.run(outputs, dict(feed))
         return found
 
-    def bound(self, feed: Arrays, outputs: Sequence[str] | None = None) -> Bound:
-        """Inputs on the device, outputs left there."""
+    def bind(self, feed: Arrays, outputs: Sequence[str] | None = None) -> Any:
+        """A binding for `run_bound`: inputs on the device, outputs left there."""
         tensors = {
             name: torch.from_numpy(np.array(array, order="C")).to(self.device)
             for name, array in feed.items()
         }
+        self._bound += tensors.values()  # their memory must live as long as the session
         if self.device == "cuda":
             torch.cuda.synchronize()  # ONNX Runtime has a stream of its own
-        io = self.session.io_binding()
+        binding = self.session.io_binding()
         for name, tensor in tensors.items():
             shape, kind = tuple(tensor.shape), feed[name].dtype.type
-            io.bind_input(name, self.device, 0, kind, shape, tensor.data_ptr())
+            binding.bind_input(name, self.device, 0, kind, shape, tensor.data_ptr())
         for name in outputs or self.outputs:
-            io.bind_output(name, self.device, 0)
-        return Bound(self.session, io, tensors)
+            binding.bind_output(name, self.device, 0)
+        return binding
+
+    def run_bound(self, binding: Any) -> None:
+        """Returns when the results are there: ONNX Runtime waits for its stream at the end."""
+        self.session.run_with_iobinding(binding)
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A session with its tensors in place. Calling it returns when the results are there: ONNX
-    Runtime waits for its stream at the end of a run.
+def placement(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the nodes of one run were computed, as figures of a row.
+
+    events: ONNX Runtime's profile, one for each run of a kernel: more than nodes where a loop
+    repeats them. Of a CUDA session also distinct nodes by device, those on the CPU by type.
     """
-
-    session: Any
-    io: Any
-    tensors: Mapping[str, Tensor]  # their memory must live as long
-
-    def __call__(self) -> None:
-        self.session.run_with_iobinding(self.io)
-
-    def results(self) -> list[NDArray[Any]]:
-        """Of the last run, copied to the host, in the order of the binding."""
-        found: list[NDArray[Any]] = self.io.copy_outputs_to_cpu()
-        return found
-
-
-def placement(events: Sequence[Mapping[str, Any]]) -> Placement:
-    """From ONNX Runtime's profile: a list of events, one for each run of a kernel."""
     nodes: dict[str, dict[str, str]] = {}
     runs = 0
     for event in events:
@@ -144,5 +99,13 @@ def placement(events: Sequence[Mapping[str, Any]]) -> Placement:
         told = event.get("args", {})
         nodes.setdefault(told.get("provider", "unknown"), {})[event["name"]] = told.get("op_name")
         runs += 1
-    on_cpu = Counter(nodes.get(CPU, {}).values()) if CUDA in nodes else {}
-    return Placement({name: len(each) for name, each in nodes.items()}, runs, dict(on_cpu))
+    if CUDA not in nodes:
+        return {"kernel_runs": runs}
+    on_cpu = nodes.get(CPU, {})
+    types = sorted(Counter(on_cpu.values()).items())
+    return {
+        "kernel_runs": runs,
+        "nodes_on_gpu": len(nodes[CUDA]),
+        "nodes_on_cpu": len(on_cpu),
+        "on_cpu": ", ".join(f"{op} {n}" for op, n in types),
+    }

@@ -39,25 +39,16 @@ class Settings:
     def check(self) -> None:
         """Raises: InvalidInput, Unreadable for what no phase could use."""
         given = [each for each in (self.repository, self.checkpoint, self.text_model) if each]
-        if len(given) not in (0, 3):
+        if given and (len(given) < 3 or self.small):
             raise InvalidInput(
-                "--repository, --against and --text-model go together here: graphs are compared "
-                "with PyTorch.",
+                "--repository, --against and --text-model go together here, and without --small: "
+                "graphs are compared with PyTorch.",
                 "Give all three, or none: a checkpoint of random weights is then made.",
-            )
-        if self.small and given:
-            raise InvalidInput(
-                "--small makes a checkpoint of its own, --repository names another.",
-                "Leave one out.",
             )
         for path in (*given, self.ct):
             if path is not None and not path.exists():
                 raise Unreadable(f"{path}: there is no such file or folder.", "Name another.")
-        if self.ct is not None and not self.ct.is_file():
-            raise Unreadable(
-                f"--ct: {self.ct} is no file.", "Name one that benchmarks/gpu/pack_ct.py wrote."
-            )
-        _ = self.release
+        _ = self.release, self.chest
 
     @cached_property
     def release(self) -> ReleaseRecord | None:
@@ -71,9 +62,8 @@ class Settings:
     def geometry(self) -> Geometry:
         """What the vision model sees."""
         if self.release is not None:
-            return Geometry(
-                self.release.geometry.volume_shape, self.release.geometry.target_spacing_mm
-            )
+            grid = self.release.geometry
+            return Geometry(grid.volume_shape, grid.target_spacing_mm)
         return SMALL.geometry if self.small else Geometry()
 
     @property
@@ -90,10 +80,16 @@ class Settings:
 
     @cached_property
     def chest(self) -> str:
-        """Which one: "drawn", or the digest of --ct, whose name may name a patient."""
+        """Which one: "drawn", or the digest of --ct, whose name may name a patient.
+
+        Raises: Unreadable.
+        """
         if self.ct is None:
             return "drawn"
-        return hashlib.sha256(self.ct.read_bytes()).hexdigest()[:12]
+        try:
+            return hashlib.sha256(self.ct.read_bytes()).hexdigest()[:12]
+        except OSError as error:
+            raise Unreadable(f"--ct: {self.ct}: {error.strerror}.", "Name another.") from error
 
     @cached_property
     def code(self) -> str:
@@ -101,9 +97,11 @@ class Settings:
         for what this code would.
         """
         digest = hashlib.sha256()
-        for folder in map(_folder_of, _PACKAGES):
-            if folder is None:
+        for package in _PACKAGES:
+            found = importlib.util.find_spec(package)
+            if found is None or found.origin is None:  # it is not installed
                 continue
+            folder = Path(found.origin).parent
             for path in sorted(folder.rglob("*.py")):
                 name = path.relative_to(folder.parent).as_posix()
                 digest.update(name.encode() + path.read_bytes())
@@ -122,9 +120,8 @@ class Settings:
 
     def subject(self) -> dict[str, Any]:
         """What is measured, as results say it."""
-        if self.release is None:
-            about: dict[str, Any] = {"weights": "made for the measurement", "random_weights": True}
-        else:
+        about: dict[str, Any] = {"weights": "made for the measurement", "random_weights": True}
+        if self.release is not None:
             about = {
                 "release": self.release.name,
                 "precision": self.release.precision,
@@ -133,13 +130,7 @@ class Settings:
         return {**about, "geometry": asdict(self.geometry)}
 
 
-def _folder_of(package: str) -> Path | None:
-    """Where its sources are; None where it is not installed."""
-    found = importlib.util.find_spec(package)
-    return Path(found.origin).parent if found and found.origin else None
-
-
-def graph_of_release(repository: Path, model: str, file: str) -> Path:
+def graph_of_release(repository: Path, model: str, file: str = "model.onnx") -> Path:
     """A file of the version that the repository serves. Raises: Unreadable."""
     members = read_members(repository)
     path = members.folder(model, pinned_version(members)) / file

@@ -1,22 +1,33 @@
-"""What both need: their inputs, what the machine must have, and `ctclip` as a process."""
+"""What check and serve need: inputs, Compose's variables, the GPU, and steps as processes."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctclip_bench.gpu.variables import GPU, compose_variables
 from ctclip_client.contract import VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.child import child
 from ctclip_export.engines.gpu import DRIVERS_ORDER, Gpu, NoGpu, read_gpu
 
-CONFIG_NAME = "tensorrt"
+CTCLIP = (sys.executable, "-m", "ctclip_client")
+"""A `ctclip` of this environment."""
 PUTS_AWAY_S = 60.0
 """Seconds that an interrupted step gets."""
+GPU, GRPC_PORT, USER, ADMIN_HEADER = NAMES = (
+    "CTCLIP_GPU", "CTCLIP_GRPC_PORT", "CTCLIP_USER", "CTCLIP_ADMIN_HEADER",
+)  # fmt: skip
+"""Variables of docker-compose.yml that matter on this side. .env.example explains them."""
+_LINE = re.compile(r"\s*(?:export\s+)?(\w+)\s*=\s*(.*)")
+_VALUE = re.compile(
+    r"""'(?P<literal>[^']*)'\s*(\#.*)? | "(?P<quoted>[^"$\\]*)"\s*(\#.*)?
+    | (?P<plain>(?!['"])[^$]*?)(\s+\#.*)?\s*""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -44,16 +55,52 @@ class Inputs:
             if path is not None and not path.exists():
                 raise InvalidInput(f"{name}: there is no {path}.", "Name that of the export.")
 
-    def reference(self) -> list[str]:
-        """Flags of the reference, for `ctclip parity` and `ctclip bench`."""
-        if self.checkpoint is None:
-            return []
-        return ["--against", str(self.checkpoint), "--text-model", str(self.text_model)]
+    def ctclip(self, *command: str) -> list[str]:
+        """A command line on this repository and its reference."""
+        against = ["--against", str(self.checkpoint), "--text-model", str(self.text_model)]
+        return [
+            *CTCLIP, *command, "--repository", str(self.repository),
+            *(against if self.checkpoint else []), *self.more,
+        ]  # fmt: skip
 
 
-def chosen_gpu() -> str:
-    """CTCLIP_GPU as Compose reads it; "" if it is not set."""
-    return compose_variables(Path.cwd(), os.environ, (GPU,)).get(GPU, "")
+def compose_variables(
+    folder: Path, environment: Mapping[str, str], names: Sequence[str] = NAMES
+) -> dict[str, str]:
+    """Those of `names` that are set: in `.env`, or in the environment, which wins.
+
+    folder: where docker compose is called; `.env` lies beside docker-compose.yml, there or above.
+    Raises: InvalidInput, without the value, for a line that only Compose understands.
+    """
+    found = {name: environment[name] for name in names if name in environment}
+    wanted = set(names) - set(found)
+    above = (each for each in (folder, *folder.parents) if (each / "docker-compose.yml").is_file())
+    path = next(above, folder) / ".env"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return found
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path}: {error}.", "Fix it, or move it away.") from error
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        if match is None or match[1] not in wanted:
+            continue
+        value = _VALUE.fullmatch(match[2])
+        if value is None:
+            raise InvalidInput(
+                f"{path.name}, line {number}: {match[1]} has a quote, a $ or a \\ whose meaning "
+                "only Compose knows.",
+                "Write the value out, in single quotes, or set the variable in the environment.",
+            )
+        parts = value.group("literal", "quoted", "plain")
+        found[match[1]] = next(part for part in parts if part is not None)
+    return found
+
+
+def chosen_gpu() -> dict[str, str]:
+    """`gpu_environment` of CTCLIP_GPU, as Compose reads it. Raises: InvalidInput."""
+    return gpu_environment(compose_variables(Path.cwd(), os.environ, (GPU,)).get(GPU, ""))
 
 
 def gpu_environment(gpu: str) -> dict[str, str]:
@@ -64,17 +111,12 @@ def gpu_environment(gpu: str) -> dict[str, str]:
     return {**DRIVERS_ORDER, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
 
 
-def require_gpu(remedy: str, environment: Mapping[str, str]) -> Gpu:
+def require_gpu(remedy: str, environment: Mapping[str, str] | None = None) -> Gpu:
     """The GPU that a process with this in its environment uses. Raises: NoGpu with that remedy."""
     try:
-        return read_gpu({**os.environ, **environment})
+        return read_gpu({**os.environ, **(environment or {})})
     except NoGpu as error:
         raise NoGpu(error.cause, remedy) from error
-
-
-def ctclip(*arguments: str) -> list[str]:
-    """The command line of a `ctclip` of this environment."""
-    return [sys.executable, "-m", "ctclip_client", *arguments]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:

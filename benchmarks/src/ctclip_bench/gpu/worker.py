@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from ctclip_bench.gpu.rows import WHOLE, Missing, Rows, reason_of
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.results.result import Row
 from ctclip_client.system.child import become_child
@@ -28,10 +28,6 @@ from ctclip_export.engines.gpu import DRIVERS_ORDER
 if TYPE_CHECKING:
     from ctclip_bench.gpu.subject import Subject
 
-WHOLE = "the whole phase"
-"""Name of the row that says why a phase did not come to its end, or did not begin."""
-NO_MEMORY = "the GPU has too little memory"
-"""Why a part of a phase was NOT RUN that may well run the next time."""
 _CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 _STARTS_S = 120.0
 """Seconds that a new process gets for its imports, which wait for a cold disk."""
@@ -40,21 +36,11 @@ _PUTS_AWAY_S = 15.0
 
 
 class Worker:
-    """Starts the process when there is something to do; `with` ends it."""
+    """Starts the process when there is something to do; `close` ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._process: Any = None
-        self._pipe: Connection | None = None
-        self._folder: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._end(told=error is not None)
+        self._started: tuple[Any, Connection, tempfile.TemporaryDirectory[str]] | None = None
 
     def run(
         self, module: str, table: str, limit_s: float, keep: Callable[[Row, bool], None]
@@ -64,20 +50,23 @@ class Worker:
         module: with its package; table: its rows'. Returns why it did not end by itself, "" if it
         did.
         """
-        pipe = self._started()
+        process, pipe, _ = self._started or self._start()
         deadline = time.monotonic() + limit_s + _STARTS_S
-        try:
+        with suppress(OSError):  # it has crashed since, as receiving will find
             pipe.send((module, table))
-        except OSError:
-            return self._crashed()
         while True:
             try:
                 if not pipe.poll(max(deadline - time.monotonic(), 0)):
-                    self._end(told=True)
+                    self.close()
                     return f"it took longer than its {limit_s:.0f} s and was ended"
                 kind, *content = pipe.recv()
             except (EOFError, OSError):
-                return self._crashed()
+                process.join(_PUTS_AWAY_S)
+                code = process.exitcode
+                self.close()
+                if code is not None and code < 0:
+                    return f"its process was killed by {signal.Signals(-code).name}"
+                return f"its process ended with exit code {code}"
             if kind == "begun":  # imports, and their time, are no phase's
                 deadline = time.monotonic() + limit_s
             elif kind == "row":
@@ -85,43 +74,31 @@ class Worker:
             else:
                 return str(content[0])
 
-    def _started(self) -> Connection:
-        if self._pipe is None:
-            self._folder = tempfile.TemporaryDirectory(
-                prefix="ctclip-gpu-", ignore_cleanup_errors=True
-            )
-            self._pipe, theirs = _CONTEXT.Pipe()
-            self._process = _CONTEXT.Process(
-                target=_work, args=(self._settings, theirs, os.getpid(), self._folder.name)
-            )
-            self._process.start()
-            theirs.close()  # its end is now noticed here
-        return self._pipe
+    def _start(self) -> tuple[Any, Connection, tempfile.TemporaryDirectory[str]]:
+        folder = tempfile.TemporaryDirectory(prefix="ctclip-gpu-", ignore_cleanup_errors=True)
+        pipe, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(
+            target=_work, args=(self._settings, theirs, os.getpid(), folder.name)
+        )
+        process.start()
+        self._started = process, pipe, folder
+        theirs.close()  # its end is now noticed here
+        return self._started
 
-    def _crashed(self) -> str:
-        process = self._process
-        process.join(_PUTS_AWAY_S)
-        code = process.exitcode
-        self._end(told=True)
-        if code is not None and code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
-        return f"its process ended with exit code {code}"
-
-    def _end(self, *, told: bool) -> None:
-        """told: it is in the middle of something; otherwise the pipe's end ends it."""
-        if self._pipe is None:
+    def close(self) -> None:
+        """End the process, whatever it is doing, and remove what it has left."""
+        if self._started is None:
             return
-        pipe, process = self._pipe, self._process
-        self._pipe = self._process = None
-        pipe.close()
+        process, pipe, folder = self._started
+        self._started = None
         try:
-            if told:
-                process.terminate()
+            process.terminate()
             process.join(_PUTS_AWAY_S)
         finally:
             process.kill()
             process.join()
-            self._folder.cleanup()
+            pipe.close()
+            folder.cleanup()
 
 
 def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> None:
@@ -147,13 +124,11 @@ def _work(settings: Settings, pipe: Connection, parent: int, folder: str) -> Non
 
 def _measure(subject: Subject, module: str, table: str, pipe: Connection) -> str:
     """One phase. Why it did not come to its end, "" if it did."""
-    from ctclip_bench.gpu.rows import Missing, Rows, reason_of
-
     rows = Rows(table, lambda row, failed: pipe.send(("row", row, failed)))
     try:
         importlib.import_module(module).measure(subject, rows)
-    except Missing as reason:
-        pipe.send(("row", Row(table, WHOLE, not_run=str(reason)), False))
+    except (Missing, ModuleNotFoundError) as reason:
+        rows.tell(Row(table, WHOLE, not_run=str(reason)), False)
     except Exception as error:  # noqa: BLE001 (a phase that fails must not stop the next)
         traceback.print_exc()
         return reason_of(error)

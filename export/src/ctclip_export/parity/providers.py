@@ -47,9 +47,12 @@ def load_cuda_libraries() -> None:
         onnxruntime.preload_dlls()
 
 
-def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path | bytes, providers: Providers, *, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
     """A session whose first provider is the first of `providers`, also when that fails in a run.
 
+    profile: how names of files begin that say where each node ran, see `end_profiling`.
     Raises: NoProvider where ONNX Runtime would take another in its place, as it does without a word
     when CUDA's libraries are missing; its own errors for a graph that it cannot run.
     """
@@ -58,6 +61,9 @@ def open_session(path: Path | bytes, providers: Providers) -> onnxruntime.Infere
         load_cuda_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come back as exceptions
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         session = onnxruntime.InferenceSession(

@@ -7,17 +7,17 @@ numpy: `PYTHONPATH=client/src:export/src:benchmarks/src python3 -m ctclip_bench.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ctclip_bench.cli.subject import RESULTS, at_least, one_of
+from ctclip_client.cli.flag_values import flag, seconds
 from ctclip_client.cli.program import guarded
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
 
 SUMMARY = "Measure a GPU, phase by phase; build and check, or serve, TensorRT engines on it."
-RESULTS = Path("benchmarks/results")
 NAMES = ("machine", "model", "parity", "onnx", "latency", "transfer", "compile", "triton")
 
 _OF_PHASES = ("only", "device", "small", "limit_s", "runs", "ct", "work", "again", "json")
@@ -35,21 +35,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=RESULTS, metavar="DIR",
         help="where JSON files go: one of all, and one of each phase in DIR/phases",
     )  # fmt: skip
-    # Empty strings are what the Makefile gives for variables that are not set.
     parser.add_argument(
-        "--repository", default="", metavar="DIR",
+        "--repository", type=Path, metavar="DIR",
         help="written by ctclip export; phases without it make a checkpoint of random weights",
     )  # fmt: skip
     parser.add_argument(
-        "--against", default="", metavar="CHECKPOINT", help="the checkpoint of the export"
+        "--against", type=Path, metavar="CHECKPOINT", help="the checkpoint of the export"
     )
     parser.add_argument(
-        "--text-model", default="", metavar="DIR", help="its text model, goes with --against"
+        "--text-model", type=Path, metavar="DIR", help="its text model, goes with --against"
     )
     phases = parser.add_argument_group("phases")
     phases.add_argument(
-        "--only", type=_names, default=",".join(NAMES), metavar="NAMES",
-        help="some phases, in this order",
+        "--only", type=one_of(NAMES), default=",".join(NAMES), metavar="NAMES",
+        help="some phases",
     )  # fmt: skip
     phases.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU"
@@ -58,11 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--small", action="store_true", help="a small geometry: a minute or two on a CPU"
     )
     phases.add_argument(
-        "--limit-s", type=_positive, default=540.0, metavar="S",
+        "--limit-s", type=seconds, default=540.0, metavar="S",
         help="for all phases together; each has a share of it, and is ended at it",
     )  # fmt: skip
     phases.add_argument(
-        "--runs", type=_count, default=30, metavar="N", help="of what is timed, at most"
+        "--runs", type=at_least(1), default=30, metavar="N", help="of what is timed, at most"
     )
     phases.add_argument(
         "--ct", type=Path, metavar="FILE",
@@ -78,11 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     phases.add_argument("--json", action="store_true", help="print the JSON instead of the rows")
     engines = parser.add_argument_group("check and serve")
+    engines.add_argument("--url", metavar="HOST:PORT", help="ask the Triton there, start none")
     engines.add_argument(
-        "--url", default="", metavar="HOST:PORT", help="ask the Triton there, start none"
-    )
-    engines.add_argument(
-        "--flags", nargs=argparse.REMAINDER, default=[], metavar="…",
+        "--flags", nargs=argparse.REMAINDER, default=(), metavar="…",
         help="last of all: what follows goes to ctclip parity (check) or ctclip bench serve",
     )  # fmt: skip
 
@@ -102,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.repository:
         raise InvalidInput(f"{args.what}: --repository is missing.", "Name an exported one.")
     inputs = Inputs(
-        Path(args.repository), _path(args.against), _path(args.text_model), args.url or None,
-        args.out, tuple(args.flags),
-    )  # fmt: skip
+        args.repository, args.against, args.text_model, args.url, args.out, tuple(args.flags)
+    )
     return check(inputs) if args.what == "check" else serve(inputs)
 
 
@@ -115,8 +111,7 @@ def _refuse_flags_of_phases(args: argparse.Namespace) -> None:
     by_default = parser.parse_args([])
     for name in _OF_PHASES:
         if getattr(args, name) != getattr(by_default, name):
-            flag = f"--{name.replace('_', '-')}"
-            raise InvalidInput(f"{args.what}: {flag} is of the phases.", "Leave it out.")
+            raise InvalidInput(f"{args.what}: {flag(name)} is of the phases.", "Leave it out.")
 
 
 def _phases(args: argparse.Namespace) -> int:
@@ -129,8 +124,8 @@ def _phases(args: argparse.Namespace) -> int:
     if args.device == "cuda":
         _require_gpu()
     settings = Settings(
-        args.device, args.small, args.runs, args.ct, _path(args.repository), _path(args.against),
-        _path(args.text_model), args.work.absolute(),
+        args.device, args.small, args.runs, args.ct, args.repository, args.against,
+        args.text_model, args.work.absolute(),
     )  # fmt: skip
     settings.check()
     check_folder(args.out)
@@ -139,7 +134,8 @@ def _phases(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    path, whole = run_phases(settings, args.only, args.out, args.limit_s, again=args.again, say=say)
+    names = [name for name in NAMES if name in args.only]
+    path, whole = run_phases(settings, names, args.out, args.limit_s, again=args.again, say=say)
     if args.json:
         print(path.read_text(encoding="utf-8"), end="")
     else:
@@ -148,47 +144,16 @@ def _phases(args: argparse.Namespace) -> int:
 
 
 def _require_gpu() -> None:
-    from ctclip_export.engines.gpu import NoGpu, read_gpu
-
-    try:
-        read_gpu()
-    except NoGpu as error:
-        remedy = "Run it on the machine with the GPU; --device cpu --small rehearses without one."
-        raise NoGpu(error.cause, remedy) from error
     import torch
 
+    from ctclip_bench.gpu.steps import require_gpu
+
+    require_gpu("Run it on the machine with the GPU; --device cpu --small rehearses without one.")
     if not torch.cuda.is_available():
         raise InvalidInput(
             f"torch {torch.__version__} finds no GPU with CUDA here, though there is one.",
             "Install a torch with CUDA, of a version that the driver takes.",
         )
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if unknown := [name for name in names if name not in NAMES]:
-        raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(NAMES)}")
-    return tuple(name for name in NAMES if name in names)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds") from None
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f"got {text}, expected seconds above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

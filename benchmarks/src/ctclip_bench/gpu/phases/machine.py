@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,11 @@ from ctclip_bench.gpu.rows import Rows
 from ctclip_bench.gpu.subject import Subject
 from ctclip_bench.graphs.ceilings import measure_ceilings
 from ctclip_bench.graphs.roofline import ceiling_rows
-from ctclip_bench.graphs.timing import Work, in_turn, measure_on
+from ctclip_bench.graphs.timing import Work
 
 _ASKED = "driver_version,clocks.max.sm,clocks.max.mem,power.limit,persistence_mode,ecc.mode.current"
-
 _WIDTHS = (1365, 1368, 1376, 1408)
 """Of the feed-forward part: upstream's, and the next multiples of 8, 32 and 128."""
-_LIMIT_S = 5.0
 
 
 def measure(subject: Subject, rows: Rows) -> None:
@@ -34,53 +33,46 @@ def measure(subject: Subject, rows: Rows) -> None:
     if subject.cuda:
         if not torch.cuda.is_available():
             raise RuntimeError(f"torch {torch.__version__} finds no GPU with CUDA here")
-        rows.attempt("GPU", lambda: _gpu(rows))
+        with rows.attempt("GPU"):
+            _gpu(rows)
     rows.add("Python", version=platform.python_version(), libpython=_has_libpython())
     found = measure_ceilings(subject.device, small=subject.settings.small)
     for row in ceiling_rows(found):
         rows.tell(replace(row, table=rows.table), False)
-    rows.attempt("feed-forward products", lambda: _feed_forward(subject, rows))
+    with rows.attempt("feed-forward products"):
+        _feed_forward(subject, rows)
 
 
 def _gpu(rows: Rows) -> None:
     cudnn: Any = torch.backends.cudnn  # without types
-    about = torch.cuda.get_device_properties(0)
     told: dict[str, Any] = {}
-    program = shutil.which("nvidia-smi")
-    if program is not None:
+    if program := shutil.which("nvidia-smi"):
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
         done = subprocess.run(
-            [program, f"--query-gpu={_ASKED}", "--format=csv,noheader", "--id=0"],
+            [program, f"--query-gpu={_ASKED}", "--format=csv,noheader", f"--id={first}"],
             capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         if done.returncode == 0:
-            told = dict(zip(_ASKED.split(","), done.stdout.strip().split(", "), strict=False))
+            names = _ASKED.replace(".", "_").split(",")
+            told = dict(zip(names, done.stdout.strip().split(", "), strict=False))
+    about = torch.cuda.get_device_properties(0)
     rows.add(
-        "GPU",
-        gpu=about.name,
-        memory_gib=about.total_memory / 2**30,
+        "GPU", gpu=about.name, memory_gib=about.total_memory / 2**30,
         multiprocessors=about.multi_processor_count,
         compute_capability=f"{about.major}.{about.minor}",
-        cuda=torch.version.cuda,
-        cudnn=cudnn.version(),
-        **{name.replace(".", "_"): value for name, value in told.items()},
-    )
+        cuda=torch.version.cuda, cudnn=cudnn.version(), **told,
+    )  # fmt: skip
 
 
 def _has_libpython() -> bool:
-    """Whether the embedded Triton finds this interpreter's shared library."""
+    """Of this interpreter, which the embedded Triton needs."""
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    try:
-        from ctclip_client.errors import Unavailable
-        from ctclip_server.embedded.installation import find_libpython
-
-        try:
-            find_libpython()
-        except Unavailable:
-            return False
-        return True
-    except ImportError:  # ctclip-server is not on the path
-        folders = (Path(sys.base_prefix) / "lib", Path("/usr/lib/x86_64-linux-gnu"))
-        return any((folder / name).is_file() for folder in folders)
+    folders = (
+        f"{sys.base_prefix}/lib",
+        sysconfig.get_config_var("LIBDIR"),
+        "/usr/lib/x86_64-linux-gnu",
+    )
+    return any(Path(folder, name).is_file() for folder in folders if folder)
 
 
 def _feed_forward(subject: Subject, rows: Rows) -> None:
@@ -92,20 +84,12 @@ def _feed_forward(subject: Subject, rows: Rows) -> None:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, device=subject.device, dtype=torch.bfloat16)
 
-    works = {
-        str(hidden): _products(
-            [random(count, width), random(count, hidden)],
-            [random(2 * hidden, width), random(width, hidden)],
-        )
-        for hidden in _WIDTHS
-    }
-    times = in_turn(
-        works, measure_on(subject.device), rounds=subject.settings.runs, warmup=2, limit_s=_LIMIT_S
-    )
+    def products(hidden: int) -> Work:
+        x, up = random(count, width), random(2 * hidden, width)
+        y, down = random(count, hidden), random(width, hidden)
+        return lambda: (F.linear(x, up), F.linear(y, down))
+
+    times = subject.times({str(hidden): products(hidden) for hidden in _WIDTHS})
     for name, milliseconds in times.items():
         settings = {"precision": "bf16", "width": int(name), "tokens": count}
         rows.add(f"feed-forward products bf16, width {name}", milliseconds, settings=settings)
-
-
-def _products(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Work:
-    return lambda: [F.linear(x, w) for x, w in zip(inputs, weights, strict=True)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-from ctclip_bench.gpu.phases.onnx_rows import scan_of
 from ctclip_bench.gpu.rows import Missing, Rows
-from ctclip_bench.gpu.sessions import load_onnxruntime
 from ctclip_bench.gpu.settings import graph_of_release
-from ctclip_bench.gpu.subject import Subject
+from ctclip_bench.gpu.subject import ON_CPU, Subject
+from ctclip_bench.load.statistics import read_statistics, settled
 from ctclip_bench.results.result import Parity
 from ctclip_client.contract import PREPROCESS, TEXT_ENCODER, VISION
 from ctclip_client.errors import Unavailable
@@ -26,65 +26,59 @@ _LEAST_GROWTH = 0.9
 
 
 def measure(subject: Subject, rows: Rows) -> None:
-    """Needs what `ctclip serve` needs. Raises: Missing with what is not here; RuntimeError where
-    the models are not on the GPU.
+    """Needs what `ctclip serve` needs. Raises: ModuleNotFoundError, Missing with what is not here;
+    RuntimeError where the models are not on the GPU.
     """
-    load_onnxruntime(subject.device)
-    try:
-        from ctclip_client import Client
-        from ctclip_server.embedded.installation import find_installation
-        from ctclip_server.embedded.server import EmbeddedTriton
-    except ImportError as error:
-        raise Missing(f"the embedded Triton needs ctclip-server: {error}") from error
+    from tritonclient.grpc import InferenceServerClient
+
+    from ctclip_bench.gpu.sessions import require_provider
+    from ctclip_client import Client
+    from ctclip_server.embedded.installation import find_installation
+    from ctclip_server.embedded.server import EmbeddedTriton
+
+    require_provider(subject.device)
     try:
         find_installation()
     except Unavailable as error:
         raise Missing(error.cause) from error
-    repository = _repository(subject, rows)
+    settings, scan = subject.settings, subject.scan
+    repository = settings.repository or _export(subject, rows)
     config = _CONFIG if subject.cuda and any(repository.glob(_CONFIG_FILES)) else None
-    scan = scan_of(subject)
     before = _gpu_gib(subject)
     start = time.perf_counter()
     with EmbeddedTriton(repository, config_name=config, startup_timeout_s=180) as server:
         ready_s = time.perf_counter() - start
+        times: list[float] = []
         with Client(server.grpc_url, timeout_s=120) as client:
-            times: list[float] = []
-            for _ in range(1 + min(subject.settings.runs, _RUNS)):
+            for _ in range(1 + min(settings.runs, _RUNS)):
                 begun = time.perf_counter()
                 scores = client.pathologies(scan)
                 times.append((time.perf_counter() - begun) * 1000)
-        spent = _inside(server.grpc_url)
+        with InferenceServerClient(server.grpc_url) as asking:
+            spent = settled(lambda: read_statistics(asking.get_inference_statistics()))
         after = _gpu_gib(subject)
     if before is not None and after is not None:
-        names = (VISION.name, TEXT_ENCODER.name)
-        graphs = (graph_of_release(repository, name, "model.onnx") for name in names)
+        graphs = (graph_of_release(repository, model.name) for model in (VISION, TEXT_ENCODER))
         check_growth(after - before, sum(path.stat().st_size for path in graphs) / 2**30)
-    precision = subject.settings.release.precision if subject.settings.release else "fp32"
-    model = subject.reference
-    tokens = model.config.vision.token_shape
+    precision = settings.release.precision if settings.release else "fp32"
+    bounds = bounds_for(precision, math.prod(subject.reference.config.vision.token_shape))
     expected = reference_answer(
-        subject.checkpoint, subject.text_model, subject.geometry, scan, subject.settings.findings
+        subject.checkpoint, subject.text_model, subject.geometry, scan, settings.findings
     )
-    verdict = judge(
-        "served",
-        [StepAnswer.of_scores(scores)],
-        [expected],
-        bounds_for(precision, tokens[0] * tokens[1] * tokens[2]),
-    )
-    parity = Parity.of(verdict, "PyTorch float32 on the CPU")
+    verdict = judge("served", [StepAnswer.of_scores(scores)], [expected], bounds)
     rows.add(
-        "one scan, client to findings", times[1:], parity=parity,
+        "one scan, client to findings", times[1:], parity=Parity.of(verdict, ON_CPU),
         settings={"slices": scan.voxels.shape[0], "config": config or "default"},
         first_ms=times[0], ready_s=ready_s, gpu_gib_before=before, gpu_gib_after=after,
     )  # fmt: skip
-    for name, figures in spent.items():
+    for model in (PREPROCESS, VISION):
+        name = model.name.removeprefix("ctclip_")
+        figures: dict[str, Any] = {**spent[model.name].figures()}
         rows.add(f"inside Triton: {name}", **figures)
 
 
-def _repository(subject: Subject, rows: Rows) -> Path:
-    """The one that was named, or an export of the made checkpoint."""
-    if subject.settings.repository is not None:
-        return subject.settings.repository
+def _export(subject: Subject, rows: Rows) -> Path:
+    """An export of the made checkpoint, if it is not there already."""
     repository = subject.folder / "model_repository"
     if not repository.exists():
         from ctclip_export.repository.build import export_repository
@@ -100,10 +94,8 @@ def _repository(subject: Subject, rows: Rows) -> Path:
 
 def _gpu_gib(subject: Subject) -> float | None:
     """Memory in use on the whole GPU: it tells whether Triton's models went there."""
-    if not subject.cuda:
-        return None
     try:
-        return read_gpu().memory_used_bytes / 2**30
+        return read_gpu().memory_used_bytes / 2**30 if subject.cuda else None
     except NoGpu:
         return None
 
@@ -115,21 +107,3 @@ def check_growth(grown_gib: float, weights_gib: float) -> None:
             f"memory in use on the GPU grew by {grown_gib:.2f} GiB, and the encoders' weights are "
             f"{weights_gib:.2f}: they run on the CPU"
         )
-
-
-def _inside(url: str) -> dict[str, dict[str, Any]]:
-    """Mean milliseconds of a request in the models that compute, by Triton's own statistics."""
-    from tritonclient.grpc import InferenceServerClient
-
-    with InferenceServerClient(url) as client:
-        told = client.get_inference_statistics(as_json=True)
-    found = {}
-    for entry in told["model_stats"]:
-        name, stats = entry["name"], entry["inference_stats"]
-        count = int(stats["success"].get("count", 0))
-        if name in (PREPROCESS.name, VISION.name) and count:
-            found[name.removeprefix("ctclip_")] = {
-                f"{key}_ms": int(stats[key].get("ns", 0)) / count / 1e6
-                for key in ("queue", "compute_input", "compute_infer", "compute_output")
-            }
-    return found
