@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ctclip_bench.load.file import INFER, PACK, READ, REST, STAGES, TO_VOLUME, WHOLE, stages_ms
-from ctclip_bench.load.file_job import FromFile
+from ctclip_bench.load.asking import Asked
+from ctclip_bench.load.file import REST, STAGES, WHOLE, stages_ms
+from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FromFile
 from ctclip_bench.load.growth import fit, resized
 from ctclip_bench.load.statistics import Spent
 from ctclip_client import Volume, read_volume
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
-
-def written(out: Path) -> dict[str, Any]:
-    (path,) = out.iterdir()
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+from .result_files import table, written
 
 
-def table(found: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return [row for row in found["rows"] if row["table"] == name]
+@pytest.fixture
+def to(server: EmbeddedTriton, repository: Path, tmp_path: Path) -> list[str]:
+    """Where to ask, and where the result goes."""
+    base = ["--repository", str(repository), "--url", server.grpc_url]
+    return [*base, "--out", str(tmp_path)]
 
 
 # --- file ---
 
 
 def test_stages_of_a_file_add_up_to_the_whole(
-    server: EmbeddedTriton,
-    repository: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    to: list[str], phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan = phantoms / "ct1.nii.gz"
-    flags = ["--repository", str(repository), "--url", server.grpc_url, "--repeats", "2"]
-    assert main(["bench", "file", str(scan), *flags, "--out", str(tmp_path)]) == 0
+    assert main(["bench", "file", str(scan), *to, "--repeats", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("PARITY PASS")
     assert scan.name not in printed
@@ -65,46 +59,47 @@ def test_stages_of_a_file_add_up_to_the_whole(
 
 def test_time_that_nobody_explains_is_the_rest() -> None:
     ms = {READ: 10.0, TO_VOLUME: 2.0, PACK: 3.0, INFER: 80.0}
-    found = FromFile(ms, 100.0, 0.1, 1, "grpc", "r", b"")
-    assert stages_ms(found, {}) == {READ: 10, TO_VOLUME: 2, PACK: 3, REST: 85, WHOLE: 100}
-    second = 10**6
-    spent = {
-        "ctclip_pathologies": Spent(1, 1, 1, 70 * second),
-        "ctclip_check": Spent(1, 1, 1, 2 * second, 1 * second, 0, 1 * second, 0),
-        "ctclip_preprocess": Spent(1, 1, 1, 20 * second, 2 * second, 3 * second, 10 * second, 5),
-        "ctclip_vision": Spent(1, 1, 1, 40 * second, 4 * second, 1 * second, 33 * second, 0),
-        "ctclip_findings": Spent(1, 1, 1, 1 * second, 0, 0, 1 * second, 0),
+    asked = Asked(0, 5.0, 5.1, np.zeros(4, np.float32), 1, "grpc", "r")
+    found = FromFile(ms, 0.1, asked)
+    known = {READ: 10, TO_VOLUME: 2, PACK: 3, REST: 85, WHOLE: 100}
+    assert stages_ms(found, {}) == pytest.approx(known)
+
+    def spent(queue: int, *compute: int, requests: int = 1) -> Spent:
+        phases = ("queue", "compute_input", "compute_infer", "compute_output")
+        times = zip(phases, (queue, *compute), strict=False)
+        return Spent({"requests": requests, **{phase: ms * 10**6 for phase, ms in times}})
+
+    told = {
+        "ctclip_pathologies": spent(0),
+        "ctclip_check": spent(1, 0, 1),
+        "ctclip_preprocess": spent(2, 3, 10),
+        "ctclip_vision": spent(4, 1, 30, 3),
+        "ctclip_findings": spent(0, 0, 1),
     }
-    stages = stages_ms(found, spent)
+    stages = stages_ms(found, told)
     assert (stages["queue"], stages["vision"], stages["score"]) == (7, 34, 1)
     assert stages["transport"] == pytest.approx(80 - 7 - 13 - 34 - 1, abs=1e-3)
     assert stages["rest"] == pytest.approx(5)
     assert sum(stages[name] for name in STAGES) == pytest.approx(stages[WHOLE])
-    others = {**spent, "ctclip_vision": Spent(2, 2, 1)}  # somebody else's, too
+    others = {**told, "ctclip_vision": spent(4, requests=2)}  # somebody else's, too
     assert "vision" not in stages_ms(found, others)
 
 
 def test_a_scan_that_cannot_be_read_is_said(
-    server: EmbeddedTriton, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    to: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--repository", str(repository), "--url", server.grpc_url, "--out", str(tmp_path)]
-    assert main(["bench", "file", "/nowhere/ct.nii.gz", *flags]) == 2
+    assert main(["bench", "file", "/nowhere/ct.nii.gz", *to]) == 2
     assert "/nowhere/ct.nii.gz" in capsys.readouterr().err
 
 
 # --- growth ---
 
 
-def test_growth_along_every_axis(
-    server: EmbeddedTriton,
-    repository: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_growth_along_axes(
+    to: list[str], phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--repository", str(repository), "--url", server.grpc_url, "--out", str(tmp_path)]
-    more = ["--scan", str(phantoms / "ct0.nii.gz"), "--repeats", "2", "--quick", "--json"]
-    assert main(["bench", "growth", *flags, *more, "--axes", "slices,prompts,clients"]) == 0
+    flags = ["--scan", str(phantoms / "ct0.nii.gz"), "--repeats", "2", "--quick", "--json"]
+    assert main(["bench", "growth", *to, *flags, "--axes", "slices,prompts,clients"]) == 0
     found = written(tmp_path)
     assert json.loads(capsys.readouterr().out) == found
     assert (found["kind"], found["passed"]) == ("growth", True)
@@ -124,15 +119,10 @@ def test_growth_along_every_axis(
 
 
 def test_what_takes_too_long_is_not_run_and_nothing_more_of_it(
-    server: EmbeddedTriton,
-    repository: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    to: list[str], phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--repository", str(repository), "--url", server.grpc_url, "--out", str(tmp_path)]
-    more = ["--scan", str(phantoms / "ct0.nii.gz"), "--limit-s", "0.002", "--quick"]
-    assert main(["bench", "growth", *flags, *more, "--axes", "prompts"]) == 0
+    flags = ["--scan", str(phantoms / "ct0.nii.gz"), "--limit-s", "0.002", "--quick"]
+    assert main(["bench", "growth", *to, *flags, "--axes", "prompts"]) == 0
     first, second = table(written(tmp_path), "prompts")
     assert first["not_run"] == "no answer within --limit-s, 0.002 s"
     assert second["not_run"] == "a smaller one took longer than --limit-s"

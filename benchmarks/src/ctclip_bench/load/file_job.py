@@ -1,4 +1,4 @@
-"""From a CT file to 18 probabilities on the client's side, stages apart; in `worker_process`."""
+"""From a CT file to 18 probabilities on the client's side, stages apart; in `worker`'s process."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctclip_bench.load.answers import Answer
-from ctclip_bench.load.worker_process import Advance, Caller
+from ctclip_bench.load.asking import Advance, Asked, Caller, Expected
 from ctclip_client import Client
 from ctclip_client.readers.format import Options
 from ctclip_client.readers.registry import format_of
 from ctclip_client.readers.to_volume import to_volume
-from ctclip_client.transport.steps import SharedMemory
 
 READ, TO_VOLUME, PACK, INFER = "read, decompress", "to volume", "pack", "infer"
 
 
 @dataclass(frozen=True)
 class FromFile:
-    """ms: of READ, TO_VOLUME, PACK and INFER. whole_ms: of everything, from the file's name to the
-    answer. core_s: seconds of a core. sent_bytes: of the tensors that travelled by `transport`."""
+    """ms: of READ, TO_VOLUME, PACK and INFER. asked: from the file's name to the answer. core_s:
+    seconds of a core."""
 
     ms: dict[str, float]
-    whole_ms: float
     core_s: float
-    sent_bytes: int
-    transport: str
-    release: str
-    answer: bytes
+    asked: Asked
 
 
 @dataclass(frozen=True)
@@ -38,14 +32,15 @@ class FileJob:
 
     path: Path
     shared_memory: bool
+    expected: Expected | None = None
 
     def run(self, caller: Caller, advance: Advance) -> FromFile:
         """What `read_volume` and `Client.pathologies` do, over a connection that is open."""
         to = caller.connection
-        memory: SharedMemory = "auto" if self.shared_memory else False
         with Client(
-            to.url, to.timeout_s, shared_memory=memory, tls=to.tls, headers=to.headers
-        ) as client:
+            to.url, to.timeout_s, shared_memory="auto" if self.shared_memory else False,
+            tls=to.tls, headers=to.headers,
+        ) as client:  # fmt: skip
             client.check_ready()
             cores = _core_s()
             start = time.perf_counter()
@@ -59,16 +54,9 @@ class FileJob:
             end = time.perf_counter()
             cores = _core_s() - cores
         advance(1)
-        return FromFile(
-            {
-                READ: (read - start) * 1000,
-                TO_VOLUME: (made - read) * 1000,
-                PACK: scores.timings_ms["pack"],
-                INFER: scores.timings_ms["infer"],
-            },
-            (end - start) * 1000, cores, scores.transport.bytes, scores.transport.kind,
-            scores.provenance.release, Answer.of(scores).to_bytes(),
-        )  # fmt: skip
+        ms = {READ: (read - start) * 1000, TO_VOLUME: (made - read) * 1000}
+        ms |= {name: scores.timings_ms[name] for name in (PACK, INFER)}
+        return FromFile(ms, cores, Asked.of(scores, (start, end), 0, self.expected))
 
 
 def _core_s() -> float:

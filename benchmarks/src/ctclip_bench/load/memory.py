@@ -1,5 +1,4 @@
-"""Memory that processes take, in main memory by the kernel, on the GPU by the driver; and their
-seconds of a core."""
+"""Memory that processes take, by the kernel, and their seconds of a core."""
 
 from __future__ import annotations
 
@@ -10,21 +9,8 @@ from typing import Self
 
 import psutil
 
-from ctclip_export.engines.gpu import NoGpu, read_gpu
-
 INTERVAL_S = 0.25
 _STUB = "triton_python_backend_stub"
-
-Reader = Callable[[], Mapping[str, int]]
-"""Bytes by name; what is not there is left out."""
-
-
-def gpu_memory() -> int | None:
-    """Bytes in use on the first visible GPU, by all that runs there; None without a GPU."""
-    try:
-        return read_gpu().memory_used_bytes
-    except NoGpu:
-        return None
 
 
 def process_memory(process_id: int) -> dict[str, int]:
@@ -73,10 +59,13 @@ def _name(process: psutil.Process) -> str:
 
 
 class Peaks:
-    """Read sizes again and again while the block lasts. `bytes`: the largest of each name."""
+    """Read sizes, bytes by name, again and again while the block lasts. `gib`: the largest of each
+    name that was ever there."""
 
-    def __init__(self, read: Reader, interval_s: float = INTERVAL_S) -> None:
-        self.bytes: dict[str, int] = {}
+    def __init__(
+        self, read: Callable[[], Mapping[str, int]], interval_s: float = INTERVAL_S
+    ) -> None:
+        self.gib: dict[str, float] = {}
         self._read = read
         self._interval_s = interval_s
         self._end = threading.Event()
@@ -92,14 +81,9 @@ class Peaks:
         self._thread.join()
         self._note()
 
-    def gib(self, name: str) -> float | None:
-        """The largest of one name, None where it was never there."""
-        size = self.bytes.get(name)
-        return None if size is None else size / 2**30
-
     def _note(self) -> None:
         for name, size in self._read().items():
-            self.bytes[name] = max(size, self.bytes.get(name, 0))
+            self.gib[name] = max(size / 2**30, self.gib.get(name, 0.0))
 
     def _watch(self) -> None:
         while not self._end.wait(self._interval_s):

@@ -1,16 +1,23 @@
-"""The other process that asks the server, from this side."""
+"""The process that asks the server, from both sides: `Worker` starts it, `serve` is what it does.
+
+Jobs go in as pickles on its standard input, one after the other; for each comes out
+("advance", n), any number of times, and then ("answer", what the job returned) or ("error", an
+exception), after which the process ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
-from typing import Any, Self, cast
+import threading
+from typing import Any, Self
 
-from ctclip_bench.load.worker_process import Advance, Job
-from ctclip_client.errors import ServiceError
+from ctclip_bench.load.asking import Advance, Caller
+from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_INTERRUPTED, ServiceError
 from ctclip_client.system.child import child
 from ctclip_client.transport.connection import Connection
 
@@ -24,11 +31,11 @@ class Worker:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stack = ExitStack()
+        self._stack = contextlib.ExitStack()
         self._process: Any = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "ctclip_bench.load.worker_process"]
+        command = [sys.executable, "-m", __name__]
         self._process = self._stack.enter_context(
             child(command, grace_s=_PUTS_AWAY_S, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         )
@@ -36,7 +43,7 @@ class Worker:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             self._process.stdin.close()  # its sign to end
         self._stack.__exit__(*exception)
 
@@ -45,8 +52,9 @@ class Worker:
         """Of the process that asks."""
         return int(self._process.pid)
 
-    def ask(self, job: Job, advance: Advance = lambda _: None) -> Any:
-        """Run a job there; after an error this worker takes no more.
+    def ask(self, job: Any, advance: Advance = lambda _: None) -> Any:
+        """Run a job there, and return what its `run(caller, advance)` does; after an error this
+        worker takes no more.
 
         Raises: the job's own error; ServiceError where the process died.
         """
@@ -59,7 +67,7 @@ class Worker:
             if kind == "answer":
                 return content
             if kind == "error":
-                raise cast(Exception, content)
+                raise content
             advance(content)
 
     def _send(self, content: object) -> None:
@@ -76,3 +84,42 @@ class Worker:
             f"the process that asks the server has died ({how}); what it measured is lost.",
             "See what it said above. SIGKILL is mostly the system's answer to too little memory.",
         )
+
+
+def serve() -> None:
+    """Do jobs until standard input ends."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever LoadGen prints must not get between the pickles
+    said = threading.Lock()
+
+    def say(kind: str, content: Any) -> None:
+        with said:
+            pickle.dump((kind, content), outgoing)
+            outgoing.flush()
+
+    code = 0
+    caller: Caller | None = None
+    try:
+        caller = Caller(pickle.load(sys.stdin.buffer))  # noqa: S301 (of the parent process)
+        while True:
+            try:
+                job = pickle.load(sys.stdin.buffer)  # noqa: S301 (likewise)
+            except EOFError:
+                break
+            say("answer", job.run(caller, lambda count: say("advance", count)))
+    except Exception as error:  # noqa: BLE001 (raised again on the other side)
+        code = EXIT_CHECK_FAILED
+        with contextlib.suppress(OSError):
+            say("error", error)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    # From here on another SIGTERM would leave a scan behind in shared memory.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if caller is not None:
+        caller.close()
+    os._exit(code)  # LoadGen may still wait inside, in C++
+
+
+if __name__ == "__main__":
+    serve()

@@ -47,26 +47,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge, measure, write, print."""
     from ctclip_bench.load import growth
-    from ctclip_bench.load.session import read_scans, session
+    from ctclip_bench.load.session import session
     from ctclip_bench.results.files import check_folder
-    from ctclip_client.system.progress import Stages
 
     check_together(args)
     check_folder(args.out)
-    values = growth.QUICK if args.quick else growth.AXES
-    slices, matrix = (
-        (growth.QUICK_SLICES, growth.QUICK_MATRIX)
-        if args.quick
-        else (growth.BASE_SLICES, growth.BASE_MATRIX)
-    )
-    axes = {axis: values[axis] for axis in args.axes}
-    plan = growth.Plan(axes, slices, matrix, args.repeats, args.limit_s)
+    axes, slices, matrix = growth.QUICK if args.quick else growth.FULL
+    chosen = {axis: axes[axis] for axis in args.axes}
+    plan = growth.Plan(chosen, slices, matrix, args.repeats, args.limit_s)
     inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))
-    with Stages() as stages:
-        (sample,) = read_scans(inputs, stages)
-        with session(
-            inputs, stages, config_name=args.config_name, timeout_s=args.timeout_s
-        ) as server:
-            result = growth.measure(server, sample, plan)
+    with session(inputs, args.config_name, args.timeout_s) as found:
+        result = growth.measure(found, plan)
     write(result, args)
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED
