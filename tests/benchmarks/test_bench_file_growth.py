@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctclip_bench.load.asking import Asked
 from ctclip_bench.load.file import REST, STAGES, WHOLE, stages_ms
-from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FromFile
+from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME
 from ctclip_bench.load.growth import fit, resized
 from ctclip_bench.load.statistics import Spent
 from ctclip_client import Volume, read_volume
@@ -59,10 +58,8 @@ def test_stages_of_a_file_add_up_to_the_whole(
 
 def test_time_that_nobody_explains_is_the_rest() -> None:
     ms = {READ: 10.0, TO_VOLUME: 2.0, PACK: 3.0, INFER: 80.0}
-    asked = Asked(0, 5.0, 5.1, np.zeros(4, np.float32), 1, "grpc", "r")
-    found = FromFile(ms, 0.1, asked)
     known = {READ: 10, TO_VOLUME: 2, PACK: 3, REST: 85, WHOLE: 100}
-    assert stages_ms(found, {}) == pytest.approx(known)
+    assert stages_ms(100.0, ms, {}) == known
 
     def spent(queue: int, *compute: int, requests: int = 1) -> Spent:
         phases = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -76,13 +73,13 @@ def test_time_that_nobody_explains_is_the_rest() -> None:
         "ctclip_vision": spent(4, 1, 30, 3),
         "ctclip_findings": spent(0, 0, 1),
     }
-    stages = stages_ms(found, told)
+    stages = stages_ms(100.0, ms, told)
     assert (stages["queue"], stages["vision"], stages["score"]) == (7, 34, 1)
     assert stages["transport"] == pytest.approx(80 - 7 - 13 - 34 - 1, abs=1e-3)
     assert stages["rest"] == pytest.approx(5)
     assert sum(stages[name] for name in STAGES) == pytest.approx(stages[WHOLE])
     others = {**told, "ctclip_vision": spent(4, requests=2)}  # somebody else's, too
-    assert "vision" not in stages_ms(found, others)
+    assert "vision" not in stages_ms(100.0, ms, others)
 
 
 def test_a_scan_that_cannot_be_read_is_said(

@@ -12,22 +12,25 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from ctclip_bench.load.asking import Asked, ClosedLoop, Expected, Question, parts_of, per_s
-from ctclip_bench.load.loadgen import LoadGenJob, read_accuracy_log, read_summary
+from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
+from ctclip_bench.load.loadgen import LoadGenJob, as_bytes, logged_answers, read_summary
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
 from ctclip_bench.load.server import without_address
+from ctclip_bench.load.session import Session
 from ctclip_bench.load.statistics import Spent, figures, parse, read, read_if_told
 from ctclip_bench.load.worker import Worker
-from ctclip_client import read_volume
+from ctclip_client import Scores, read_volume
 from ctclip_client.contract import PYTHON_MODELS, prompts_for
 from ctclip_client.errors import CTClipError, DeadlineExceeded, ServiceError, Unavailable
 from ctclip_client.transport.connection import Connection
+from ctclip_export.parity.judge import BOUNDS
 from ctclip_server.embedded.server import EmbeddedTriton
 
 SHM = Path("/dev/shm")  # noqa: S108 (Linux's own)
@@ -43,27 +46,33 @@ def endless(question: Question, tmp_path: Path) -> LoadGenJob:
     return LoadGenJob((question,), "SingleStream", tmp_path, queries=10**6, limit_s=60)
 
 
+def asked(question: int = 0, seed: int = 0, **changes: Any) -> Asked:
+    """An answer that nobody gave."""
+    random = np.random.default_rng(seed)
+    logits, probabilities, embedding = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((3, 2), 3, 8)
+    )
+    nowhere: Any = None
+    scores = Scores(("a", "b", "c"), probabilities, embedding, nowhere, {}, nowhere, logits)
+    return Asked(question, 0.0, 1.0, replace(scores, **changes))
+
+
 # --- answers ---
 
 
-def test_an_answer_has_to_repeat_the_judged_one() -> None:
-    random = np.random.default_rng(0)
-    known = random.standard_normal(3 * 3 + 8).astype(np.float32)
-    logits, probabilities, embedding = parts_of(known, 3)
-    assert (logits.shape, probabilities.shape, embedding.shape) == ((3, 2), (3,), (8,))
-    np.testing.assert_array_equal(logits[1], known[2:4])
-    with pytest.raises(ValueError, match="findings"):
-        parts_of(known[:9], 3)
-    expected = Expected(known, cosine=0.9999, probability=1e-3)
-    assert expected.complaint(known, 3) == ""
-    turned = np.concatenate([known[:9], known[9:][::-1]])
-    assert "cosine" in expected.complaint(turned, 3)
-    off = known.copy()
-    off[6] += 0.01
-    assert "|Δprobability| 1.0e-02" in expected.complaint(off, 3)
-    assert "numbers, expected 17" in expected.complaint(known[:-1], 3)
-    nothing = np.full_like(known, np.nan)
-    assert "nan" in expected.complaint(nothing, 3)
+def test_an_answer_has_to_repeat_the_judged_one_to_its_question() -> None:
+    first, second = (asked(number, seed=number) for number in range(2))
+    off = replace(first.scores, probabilities=first.scores.probabilities + np.float32(0.01))
+    nothing = replace(first.scores, image_embedding=np.full(8, np.nan, np.float32))
+    session: Any = SimpleNamespace(inputs=SimpleNamespace(bounds=BOUNDS["fp32"]))
+    answers = [
+        first, second, replace(second, question=0), replace(first, scores=off),
+        replace(first, scores=nothing),
+    ]  # fmt: skip
+    found = Session.complaints(session, answers, [first.scores, second.scores])
+    assert [text[:7] for text in found] == ["scan 1:"] * 3
+    for text, reason in zip(found, ("cosine", "|Δprobability| 1.0e-02", "NaN"), strict=True):
+        assert reason in text
 
 
 def test_a_question_lies_in_memory_as_the_scan_did(phantoms: Path, tmp_path: Path) -> None:
@@ -84,21 +93,13 @@ def test_clients_take_turns_with_the_questions(
     other = Question.keep(read_volume(phantoms / "ct1.nii.gz"), tmp_path / "1.npy", prompts)
     done: list[int] = []
     with Worker(Connection(server.grpc_url)) as worker:
-        asked = worker.ask(ClosedLoop((question, other), 2, 5, 60), done.append)
-        answers = [next(a.answer for a in asked if a.question == number) for number in (0, 1)]
-        knowing = [
-            replace(each, expected=Expected(answer, 0.9999, 1e-3))
-            for each, answer in zip((question, other), answers, strict=True)
-        ]
-        late = worker.ask(ClosedLoop(tuple(knowing), 3, 9))
-        turned = Expected(answers[0][::-1], 0.9999, 1e-3)
-        wrong = worker.ask(ClosedLoop((replace(question, expected=turned),)))
-    assert len(asked) == sum(done) == 5
-    assert sorted(each.question for each in asked) == [0, 0, 0, 1, 1]
+        answers = worker.ask(ClosedLoop((question, other), 2, 5, 60), done.append)
+        late = worker.ask(ClosedLoop((question, other), 3, 9))
+    assert len(answers) == sum(done) == 5
+    assert sorted(each.question for each in answers) == [0, 0, 0, 1, 1]
+    assert {len(each.scores.findings) for each in answers if each.question == 1} == {1}
     assert len(late) == 3  # one for each client, however short the time
-    assert {each.complaint for each in late} == {""}
-    assert wrong[0].complaint
-    ends = [Asked(0, float(n), n + 2.0, answers[0], 0, "grpc", "r") for n in range(2)]
+    ends = [replace(asked(), start_s=float(n), end_s=n + 2.0) for n in range(2)]
     assert per_s(ends) == pytest.approx(2 / 3)
 
 
@@ -150,14 +151,17 @@ def test_the_summary_of_loadgen_is_read_line_by_line() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("entries", [[0], [0, 0], [0, 2], "no list"])
-def test_an_accuracy_log_without_every_scan_is_refused(entries: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("entries", [[0], [0, 0], [0, 2], [1, 0], "no list"])
+def test_an_accuracy_log_without_every_answer_is_refused(entries: Any, tmp_path: Path) -> None:
+    """The last list has both, but each is the other's."""
+    given = [asked(number, seed=number) for number in range(2)]
     found: Any = entries
     if entries != "no list":
-        found = [{"seq_id": i, "qsl_idx": scan, "data": "00" * 4} for i, scan in enumerate(entries)]
+        data = [as_bytes(each.scores).hex() for each in given]
+        found = [{"qsl_idx": scan, "data": text} for scan, text in zip(entries, data, strict=False)]
     (tmp_path / "mlperf_log_accuracy.json").write_text(json.dumps(found))
     with pytest.raises(CTClipError, match="mlperf_log_accuracy"):
-        read_accuracy_log(tmp_path, 2)
+        logged_answers(tmp_path, given, 2)
 
 
 def statistics(requests: int, version: str = "1") -> Any:

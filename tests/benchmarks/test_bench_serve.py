@@ -180,8 +180,8 @@ def test_another_answer_under_load_fails_the_run(
     """The judged answers change places: every timed one is then another scan's."""
     judge = Session.judge
 
-    def swapping(self: Session, answers: list[Any], release: str) -> Parity:
-        found = judge(self, answers, release)
+    def swapping(self: Session, answers: list[Any]) -> Parity:
+        found = judge(self, answers)
         assert found.verdict == "PASS"
         answers.reverse()
         return found

@@ -1,4 +1,4 @@
-"""Questions to a server, asked by so many clients at once, and whether an answer repeats another.
+"""Questions to a server, asked by so many clients at once.
 
 Imports NumPy and the client only: the process that asks (`worker`) stays as small as a client is.
 """
@@ -15,116 +15,46 @@ from queue import SimpleQueue
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctclip_client import Client, Finding, Scores, Volume
 from ctclip_client.transport.connection import Connection
 
 Advance = Callable[[int], None]
-Answer = NDArray[np.float32]
-"""(3F + E,): logits (F, 2), probabilities (F,), embedding (E,), one after the other."""
 
 
-def flat(scores: Scores) -> Answer:
-    """The numbers of a client's answer."""
-    parts = (scores.logits.reshape(-1), scores.probabilities, scores.image_embedding)
-    answer: Answer = np.concatenate(parts).astype("<f4")
-    return answer
-
-
-def parts_of(answer: Answer, findings: int) -> tuple[Answer, Answer, Answer]:
-    """Logits (F, 2), probabilities (F,) and embedding (E,) of F findings.
-
-    Raises: ValueError for numbers that are no such answer.
-    """
-    if len(answer) <= 3 * findings:
-        raise ValueError(f"{len(answer)} numbers for {findings} findings")
-    logits, probabilities, embedding = np.split(answer, [2 * findings, 3 * findings])
-    return logits.reshape(findings, 2), probabilities, embedding
-
-
-@dataclass(frozen=True, eq=False)
-class Expected:
-    """The judged answer, and the release's bounds for others: the least cosine of the embeddings,
-    the largest |difference| of a probability."""
-
-    answer: Answer
-    cosine: float
-    probability: float
-
-    def complaint(self, got: Answer, findings: int) -> str:
-        """What is wrong with another answer, "" if nothing is. NaN passes nothing."""
-        if got.shape != self.answer.shape:
-            return f"{len(got)} numbers, expected {len(self.answer)}"
-        _, probabilities, embedding = parts_of(got, findings)
-        _, known, other = parts_of(self.answer, findings)
-        a, b = embedding.astype(np.float64), other.astype(np.float64)
-        cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-        if not cosine >= self.cosine:
-            return f"cosine of the embedding {cosine:.6f}, expected {self.cosine}"
-        largest = float(np.abs(probabilities - known).max())
-        if not largest <= self.probability:
-            return f"|Δprobability| {largest:.1e}, allowed {self.probability:g}"
-        return ""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Question:
     """A volume on disk, and sentences for it; without them it is scored by the release's own bank.
 
-    axes: of the stored array, those of the volume (z, x, y) in the order of their strides: packing
-    an array that lies otherwise in memory would cost another time.
+    stored: a .npy of the voxels in the order of a CT file, (z, y, x): packing an array that lies
+    otherwise in memory would cost another time.
     """
 
     stored: Path
-    axes: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     rescale: tuple[float, float]
     prompts: tuple[Finding, ...] = ()
-    expected: Expected | None = None
 
     @classmethod
     def keep(cls, volume: Volume, path: Path, prompts: Sequence[Finding] = ()) -> Self:
         """Write a volume to a .npy. Raises: OSError."""
-        strides = [abs(stride) for stride in volume.voxels.strides]
-        z, x, y = sorted(range(3), key=lambda axis: -strides[axis])
-        np.save(path, volume.voxels.transpose(z, x, y))
-        return cls(path, (z, x, y), volume.spacing_mm, volume.rescale, tuple(prompts))
+        np.save(path, volume.voxels.transpose(0, 2, 1))
+        return cls(path, volume.spacing_mm, volume.rescale, tuple(prompts))
 
     def volume(self) -> Volume:
         """Read it."""
-        voxels = np.load(self.stored).transpose(np.argsort(self.axes))
+        voxels = np.load(self.stored).transpose(0, 2, 1)
         return Volume.from_array(voxels, self.spacing_mm, self.rescale)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One answered request. question: its number. start_s, end_s: of `time.perf_counter`.
-
-    sent_bytes: of the tensors, as they travelled by `transport`. complaint: why the answer is not
-    the expected one, "" if it is, or nobody expects one.
-    """
+    """One answered request. question: its number. start_s, end_s: of `time.perf_counter`."""
 
     question: int
     start_s: float
     end_s: float
-    answer: Answer
-    sent_bytes: int
-    transport: str
-    release: str
-    complaint: str = ""
-
-    @classmethod
-    def of(
-        cls, scores: Scores, times_s: tuple[float, float], number: int, expected: Expected | None
-    ) -> Self:
-        """times_s: start and end."""
-        answer = flat(scores)
-        complaint = "" if expected is None else expected.complaint(answer, len(scores.findings))
-        sent = scores.transport
-        return cls(
-            number, *times_s, answer, sent.bytes, sent.kind, scores.provenance.release, complaint
-        )
+    scores: Scores
 
     @property
     def ms(self) -> float:
@@ -167,7 +97,7 @@ class Caller:
             end_s = time.perf_counter()
         finally:
             self._free.put(client)
-        return Asked.of(scores, (start_s, end_s), number, question.expected)
+        return Asked(number, start_s, end_s, scores)
 
     def close(self) -> None:
         """End what is under way and give back its shared memory; all at once, since each connection

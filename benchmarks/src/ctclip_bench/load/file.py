@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FileJob, FromFile
+from ctclip_bench.load.asking import Asked
+from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FileJob
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
-from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, parity_under_load
+from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
 from ctclip_bench.load.statistics import COMPUTE, Spent, mean_ms, read_if_told, spent_since
 from ctclip_bench.load.worker import Worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
@@ -25,18 +26,19 @@ _NOT_TOLD = "Triton does not tell its statistics, or other requests ran meanwhil
 _CLIENT, _SERVER, _BYTES = "client_core_s", "server_core_s", "bytes_sent"
 
 
-def stages_ms(found: FromFile, spent: Mapping[str, Spent]) -> dict[str, float]:
+def stages_ms(
+    whole: float, own: Mapping[str, float], spent: Mapping[str, Spent]
+) -> dict[str, float]:
     """Milliseconds of each stage, and of WHOLE, which they add up to.
 
-    spent: what Triton has done for this request; empty where nobody knows, and then everything of
-    the server is in `rest`.
+    own: of the client, as `FileJob.run` returns them. spent: what Triton has done for this request;
+    empty where nobody knows, and then everything of the server is in `rest`.
     """
-    whole = found.asked.ms
-    ms = {name: found.ms[name] for name in (READ, TO_VOLUME, PACK)}
+    ms = {name: own[name] for name in (READ, TO_VOLUME, PACK)}
     if all(name in spent and spent[name]["requests"] == 1 for name in WHOLE_PATH):
         inside = {QUEUE: sum(mean_ms(spent[s.model.name], "queue") for s in PATHOLOGIES.steps)}
         inside |= {stage: mean_ms(spent[model], *COMPUTE) for stage, model in _MODELS.items()}
-        ms |= {TRANSPORT: found.ms[INFER] - sum(inside.values()), **inside}
+        ms |= {TRANSPORT: own[INFER] - sum(inside.values()), **inside}
     return {**ms, REST: whole - sum(ms.values()), WHOLE: whole}
 
 
@@ -56,14 +58,17 @@ def measure(session: Session, repeats: int) -> Result:
             return sizes
 
         with session.stages.stage(EVERY_SCAN, len(paths)) as advance:
-            first = [worker.ask(FileJob(path, True), advance).asked for path in paths]
-        verdict = session.judge([each.answer for each in first], first[0].release)
+            first = [
+                worker.ask(FileJob(path, number, True), advance)[0].scores
+                for number, path in enumerate(paths)
+            ]
+        verdict = session.judge(first)
         if verdict.verdict != "PASS":
             return session.result("file", [verdict], (), plan)
-        own = first[0].transport
+        own = first[0].transport.kind
         jobs = [
-            FileJob(path, shared, session.expected(each.answer))
-            for path, each in zip(paths, first, strict=True)
+            FileJob(path, number, shared)
+            for number, path in enumerate(paths)
             for shared in ((True, False) if own == "shared_memory" else (True,))
         ]
         found: dict[str, list[dict[str, float]]] = {}
@@ -75,9 +80,9 @@ def measure(session: Session, repeats: int) -> Result:
             for job in jobs * repeats:
                 got, figures = _once(session, worker, job)
                 advance(1)
-                asked.append(got.asked)
-                found.setdefault(got.asked.transport, []).append(figures)
-    parity = parity_under_load(verdict, asked)
+                asked.append(got)
+                found.setdefault(got.scores.transport.kind, []).append(figures)
+    parity = under_load(verdict, session.complaints(asked, first))
     rows = [
         row
         for transport, figures in found.items()
@@ -88,17 +93,17 @@ def measure(session: Session, repeats: int) -> Result:
     return session.result("file", [verdict], rows, plan, notes)
 
 
-def _once(session: Session, worker: Worker, job: FileJob) -> tuple[FromFile, dict[str, float]]:
+def _once(session: Session, worker: Worker, job: FileJob) -> tuple[Asked, dict[str, float]]:
     """Stages in milliseconds, core-seconds and bytes by their names."""
     before = read_if_told(session.connection)
     server = session.process_id
     cores = 0.0 if server is None else core_seconds(server)
-    got: FromFile = worker.ask(job)
-    figures = {_CLIENT: got.core_s, _BYTES: float(got.asked.sent_bytes)}
+    got, own, client_cores = worker.ask(job)
+    figures = {_CLIENT: client_cores, _BYTES: float(got.scores.transport.bytes)}
     if server is not None:
         figures[_SERVER] = core_seconds(server) - cores
     spent = spent_since(before, session.connection, WHOLE_PATH, 1)
-    return got, figures | stages_ms(got, spent)
+    return got, figures | stages_ms(got.ms, own, spent)
 
 
 def _rows(

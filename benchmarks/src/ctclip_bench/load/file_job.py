@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctclip_bench.load.asking import Advance, Asked, Caller, Expected
+from ctclip_bench.load.asking import Advance, Asked, Caller
 from ctclip_client import Client
 from ctclip_client.readers.format import Options
 from ctclip_client.readers.registry import format_of
@@ -17,25 +17,20 @@ READ, TO_VOLUME, PACK, INFER = "read, decompress", "to volume", "pack", "infer"
 
 
 @dataclass(frozen=True)
-class FromFile:
-    """ms: of READ, TO_VOLUME, PACK and INFER. asked: from the file's name to the answer. core_s:
-    seconds of a core."""
-
-    ms: dict[str, float]
-    core_s: float
-    asked: Asked
-
-
-@dataclass(frozen=True)
 class FileJob:
-    """A job for `worker`. shared_memory: whether it may be used, as by default."""
+    """A job for `worker`. number: of the file, for its answer. shared_memory: whether it may be
+    used, as by default."""
 
     path: Path
+    number: int
     shared_memory: bool
-    expected: Expected | None = None
 
-    def run(self, caller: Caller, advance: Advance) -> FromFile:
-        """What `read_volume` and `Client.pathologies` do, over a connection that is open."""
+    def run(self, caller: Caller, advance: Advance) -> tuple[Asked, dict[str, float], float]:
+        """What `read_volume` and `Client.pathologies` do, over a connection that is open.
+
+        Returns the answer, timed from the file's name; milliseconds of READ, TO_VOLUME, PACK and
+        INFER; seconds of a core.
+        """
         to = caller.connection
         with Client(
             to.url, to.timeout_s, shared_memory="auto" if self.shared_memory else False,
@@ -56,7 +51,7 @@ class FileJob:
         advance(1)
         ms = {READ: (read - start) * 1000, TO_VOLUME: (made - read) * 1000}
         ms |= {name: scores.timings_ms[name] for name in (PACK, INFER)}
-        return FromFile(ms, cores, Asked.of(scores, (start, end), 0, self.expected))
+        return Asked(self.number, start, end, scores), ms, cores
 
 
 def _core_s() -> float:

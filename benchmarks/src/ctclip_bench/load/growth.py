@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
-from ctclip_bench.load.session import Session, parity_under_load
+from ctclip_bench.load.session import Session, under_load
 from ctclip_bench.load.statistics import COMPUTE, mean_ms, read_if_told, spent_since
 from ctclip_bench.load.worker import Worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
@@ -22,29 +22,19 @@ from ctclip_client.errors import CTClipError, DeadlineExceeded
 Axes = Mapping[str, tuple[int, ...]]
 """slices, matrix: of the volume (matrix² in a slice). prompts: sentences, two for each finding.
 clients: at once. scans: one after another by one client."""
-FULL: tuple[Axes, int, int] = (
-    {
-        "slices": (64, 128, 300, 640, 1000, 1617),
-        "matrix": (512, 768, 1024),
-        "prompts": (2, 20, 200, 2000, 10_000),
-        "clients": (1, 2, 4),
-        "scans": (1, 2, 4, 8),
-    },
-    300,
-    512,
-)
-QUICK: tuple[Axes, int, int] = (
-    {
-        "slices": (20, 40, 80),
-        "matrix": (32, 64),
-        "prompts": (2, 8),
-        "clients": (1, 2),
-        "scans": (1, 2),
-    },
-    24,
-    48,
-)
-"""Of each: values of the axes; slices and matrix where they are not the axis."""
+FULL: Axes = {
+    "slices": (64, 128, 300, 640, 1000, 1617),
+    "matrix": (512, 768, 1024),
+    "prompts": (2, 20, 200, 2000, 10_000),
+    "clients": (1, 2, 4),
+    "scans": (1, 2, 4, 8),
+}
+QUICK: Axes = {
+    "slices": (20, 40, 80), "matrix": (32, 64), "prompts": (2, 8), "clients": (1, 2),
+    "scans": (1, 2),
+}  # fmt: skip
+FULL_SIZE, QUICK_SIZE = (300, 512), (24, 48)
+"""Slices and matrix where they are not the axis."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ def measure(session: Session, plan: Plan) -> Result:
     session = replace(session, volumes=[resized(sample, plan.slices, plan.matrix)])
     with Worker(session.connection) as worker, session.stages.stage("Parity: one scan"):
         (asked,) = worker.ask(ClosedLoop(session.questions()))
-    verdict = session.judge([asked.answer], asked.release)
+    verdict = session.judge([asked.scores])
     rows: list[Row] = []
     if verdict.verdict == "PASS":
         for axis in plan.axes:
@@ -142,7 +132,6 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
     question = Question.keep(resized(sample, at["slices"], at["matrix"]), path, pairs)
     (first,) = worker.ask(ClosedLoop((question,)))
     path.unlink()  # it may be 850 MB, and is in the worker's memory now
-    question = replace(question, expected=session.expected(first.answer))
     requests = max(at["clients"], at["scans"])
     loop = ClosedLoop((question,), at["clients"], requests, plan.limit_s)
     before = read_if_told(session.connection)
@@ -154,12 +143,14 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
         ms.append(requests / per_s(answered) * 1000)  # first request to last answer
     model = PREPROCESS.name
     spent = spent_since(before, session.connection, [model], len(asked))
-    figures: dict[str, Any] = {"bytes_sent": first.sent_bytes, "transport": first.transport}
+    sent = first.scores.transport
+    figures: dict[str, Any] = {"bytes_sent": sent.bytes, "transport": sent.kind}
     if model in spent:
         figures["preprocess_ms"] = mean_ms(spent[model], *COMPUTE)
     if requests > 1:
         figures["scans_per_s"] = requests / statistics.median(ms) * 1000
-    parity = parity_under_load(Parity("PASS", "the first answer to the same question"), asked)
+    repeats = Parity("PASS", "the first answer to the same question")
+    parity = under_load(repeats, session.complaints(asked, [first.scores]))
     return replace(row, times_ms=Times.of(ms), parity=parity, figures=figures)
 
 

@@ -11,8 +11,7 @@ import contextlib
 import json
 import math
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ctclip_bench.load.asking import Advance, Answer, Asked, Caller, Question
+from ctclip_bench.load.asking import Advance, Asked, Caller, Question
+from ctclip_client import Scores
 from ctclip_client.errors import CTClipError
 
 LARGEST_P99_S = 2.0
@@ -28,16 +28,8 @@ LARGEST_P99_S = 2.0
 _ACCURACY_LOG, _SUMMARY = "mlperf_log_accuracy.json", "mlperf_log_summary.txt"
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the system under test saw; seconds: how long all of it took.
-
-    summary: LoadGen's own, by its own names; its times begin where a query was due.
-    """
-
-    asked: tuple[Asked, ...]
-    seconds: float
-    summary: dict[str, str | float]
+Summary = Mapping[str, str | float]
+"""LoadGen's own, by its own names; its times begin where a query was due."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +50,11 @@ class LoadGenJob:
     limit_s: float = 0.0
     rate_per_s: float = 0.0
 
-    def run(self, caller: Caller, advance: Advance) -> Run:
+    def run(self, caller: Caller, advance: Advance) -> tuple[list[Asked], Summary]:
         """In the other process. Raises: CTClipError, the first one of any query."""
         caller.ready(self.at_once, self.questions)
-        test = _Test(self, caller, advance)
-        began = time.perf_counter()
-        test.run()
-        seconds = time.perf_counter() - began
-        summary = read_summary((self.folder / _SUMMARY).read_text(encoding="utf-8"))
-        return Run(tuple(test.asked), seconds, summary)
+        asked = _Test(self, caller, advance).run()
+        return asked, read_summary((self.folder / _SUMMARY).read_text(encoding="utf-8"))
 
     def settings(self) -> Any:
         """LoadGen's TestSettings."""
@@ -91,13 +79,13 @@ class _Test:
     """The system under test: hands LoadGen's samples to threads, each with a connection."""
 
     def __init__(self, job: LoadGenJob, caller: Caller, advance: Advance) -> None:
-        self.asked: list[Asked] = []
+        self._asked: list[Asked] = []
         self._job, self._caller, self._advance = job, caller, advance
         self._pool = ThreadPoolExecutor(job.at_once)
         self._failure: BaseException | None = None
         self._over = threading.Event()
 
-    def run(self) -> None:
+    def run(self) -> list[Asked]:
         """LoadGen runs in a thread that is left behind where a query fails: it would wait for that
         query for ever, and an exception inside of a callback ends the process (SIGSEGV)."""
         threading.Thread(target=self._start, daemon=True).start()
@@ -105,6 +93,7 @@ class _Test:
         self._pool.shutdown(wait=self._failure is None, cancel_futures=True)
         if self._failure is not None:
             raise self._failure
+        return self._asked
 
     @contextlib.contextmanager
     def _failure_kept(self) -> Iterator[None]:
@@ -145,14 +134,14 @@ class _Test:
             import mlperf_loadgen as loadgen
 
             asked = self._caller.ask(self._job.questions[index], index)
-            self.asked.append(asked)
-            raw = np.frombuffer(asked.answer.tobytes(), np.uint8)
+            self._asked.append(asked)
+            raw = np.frombuffer(as_bytes(asked.scores), np.uint8)
             response = loadgen.QuerySampleResponse(query, raw.ctypes.data, raw.nbytes)
             loadgen.QuerySamplesComplete([response])  # copies the bytes, where it keeps them
             self._advance(1)
 
 
-def read_summary(text: str) -> dict[str, str | float]:
+def read_summary(text: str) -> Summary:
     """mlperf_log_summary.txt: its lines `name : value`, numbers as such."""
     found: dict[str, str | float] = {}
     for line in text.splitlines():
@@ -167,20 +156,26 @@ def read_summary(text: str) -> dict[str, str | float]:
     return found
 
 
-def read_accuracy_log(folder: Path, questions: int) -> list[Answer]:
-    """mlperf_log_accuracy.json: the answer to each question, in the questions' order.
+def logged_answers(folder: Path, asked: Sequence[Asked], questions: int) -> list[Scores]:
+    """The answer to each question, in the questions' order, as mlperf_log_accuracy.json has it.
 
-    Raises: CTClipError where one is missing or came twice.
+    Raises: CTClipError where that lacks one, has one twice, or has another one than was given.
     """
     path = folder / _ACCURACY_LOG
+    given = {each.question: each.scores for each in asked}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        found = {
-            int(each["qsl_idx"]): np.frombuffer(bytes.fromhex(each["data"]), "<f4")
-            for each in entries
-        }
+        found = {int(each["qsl_idx"]): bytes.fromhex(each["data"]) for each in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CTClipError(f"LoadGen's {path.name} cannot be read: {error}.") from error
     if len(entries) != questions or sorted(found) != list(range(questions)):
         raise CTClipError(f"LoadGen's {path.name}: {len(entries)} answers to {questions} scans.")
-    return [found[index] for index in range(questions)]
+    if any(as_bytes(given[number]) != data for number, data in found.items()):
+        raise CTClipError(f"LoadGen's {path.name}: other answers than the server gave.")
+    return [given[number] for number in range(questions)]
+
+
+def as_bytes(scores: Scores) -> bytes:
+    """Logits (F, 2), probabilities (F,), embedding (E,), one after the other, float32."""
+    parts = (scores.logits.reshape(-1), scores.probabilities, scores.image_embedding)
+    return bytes(np.concatenate(parts).astype("<f4").tobytes())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import psutil
 
+T = TypeVar("T")
 INTERVAL_S = 0.25
 _STUB = "triton_python_backend_stub"
 
@@ -20,34 +22,23 @@ def process_memory(process_id: int) -> dict[str, int]:
     once, where a sum of resident sizes would count them in each.
     """
     found: dict[str, int] = {}
-    for process in _family(process_id):
-        try:
-            size = int(process.memory_full_info().pss)
-            name = _name(process)
-        except psutil.Error:  # it ended while we looked, or is another user's
-            continue
-        found[name] = found.get(name, 0) + size
+    for name, size in _of_family(process_id, lambda p: (_name(p), p.memory_full_info().pss)):
+        found[name] = found.get(name, 0) + int(size)
     return found
 
 
 def core_seconds(process_id: int) -> float:
     """Seconds of a core that a process and its descendants have had, user and system."""
-    total = 0.0
-    for process in _family(process_id):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
+    return sum(_of_family(process_id, lambda p: p.cpu_times().user + p.cpu_times().system))
 
 
-def _family(process_id: int) -> Iterator[psutil.Process]:
-    try:
+def _of_family(process_id: int, read: Callable[[psutil.Process], T]) -> Iterator[T]:
+    """What can be read of each: one may end meanwhile, or be another user's."""
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(process_id)
-        yield from [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                yield read(process)
 
 
 def _name(process: psutil.Process) -> str:

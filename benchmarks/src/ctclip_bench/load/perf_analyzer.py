@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ctclip_client import InvalidInput, Volume
 from ctclip_client.contract import PATHOLOGIES
 from ctclip_client.system.files import placed
@@ -66,11 +64,9 @@ def commands(
 
 
 def _request(volume: Volume) -> dict[str, object]:
-    types = {tensor.name: tensor.dtype for tensor in PATHOLOGIES.inputs}
-    little = {"INT16": "<i2", "FP32": "<f4", "FP64": "<f8"}
     request: dict[str, object] = {}
     for name, array in volume.tensors().items():
-        raw = np.ascontiguousarray(array, little[types[name]]).tobytes()
+        raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
         content = {"b64": base64.b64encode(raw).decode("ascii")}
         request[name] = {"content": content, "shape": list(array.shape)}
     return request

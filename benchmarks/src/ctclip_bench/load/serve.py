@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
-from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, Run, read_accuracy_log
+from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, Summary, logged_answers
 from ctclip_bench.load.memory import Peaks
 from ctclip_bench.load.server import without_address
-from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, parity_under_load
+from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
 from ctclip_bench.load.statistics import figures as inside_triton
 from ctclip_bench.load.statistics import read_if_told, spent_since
 from ctclip_bench.load.worker import Worker
@@ -26,8 +26,6 @@ AT_ONCE = 16
 """Requests under way at once in the Server scenario: more would only wait in another place."""
 _PROBES = 5
 _FEWEST = 20
-_FIRST_SHARE, _DOWN = 0.7, 0.6
-"""Of the throughput measured before: the first rate that is tried; then of the rate before."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Measurement:
         """Judge, and measure everything. Raises: CTClipError before there is a verdict."""
         plan = {**vars(self._plan), "counts": OWN_COUNTS}
         with self._worker:
-            self._verdict, first_ms = self._judged()
+            first = self._judge()
             if self._verdict.verdict != "PASS":
                 return self._session.result("serve", [self._verdict], (), plan)
             todo = [Row("clients", f"clients {n}", {"clients": n}) for n in self._plan.clients]
@@ -66,7 +64,7 @@ class Measurement:
             for row in todo:
                 try:
                     if row.table == "clients":
-                        self._clients(row, first_ms)
+                        self._clients(row, first)
                     else:
                         self._scenario(row)
                 except ServiceError as error:
@@ -82,30 +80,22 @@ class Measurement:
         found = self._session.result("serve", [self._verdict, verdict], self._rows, plan)
         return replace(found, passed=found.passed and self.error is None)
 
-    def _judged(self) -> tuple[Parity, float | None]:
-        """LoadGen's accuracy mode: every scan once, answers out of LoadGen's own log. And the first
-        answer's milliseconds, where the server was started for this."""
+    def _judge(self) -> Asked:
+        """LoadGen's accuracy mode: every scan once, answers as its log has them; the first one."""
         session, count = self._session, len(self._questions)
         job = LoadGenJob(self._questions, "SingleStream", session.folder, True, queries=count)
         with session.stages.stage(EVERY_SCAN, count) as advance:
-            run: Run = self._worker.ask(job, advance)
-        answers = read_accuracy_log(session.folder, count)
-        verdict = session.judge(answers, run.asked[0].release)
-        self._questions = tuple(
-            replace(question, expected=session.expected(answer))
-            for question, answer in zip(self._questions, answers, strict=True)
-        )
-        return verdict, None if session.process_id is None else run.asked[0].ms
+            asked: list[Asked] = self._worker.ask(job, advance)[0]
+        self._judged = logged_answers(session.folder, asked, count)
+        self._verdict = session.judge(self._judged)
+        return asked[0]
 
     def _parity(self, name: str, asked: Sequence[Asked]) -> Parity:
-        self._complaints += [
-            f"{name}, scan {each.question + 1}: {each.complaint}"
-            for each in asked
-            if each.complaint
-        ]
-        return parity_under_load(self._verdict, asked)
+        wrong = self._session.complaints(asked, self._judged)
+        self._complaints += [f"{name}, {each}" for each in wrong]
+        return under_load(self._verdict, wrong)
 
-    def _clients(self, row: Row, first_ms: float | None) -> None:
+    def _clients(self, row: Row, first: Asked) -> None:
         session, clients = self._session, row.settings["clients"]
         loop = ClosedLoop(self._questions, clients, self._plan.requests, self._plan.limit_s)
         before = read_if_told(session.connection)
@@ -116,12 +106,15 @@ class Measurement:
             asked: list[Asked] = self._worker.ask(loop, advance)
         spent = spent_since(before, session.connection, WHOLE_PATH, len(asked))
         parity = self._parity(row.name, asked)
-        if first_ms is not None and not self._rows:
-            # Against later answers to the same scan, the one that the accuracy mode begins with.
-            same = [each.ms for each in asked if each.question == 0] or [e.ms for e in asked]
-            ratio = {"of_later_ones": first_ms / statistics.median(same)}
-            first = Times.of([first_ms])
-            self._rows.append(Row("clients", "first answer after ready", {}, first, parity, ratio))
+        if session.process_id is not None and not self._rows:  # it was started for this
+            same = [each.ms for each in asked if each.question == first.question]
+            later = statistics.median(same or [each.ms for each in asked])
+            self._rows.append(
+                Row(
+                    "clients", "first answer after ready", {}, Times.of([first.ms]), parity,
+                    {"of_later_ones": first.ms / later},
+                )
+            )  # fmt: skip
         rate = per_s(asked)
         self._throughput = max(self._throughput, rate)
         figures = {"scans_per_s": rate}
@@ -133,7 +126,7 @@ class Measurement:
             figures["speed_of_one"] = rate / one.figures["scans_per_s"]
             if "peak_gib" in one.figures and "peak_gib" in figures:
                 figures["memory_of_one"] = figures["peak_gib"] / one.figures["peak_gib"]
-        settings = {"clients": clients, "transport": asked[0].transport}
+        settings = {"clients": clients, "transport": asked[0].scores.transport.kind}
         times = Times.of([each.ms for each in asked])
         self._rows.append(Row(row.table, row.name, settings, times, parity, figures))
         self._rows += [
@@ -154,63 +147,58 @@ class Measurement:
             # One query holds all its samples, so that it cannot be cut: as many as there is time.
             queries = max(1, min(plan.requests, int(self._throughput * plan.limit_s)))
             job = replace(job, queries=queries, at_once=max(plan.clients))
-        done, run = self._test(job, row)
-        self._throughput = max(self._throughput, len(run.asked) / run.seconds)
+        done = self._test(job, row)
+        self._throughput = max(self._throughput, done.figures["scans_per_s"])
         self._rows.append(done)
 
     def _server(self, job: LoadGenJob, row: Row) -> Row:
-        """The largest rate whose p99 stays within the limit, by a short search.
+        """The largest rate whose p99 stays within the limit, by halves.
 
         Only below the throughput that was measured before: of a rate above it the queue grows for
         ever, which a short run does not show.
         """
-        too_much = self._throughput
-        rate, best, probes = too_much * _FIRST_SHARE, None, []
+        good, bad = 0.0, self._throughput
+        best, probes = row, []
         for _ in range(_PROBES):
+            rate = (good + bad) / 2
             queries = max(_FEWEST, int(rate * job.limit_s / _PROBES))
-            done, run = self._test(replace(job, queries=queries, rate_per_s=rate), row)
-            good = run.summary.get("Performance constraints satisfied") == "Yes"
-            p99_ms = float(run.summary["99.00 percentile latency (ns)"]) / 1e6
-            probes.append({"rate_per_s": rate, "p99_ms": p99_ms, "within": good})
-            if good:
-                best = replace(done, figures={**done.figures, "queries_per_s": rate})
-                rate = (rate + too_much) / 2
+            done = self._test(replace(job, queries=queries, rate_per_s=rate), row)
+            said = done.figures["loadgen"]
+            within = said.get("Performance constraints satisfied") == "Yes"
+            p99_ms = float(said["99.00 percentile latency (ns)"]) / 1e6
+            probes.append({"rate_per_s": rate, "p99_ms": p99_ms, "within": within})
+            if within:
+                good, best = rate, replace(done, figures={**done.figures, "queries_per_s": rate})
             else:
-                too_much = rate
-                known = None if best is None else best.figures["queries_per_s"]
-                rate = rate * _DOWN if known is None else (known + too_much) / 2
-        if best is None:
-            tried = min(each["rate_per_s"] for each in probes)
-            why = f"p99 exceeds {LARGEST_P99_S:g} s at {tried:.3g} scans a second and above"
+                bad = rate
+        if not good:
+            why = f"p99 exceeds {LARGEST_P99_S:g} s at {bad:.3g} scans a second and above"
             best = replace(row, not_run=why)
         return replace(best, figures={**best.figures, "probes": probes})
 
-    def _test(self, job: LoadGenJob, row: Row) -> tuple[Row, Run]:
-        """One test of LoadGen's, and the row of it."""
+    def _test(self, job: LoadGenJob, row: Row) -> Row:
+        """One test of LoadGen's."""
         rate = f", {job.rate_per_s:.3g} scans a second" if job.rate_per_s else ""
         with self._session.stages.stage(f"LoadGen: {row.name}{rate}", job.queries) as advance:
-            run: Run = self._worker.ask(job, advance)
+            asked, summary = self._worker.ask(job, advance)
         figures: dict[str, Any] = {
-            "scans_per_s": len(run.asked) / run.seconds, "queries": len(run.asked),
-            "loadgen_says": run.summary.get("Result is"), "loadgen": run.summary,
+            "scans_per_s": per_s(asked), "queries": len(asked),
+            "loadgen_says": summary.get("Result is"), "loadgen": summary,
         }  # fmt: skip
-        settings = {"at_once": job.at_once, "transport": run.asked[0].transport}
-        parity = self._parity(row.name, run.asked)
-        done = Row(row.table, row.name, settings, _times(job.scenario, run), parity, figures)
-        return done, run
+        settings = {"at_once": job.at_once, "transport": asked[0].scores.transport.kind}
+        times = Times.of([each.ms for each in asked])
+        if row.name != "Offline":  # whose samples are all due at once
+            times = _times(times, summary)
+        parity = self._parity(row.name, asked)
+        return Row(row.table, row.name, settings, times, parity, figures)
 
 
-def _times(scenario: str, run: Run) -> Times:
+def _times(ours: Times, summary: Summary) -> Times:
     """LoadGen's own percentiles, from when a query was due: in its Server scenario a query also
-    waits to be asked. Offline's samples are all due at once, and what a summary lacks is ours:
-    from the call to the answer.
-    """
-    ours = Times.of([each.ms for each in run.asked])
-    if scenario == "Offline":
-        return ours
+    waits to be asked. What a summary lacks is ours: from the call to the answer."""
     names = (
         ("50.00 percentile", ours.p50), ("90.00 percentile", ours.p90),
         ("99.00 percentile", ours.p99), ("Min", ours.least), ("Max", ours.largest),
     )  # fmt: skip
-    told = (run.summary.get(f"{name} latency (ns)", own * 1e6) for name, own in names)
+    told = (summary.get(f"{name} latency (ns)", own * 1e6) for name, own in names)
     return Times(ours.n, *(float(nanoseconds) / 1e6 for nanoseconds in told))

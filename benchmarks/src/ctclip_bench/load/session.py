@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctclip_bench.load.asking import Answer, Asked, Expected, Question, parts_of
+from ctclip_bench.load.asking import Asked, Question
 from ctclip_bench.load.memory import process_memory
 from ctclip_bench.load.server import describe_server
 from ctclip_bench.parity import REFERENCE_STEP, steps
@@ -18,7 +18,7 @@ from ctclip_bench.parity.prepared_scans import keep_volume, preprocess_scans
 from ctclip_bench.parity.step_process import run_step
 from ctclip_bench.results.files import without_name
 from ctclip_bench.results.result import Parity, Result, Row
-from ctclip_client import InvalidInput, Volume
+from ctclip_client import InvalidInput, Scores, Volume
 from ctclip_client.contract import PATHOLOGIES
 from ctclip_client.system.progress import Stages
 from ctclip_client.transport.connection import Connection
@@ -76,19 +76,15 @@ class Session:
             for number, volume in enumerate(self.volumes)
         )
 
-    def expected(self, answer: Answer) -> Expected:
-        """That an answer is repeated, within the release's bounds."""
-        return Expected(answer, self.inputs.bounds.cosine, self.inputs.bounds.probability)
-
-    def judge(self, answers: Sequence[Answer], release: str) -> Parity:
+    def judge(self, answers: Sequence[Scores]) -> Parity:
         """Compare the server's answers, one for each volume, with the reference's, by the bounds of
         `ctclip parity`: PyTorch's where a checkpoint was named, else those of the repository's own
         graphs. Codes do not leave the server on this way; `ctclip parity` compares them.
 
-        release: the one that has answered. Raises: InvalidInput where it is another one;
-        CTClipError where the reference cannot be had.
+        Raises: InvalidInput where another release has answered; CTClipError where the reference
+        cannot be had.
         """
-        inputs = self.inputs
+        inputs, release = self.inputs, answers[0].provenance.release
         if release != inputs.release.name:
             raise InvalidInput(
                 f"--repository: it holds release {inputs.release.name}; {self.connection.url} "
@@ -117,12 +113,20 @@ class Session:
             ran = run_step(step, inputs, scans, advance)
         if ran.failure:
             return Parity("FAIL", against, reason=ran.failure)
-        served = []
-        for answer in answers:
-            logits, probabilities, embedding = parts_of(answer, len(inputs.release.findings))
-            served.append(StepAnswer(None, embedding, logits, probabilities))
+        served = [StepAnswer.of_scores(scores) for scores in answers]
         verdict = judge("whole path, own bank", served, ran.answers, inputs.bounds)
         return Parity.of(verdict, against)
+
+    def complaints(self, asked: Sequence[Asked], judged: Sequence[Scores]) -> list[str]:
+        """Which answers do not repeat the judged one to their question, within the release's
+        bounds, and why."""
+        found = []
+        for each in asked:
+            known = StepAnswer.of_scores(judged[each.question])
+            got = StepAnswer.of_scores(each.scores)
+            if reason := judge("repeated", [got], [known], self.inputs.bounds).reason:
+                found.append(f"scan {each.question + 1}: {reason}")
+        return found
 
     def result(
         self,
@@ -159,10 +163,9 @@ class Session:
         )
 
 
-def parity_under_load(judged: Parity, asked: Sequence[Asked]) -> Parity:
+def under_load(judged: Parity, complaints: Sequence[str]) -> Parity:
     """A row's: the verdict, but FAIL where an answer was not the judged one."""
-    wrong = [each.complaint for each in asked if each.complaint]
-    return replace(judged, verdict="FAIL", reason=wrong[0]) if wrong else judged
+    return replace(judged, verdict="FAIL", reason=complaints[0]) if complaints else judged
 
 
 @contextmanager

@@ -1,19 +1,19 @@
 """The process that asks the server, from both sides: `Worker` starts it, `serve` is what it does.
 
-Jobs go in as pickles on its standard input, one after the other; for each comes out
-("advance", n), any number of times, and then ("answer", what the job returned) or ("error", an
-exception), after which the process ends.
+Jobs go in by a pipe, one after the other; for each comes out ("advance", n), any number of times,
+and then ("answer", what the job returned) or ("error", an exception), after which the process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
-import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection as PipeEnd
 from typing import Any, Self
 
 from ctclip_bench.load.asking import Advance, Caller
@@ -35,16 +35,19 @@ class Worker:
         self._process: Any = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", __name__]
-        self._process = self._stack.enter_context(
-            child(command, grace_s=_PUTS_AWAY_S, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        )
-        self._send(self._connection)
+        self._pipe, theirs = Pipe()
+        with theirs:  # its standard input; whatever LoadGen prints goes to standard error
+            self._process = self._stack.enter_context(
+                child(
+                    [sys.executable, "-m", __name__], grace_s=_PUTS_AWAY_S,
+                    stdin=theirs.fileno(), stdout=2,
+                )
+            )  # fmt: skip
+        self._talk(self._pipe.send, self._connection)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()  # its sign to end
+        self._pipe.close()  # its sign to end
         self._stack.__exit__(*exception)
 
     @property
@@ -58,23 +61,19 @@ class Worker:
 
         Raises: the job's own error; ServiceError where the process died.
         """
-        self._send(job)
+        self._talk(self._pipe.send, job)
         while True:
-            try:
-                kind, content = pickle.load(self._process.stdout.buffer)  # noqa: S301 (our own)
-            except (EOFError, OSError, pickle.UnpicklingError):
-                raise self._died() from None
+            kind, content = self._talk(self._pipe.recv)
             if kind == "answer":
                 return content
             if kind == "error":
                 raise content
             advance(content)
 
-    def _send(self, content: object) -> None:
+    def _talk(self, word: Callable[..., Any], *content: Any) -> Any:
         try:
-            pickle.dump(content, self._process.stdin.buffer)
-            self._process.stdin.buffer.flush()
-        except OSError:
+            return word(*content)
+        except (EOFError, OSError):
             raise self._died() from None
 
     def _died(self) -> ServiceError:
@@ -87,24 +86,22 @@ class Worker:
 
 
 def serve() -> None:
-    """Do jobs until standard input ends."""
+    """Do jobs until there are no more."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outgoing = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever LoadGen prints must not get between the pickles
+    pipe = PipeEnd(0)
     said = threading.Lock()
 
     def say(kind: str, content: Any) -> None:
         with said:
-            pickle.dump((kind, content), outgoing)
-            outgoing.flush()
+            pipe.send((kind, content))
 
     code = 0
     caller: Caller | None = None
     try:
-        caller = Caller(pickle.load(sys.stdin.buffer))  # noqa: S301 (of the parent process)
+        caller = Caller(pipe.recv())
         while True:
             try:
-                job = pickle.load(sys.stdin.buffer)  # noqa: S301 (likewise)
+                job = pipe.recv()
             except EOFError:
                 break
             say("answer", job.run(caller, lambda count: say("advance", count)))

@@ -52,9 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     check_together(args)
     check_folder(args.out)
-    axes, slices, matrix = growth.QUICK if args.quick else growth.FULL
+    axes, size = growth.FULL, growth.FULL_SIZE
+    if args.quick:
+        axes, size = growth.QUICK, growth.QUICK_SIZE
     chosen = {axis: axes[axis] for axis in args.axes}
-    plan = growth.Plan(chosen, slices, matrix, args.repeats, args.limit_s)
+    plan = growth.Plan(chosen, *size, args.repeats, args.limit_s)
     inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))
     with session(inputs, args.config_name, args.timeout_s) as found:
         result = growth.measure(found, plan)
