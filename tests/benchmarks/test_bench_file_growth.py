@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctclip_bench.load.asking import INFER, PACK, READ, TO_VOLUME
 from ctclip_bench.load.file import REST, STAGES, WHOLE, stages_ms
-from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME
 from ctclip_bench.load.growth import fit, resized
 from ctclip_bench.load.statistics import Spent
 from ctclip_client import Volume, read_volume

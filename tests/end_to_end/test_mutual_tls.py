@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctclip_bench.load import statistics
-from ctclip_bench.load.server import describe_server
+from ctclip_bench.load.session import describe_server
 from ctclip_client.cli.connection import read_connection
 from ctclip_client.cli.program import main, parsed
 from ctclip_server.embedded.server import EmbeddedTriton

@@ -5,11 +5,11 @@ Imports NumPy and the client only: the process that asks (`worker`) stays as sma
 
 from __future__ import annotations
 
-import itertools
+import resource
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Self
@@ -17,9 +17,14 @@ from typing import Self
 import numpy as np
 
 from ctclip_client import Client, Finding, Scores, Volume
+from ctclip_client.readers.format import Options
+from ctclip_client.readers.registry import format_of
+from ctclip_client.readers.to_volume import to_volume
 from ctclip_client.transport.connection import Connection
 
 Advance = Callable[[int], None]
+READ, TO_VOLUME, PACK, INFER = "read, decompress", "to volume", "pack", "infer"
+"""What `FileJob` takes the time of."""
 
 
 @dataclass(frozen=True)
@@ -122,31 +127,68 @@ class ClosedLoop:
     def run(self, caller: Caller, advance: Advance) -> list[Asked]:
         """In the other process. Raises: CTClipError, the first one of any client."""
         caller.ready(self.clients, self.questions)
-        total = max(self.requests, self.clients)
-        numbers = itertools.count()
         end_s = time.perf_counter() + self.limit_s
-        asked: list[Asked] = []
 
-        def serve() -> None:
-            for number in numbers:  # one step under the interpreter's lock: no number twice
-                late = time.perf_counter() > end_s
-                if number >= total or (late and number >= self.clients):
-                    return
-                which = number % len(self.questions)
-                asked.append(caller.ask(self.questions[which], which))
-                advance(1)
+        def ask(number: int) -> Asked | None:
+            if number >= self.clients and time.perf_counter() > end_s:
+                return None
+            which = number % len(self.questions)
+            answered = caller.ask(self.questions[which], which)
+            advance(1)
+            return answered
 
         with ThreadPoolExecutor(self.clients) as pool:
-            running = [pool.submit(serve) for _ in range(self.clients)]
             try:
-                for each in as_completed(running):
-                    each.result()
+                found = list(pool.map(ask, range(max(self.requests, self.clients))))
             except BaseException:
                 caller.close()  # the others would be waited for
                 raise
-        return asked
+        return [each for each in found if each is not None]
 
 
 def per_s(asked: Sequence[Asked]) -> float:
     """Answers over the time from the first request to the last answer."""
     return len(asked) / (max(each.end_s for each in asked) - min(each.start_s for each in asked))
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """A job for `worker`: from a CT file to its findings, stages apart. number: of the file.
+    shared_memory: whether it may be used, as by default."""
+
+    path: Path
+    number: int
+    shared_memory: bool
+
+    def run(self, caller: Caller, advance: Advance) -> tuple[Asked, dict[str, float], float]:
+        """What `read_volume` and `Client.pathologies` do, over a connection that is open.
+
+        Returns the answer, timed from the file's name; milliseconds of READ, TO_VOLUME, PACK and
+        INFER; seconds of a core.
+        """
+        to = caller.connection
+        with Client(
+            to.url, to.timeout_s, shared_memory="auto" if self.shared_memory else False,
+            tls=to.tls, headers=to.headers,
+        ) as client:  # fmt: skip
+            client.check_ready()
+            cores = _core_s()
+            start = time.perf_counter()
+            form, options = format_of(self.path), Options()
+            stored = form.read(self.path, form.series(self.path)[0], options)
+            voxels = stored.voxels()
+            read = time.perf_counter()
+            volume = to_volume(replace(stored, voxels=lambda: voxels), self.path, options)
+            made = time.perf_counter()
+            scores = client.pathologies(volume)
+            end = time.perf_counter()
+            cores = _core_s() - cores
+        advance(1)
+        ms = {READ: (read - start) * 1000, TO_VOLUME: (made - read) * 1000}
+        ms |= {name: scores.timings_ms[name] for name in (PACK, INFER)}
+        return Asked(self.number, start, end, scores), ms, cores
+
+
+def _core_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

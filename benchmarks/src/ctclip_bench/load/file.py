@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from ctclip_bench.load.asking import Asked
-from ctclip_bench.load.file_job import INFER, PACK, READ, TO_VOLUME, FileJob
+from ctclip_bench.load.asking import INFER, PACK, READ, TO_VOLUME, Asked, FileJob
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
 from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
 from ctclip_bench.load.statistics import COMPUTE, Spent, mean_ms, read_if_told, spent_since

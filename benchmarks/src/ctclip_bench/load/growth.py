@@ -14,6 +14,7 @@ from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
 from ctclip_bench.load.session import Session, under_load
 from ctclip_bench.load.statistics import COMPUTE, mean_ms, read_if_told, spent_since
 from ctclip_bench.load.worker import Worker
+from ctclip_bench.parity.prepared_scans import keep_volume
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client import Finding, Volume
 from ctclip_client.contract import PREPROCESS, SPACING_MM_RANGE
@@ -75,12 +76,14 @@ def fit(values: Sequence[float], ms: Sequence[float]) -> dict[str, float]:
 
 
 def measure(session: Session, plan: Plan) -> Result:
-    """Judge one scan, then walk along the axes. session: its one volume is what others are made of.
+    """Judge one scan, then walk along the axes. session: its one scan is what others are made of.
 
     Raises: CTClipError; a point that takes too long is kept as not run.
     """
-    (sample,) = session.volumes
-    session = replace(session, volumes=[resized(sample, plan.slices, plan.matrix)])
+    (scan,) = session.scans
+    sample = scan.volume()
+    base = keep_volume(scan.scan, resized(sample, plan.slices, plan.matrix), session.folder, 1)
+    session = replace(session, scans=[base])
     with Worker(session.connection) as worker, session.stages.stage("Parity: one scan"):
         (asked,) = worker.ask(ClosedLoop(session.questions()))
     verdict = session.judge([asked.scores])

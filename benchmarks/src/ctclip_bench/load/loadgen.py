@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +51,71 @@ class LoadGenJob:
     rate_per_s: float = 0.0
 
     def run(self, caller: Caller, advance: Advance) -> tuple[list[Asked], Summary]:
-        """In the other process. Raises: CTClipError, the first one of any query."""
-        caller.ready(self.at_once, self.questions)
-        asked = _Test(self, caller, advance).run()
-        return asked, read_summary((self.folder / _SUMMARY).read_text(encoding="utf-8"))
+        """In the other process. Raises: CTClipError, the first one of any query.
 
-    def settings(self) -> Any:
-        """LoadGen's TestSettings."""
+        Samples go to threads, each with a connection. LoadGen runs in a thread, too, that is left
+        behind where a query fails: it would wait for that query for ever, and an exception inside
+        of a callback ends the process (SIGSEGV).
+        """
         import mlperf_loadgen as loadgen  # type: ignore[import-not-found]
 
+        caller.ready(self.at_once, self.questions)
+        pool = ThreadPoolExecutor(self.at_once)
+        asked: list[Asked] = []
+        failures: list[BaseException] = []
+        over = threading.Event()
+
+        @contextlib.contextmanager
+        def failure_kept() -> Iterator[None]:
+            try:
+                yield
+            except BaseException as error:  # noqa: BLE001 (raised in the main thread)
+                failures.append(error)
+                over.set()
+
+        def answer(query: int, index: int) -> None:
+            with failure_kept():
+                found = caller.ask(self.questions[index], index)
+                asked.append(found)
+                raw = np.frombuffer(as_bytes(found.scores), np.uint8)
+                response = loadgen.QuerySampleResponse(query, raw.ctypes.data, raw.nbytes)
+                loadgen.QuerySamplesComplete([response])  # copies the bytes, where it keeps them
+                advance(1)
+
+        def issue(samples: Sequence[Any]) -> None:
+            with failure_kept():
+                for sample in samples:
+                    pool.submit(answer, sample.id, sample.index)
+
+        def test() -> None:
+            with failure_kept():
+                self._test(loadgen, issue)
+                over.set()
+
+        threading.Thread(target=test, daemon=True).start()
+        over.wait()
+        pool.shutdown(wait=not failures, cancel_futures=True)
+        if failures:
+            raise failures[0]
+        return asked, read_summary((self.folder / _SUMMARY).read_text(encoding="utf-8"))
+
+    def _test(self, loadgen: Any, issue: Callable[[Sequence[Any]], None]) -> None:
+        count = len(self.questions)
+        logs, output = loadgen.LogSettings(), loadgen.LogOutputSettings()
+        output.outdir = str(self.folder)
+        output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
+        logs.log_output, logs.enable_trace = output, False
+        system = loadgen.ConstructSUT(issue, lambda: None)
+        library = loadgen.ConstructQSL(count, count, lambda _: None, lambda _: None)
+        try:
+            # "": no file of settings is taken from the folder in which this happens to run
+            loadgen.StartTestWithLogSettings(system, library, self._settings(loadgen), logs, "")
+        finally:
+            loadgen.DestroyQSL(library)
+            loadgen.DestroySUT(system)
+
+    def _settings(self, loadgen: Any) -> Any:
+        """LoadGen's TestSettings."""
         settings = loadgen.TestSettings()
         settings.scenario = getattr(loadgen.TestScenario, self.scenario)
         mode = loadgen.TestMode
@@ -73,72 +129,6 @@ class LoadGenJob:
             settings.server_target_latency_ns = round(LARGEST_P99_S * 10**9)
             settings.server_target_latency_percentile = 0.99
         return settings
-
-
-class _Test:
-    """The system under test: hands LoadGen's samples to threads, each with a connection."""
-
-    def __init__(self, job: LoadGenJob, caller: Caller, advance: Advance) -> None:
-        self._asked: list[Asked] = []
-        self._job, self._caller, self._advance = job, caller, advance
-        self._pool = ThreadPoolExecutor(job.at_once)
-        self._failure: BaseException | None = None
-        self._over = threading.Event()
-
-    def run(self) -> list[Asked]:
-        """LoadGen runs in a thread that is left behind where a query fails: it would wait for that
-        query for ever, and an exception inside of a callback ends the process (SIGSEGV)."""
-        threading.Thread(target=self._start, daemon=True).start()
-        self._over.wait()
-        self._pool.shutdown(wait=self._failure is None, cancel_futures=True)
-        if self._failure is not None:
-            raise self._failure
-        return self._asked
-
-    @contextlib.contextmanager
-    def _failure_kept(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:  # noqa: BLE001 (raised in the main thread)
-            self._failure = self._failure or error
-            self._over.set()
-
-    def _start(self) -> None:
-        with self._failure_kept():
-            import mlperf_loadgen as loadgen
-
-            count = len(self._job.questions)
-            logs, output = loadgen.LogSettings(), loadgen.LogOutputSettings()
-            output.outdir = str(self._job.folder)
-            output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
-            logs.log_output, logs.enable_trace = output, False
-            system = loadgen.ConstructSUT(self._issue, lambda: None)
-            library = loadgen.ConstructQSL(count, count, lambda _: None, lambda _: None)
-            try:
-                # "": no file of settings is taken from the folder in which this happens to run
-                loadgen.StartTestWithLogSettings(system, library, self._job.settings(), logs, "")
-            finally:
-                loadgen.DestroyQSL(library)
-                loadgen.DestroySUT(system)
-            self._over.set()
-
-    def _issue(self, samples: Sequence[Any]) -> None:
-        with self._failure_kept():
-            for sample in samples:
-                self._pool.submit(self._answer, sample.id, sample.index)
-
-    def _answer(self, query: int, index: int) -> None:
-        if self._failure is not None:
-            return
-        with self._failure_kept():
-            import mlperf_loadgen as loadgen
-
-            asked = self._caller.ask(self._job.questions[index], index)
-            self._asked.append(asked)
-            raw = np.frombuffer(as_bytes(asked.scores), np.uint8)
-            response = loadgen.QuerySampleResponse(query, raw.ctypes.data, raw.nbytes)
-            loadgen.QuerySamplesComplete([response])  # copies the bytes, where it keeps them
-            self._advance(1)
 
 
 def read_summary(text: str) -> Summary:

@@ -53,12 +53,9 @@ class Peaks:
     """Read sizes, bytes by name, again and again while the block lasts. `gib`: the largest of each
     name that was ever there."""
 
-    def __init__(
-        self, read: Callable[[], Mapping[str, int]], interval_s: float = INTERVAL_S
-    ) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
         self.gib: dict[str, float] = {}
         self._read = read
-        self._interval_s = interval_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -77,5 +74,5 @@ class Peaks:
             self.gib[name] = max(size / 2**30, self.gib.get(name, 0.0))
 
     def _watch(self) -> None:
-        while not self._end.wait(self._interval_s):
+        while not self._end.wait(INTERVAL_S):
             self._note()

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
-from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, Summary, logged_answers
+from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, logged_answers
 from ctclip_bench.load.memory import Peaks
-from ctclip_bench.load.server import without_address
 from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
 from ctclip_bench.load.statistics import figures as inside_triton
 from ctclip_bench.load.statistics import read_if_told, spent_since
@@ -69,8 +68,8 @@ class Measurement:
                         self._scenario(row)
                 except ServiceError as error:
                     self.error = error
-                    said = without_address(error.cause, self._session.connection.url)
-                    why = f"{type(error).__name__}: {said}"
+                    # Its words name a host, which no result does; the command prints them.
+                    why = f"{type(error).__name__}: the server has failed"
                     self._rows.append(replace(row, not_run=why))
                     break
         against, reason = "the judged answers, every answer under load", ""
@@ -163,9 +162,8 @@ class Measurement:
             rate = (good + bad) / 2
             queries = max(_FEWEST, int(rate * job.limit_s / _PROBES))
             done = self._test(replace(job, queries=queries, rate_per_s=rate), row)
-            said = done.figures["loadgen"]
-            within = said.get("Performance constraints satisfied") == "Yes"
-            p99_ms = float(said["99.00 percentile latency (ns)"]) / 1e6
+            within = done.figures["loadgen"].get("Performance constraints satisfied") == "Yes"
+            p99_ms = None if done.times_ms is None else done.times_ms.p99
             probes.append({"rate_per_s": rate, "p99_ms": p99_ms, "within": within})
             if within:
                 good, best = rate, replace(done, figures={**done.figures, "queries_per_s": rate})
@@ -188,17 +186,9 @@ class Measurement:
         settings = {"at_once": job.at_once, "transport": asked[0].scores.transport.kind}
         times = Times.of([each.ms for each in asked])
         if row.name != "Offline":  # whose samples are all due at once
-            times = _times(times, summary)
+            # LoadGen's own, from when a query was due: in Server it also waits to be asked.
+            names = ("50.00 percentile", "90.00 percentile", "99.00 percentile", "Min", "Max")
+            told = (float(summary[f"{name} latency (ns)"]) / 1e6 for name in names)
+            times = Times(len(asked), *told)
         parity = self._parity(row.name, asked)
         return Row(row.table, row.name, settings, times, parity, figures)
-
-
-def _times(ours: Times, summary: Summary) -> Times:
-    """LoadGen's own percentiles, from when a query was due: in its Server scenario a query also
-    waits to be asked. What a summary lacks is ours: from the call to the answer."""
-    names = (
-        ("50.00 percentile", ours.p50), ("90.00 percentile", ours.p90),
-        ("99.00 percentile", ours.p99), ("Min", ours.least), ("Max", ours.largest),
-    )  # fmt: skip
-    told = (summary.get(f"{name} latency (ns)", own * 1e6) for name, own in names)
-    return Times(ours.n, *(float(nanoseconds) / 1e6 for nanoseconds in told))

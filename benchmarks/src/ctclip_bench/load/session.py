@@ -11,21 +11,23 @@ from typing import Any
 
 from ctclip_bench.load.asking import Asked, Question
 from ctclip_bench.load.memory import process_memory
-from ctclip_bench.load.server import describe_server
 from ctclip_bench.parity import REFERENCE_STEP, steps
 from ctclip_bench.parity.inputs import ParityInputs, changed_files
-from ctclip_bench.parity.prepared_scans import keep_volume, preprocess_scans
+from ctclip_bench.parity.prepared_scans import PreparedScan, preprocess_scans, read_scans
 from ctclip_bench.parity.step_process import run_step
 from ctclip_bench.results.files import without_name
 from ctclip_bench.results.result import Parity, Result, Row
-from ctclip_client import InvalidInput, Scores, Volume
-from ctclip_client.contract import PATHOLOGIES
+from ctclip_client import InvalidInput, Scores
+from ctclip_client.contract import MODELS, PATHOLOGIES
+from ctclip_client.release.repository import backend_of, check_variant, config_path, read_config
 from ctclip_client.system.progress import Stages
 from ctclip_client.transport.connection import Connection
+from ctclip_client.transport.endpoint import Endpoint
 from ctclip_export.engines.gpu import NoGpu, read_gpu
 from ctclip_export.parity.judge import StepAnswer, judge
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS, require_bfloat16
 from ctclip_server.embedded.server import EmbeddedTriton
+from ctclip_server.releases.control import Control
 from ctclip_server.self_check import check_embedded
 
 LONGEST_ON_CPU_S = 300.0
@@ -36,7 +38,7 @@ EVERY_SCAN = "Parity: every scan once"
 
 @dataclass(frozen=True)
 class Session:
-    """One server that is ready, the release that it is to have, and the volumes to send.
+    """One server that is ready, the release that it is to have, and the scans to send.
 
     process_id: of the embedded Triton, None for any other. config: the name of its configs. folder:
     temporary, gone at the end. notes: of its self-check.
@@ -45,7 +47,7 @@ class Session:
     connection: Connection
     process_id: int | None
     inputs: ParityInputs
-    volumes: Sequence[Volume]
+    scans: Sequence[PreparedScan]
     config: str
     described: Mapping[str, Any]
     folder: Path
@@ -70,14 +72,14 @@ class Session:
         return found
 
     def questions(self) -> tuple[Question, ...]:
-        """Volumes, put where the process that asks can read them."""
+        """Scans, put where the process that asks can read them."""
         return tuple(
-            Question.keep(volume, self.folder / f"question-{number}.npy")
-            for number, volume in enumerate(self.volumes)
+            Question.keep(scan.volume(), self.folder / f"question-{number}.npy")
+            for number, scan in enumerate(self.scans)
         )
 
     def judge(self, answers: Sequence[Scores]) -> Parity:
-        """Compare the server's answers, one for each volume, with the reference's, by the bounds of
+        """Compare the server's answers, one for each scan, with the reference's, by the bounds of
         `ctclip parity`: PyTorch's where a checkpoint was named, else those of the repository's own
         graphs. Codes do not leave the server on this way; `ctclip parity` compares them.
 
@@ -100,17 +102,11 @@ class Session:
         if changed := changed_files(inputs):
             return Parity("FAIL", against, reason=changed)
         with self.stages.stage(f"Parity: {against}", len(answers)) as advance:
-            scans = [
-                keep_volume(scan, volume, self.folder, number)
-                for number, (scan, volume) in enumerate(
-                    zip(inputs.scans, self.volumes, strict=True)
-                )
-            ]
             if step is not steps.pytorch:
-                prepared = run_step(preprocess_scans, inputs, scans)
+                prepared = run_step(preprocess_scans, inputs, self.scans)
                 if prepared.failure:
                     return Parity("FAIL", against, reason=prepared.failure)
-            ran = run_step(step, inputs, scans, advance)
+            ran = run_step(step, inputs, self.scans, advance)
         if ran.failure:
             return Parity("FAIL", against, reason=ran.failure)
         served = [StepAnswer.of_scores(scores) for scores in answers]
@@ -148,7 +144,7 @@ class Session:
             "server": self.described,
             "scans": [
                 {"shape_zxy": list(v.voxels.shape), "spacing_mm": list(v.spacing_mm)}
-                for v in self.volumes
+                for v in (scan.volume() for scan in self.scans)
             ],
         }
         found = [*verdicts, *(row.parity for row in rows if row.parity is not None)]
@@ -168,6 +164,44 @@ def under_load(judged: Parity, complaints: Sequence[str]) -> Parity:
     return replace(judged, verdict="FAIL", reason=complaints[0]) if complaints else judged
 
 
+def describe_server(
+    connection: Connection, repository: Path, config_name: str | None
+) -> dict[str, Any]:
+    """Version, models and how each of them runs.
+
+    Raises: InvalidInput if the server does not run what `config_name` says: numbers under a wrong
+    name are worse than none.
+    """
+    if config_name is not None:
+        check_variant(repository, config_name)
+    models: dict[str, Any] = {}
+    with Control(connection) as control:
+        for model in MODELS:
+            config = control.config(model.name)
+            backend = backend_of(config)
+            wanted = backend_of(read_config(config_path(repository / model.name, config_name)))
+            if backend != wanted:
+                raise InvalidInput(
+                    f"{model.name}: {connection.url} runs it on {backend}; config "
+                    f"{config_name or 'default'} of {repository} says {wanted}.",
+                    "Start the server with that --model-config-name, or name the one it runs with "
+                    "(--config-name).",
+                )
+            models[model.name] = {
+                "backend": backend,
+                "max_batch_size": config.max_batch_size,
+                "instances": [
+                    f"{group.count} × {group.Kind.Name(group.kind)}"
+                    for group in config.instance_group
+                ],
+            }
+        return {
+            "triton": control.server_version(),
+            "on_this_machine": Endpoint.parse(connection.url).loopback,
+            "models": models,
+        }
+
+
 @contextmanager
 def session(
     inputs: ParityInputs, config_name: str | None, timeout_s: float, limit_s: float = 0.0
@@ -183,13 +217,10 @@ def session(
         _check_limit(limit_s)
     with ExitStack() as stack:
         stages = stack.enter_context(Stages())
-        with stages.stage("Scans: read", len(inputs.scans)) as advance:
-            volumes = []
-            for scan in inputs.scans:
-                volumes.append(scan.volume())
-                advance(1)
         temporary = tempfile.TemporaryDirectory(prefix="ctclip-bench-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(temporary))
+        with stages.stage("Scans: read", len(inputs.scans)) as advance:
+            scans = read_scans(inputs.scans, folder, advance)
         notes: tuple[str, ...] = ()
         process_id = None
         if inputs.connection is not None:
@@ -206,7 +237,7 @@ def session(
         kind = {"kind": "already running" if process_id is None else "embedded"}
         described = kind | describe_server(connection, inputs.repository, config_name)
         found = Session(
-            connection, process_id, inputs, volumes, config_name or "default", described, folder,
+            connection, process_id, inputs, scans, config_name or "default", described, folder,
             stages, notes,
         )  # fmt: skip
         if not found.on_gpu:

@@ -32,7 +32,6 @@ class Worker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stack = contextlib.ExitStack()
-        self._process: Any = None
 
     def __enter__(self) -> Self:
         self._pipe, theirs = Pipe()
@@ -43,17 +42,13 @@ class Worker:
                     stdin=theirs.fileno(), stdout=2,
                 )
             )  # fmt: skip
+        self.process_id = self._process.pid
         self._talk(self._pipe.send, self._connection)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._pipe.close()  # its sign to end
         self._stack.__exit__(*exception)
-
-    @property
-    def process_id(self) -> int:
-        """Of the process that asks."""
-        return int(self._process.pid)
 
     def ask(self, job: Any, advance: Advance = lambda _: None) -> Any:
         """Run a job there, and return what its `run(caller, advance)` does; after an error this
