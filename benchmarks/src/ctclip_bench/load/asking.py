@@ -5,7 +5,6 @@ Imports NumPy and the client only: the process that asks (`worker`) stays as sma
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -172,7 +171,7 @@ class FileJob:
             tls=to.tls, headers=to.headers,
         ) as client:  # fmt: skip
             client.check_ready()
-            cores = _core_s()
+            cores = time.process_time()
             start = time.perf_counter()
             form, options = format_of(self.path), Options()
             stored = form.read(self.path, form.series(self.path)[0], options)
@@ -182,13 +181,8 @@ class FileJob:
             made = time.perf_counter()
             scores = client.pathologies(volume)
             end = time.perf_counter()
-            cores = _core_s() - cores
+            cores = time.process_time() - cores
         advance(1)
         ms = {READ: (read - start) * 1000, TO_VOLUME: (made - read) * 1000}
         ms |= {name: scores.timings_ms[name] for name in (PACK, INFER)}
         return Asked(self.number, start, end, scores), ms, cores
-
-
-def _core_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from ctclip_bench.load.asking import INFER, PACK, READ, TO_VOLUME, Asked, FileJob
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
-from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
-from ctclip_bench.load.statistics import COMPUTE, Spent, mean_ms, read_if_told, spent_since
-from ctclip_bench.load.worker import Worker
+from ctclip_bench.load.session import WHOLE_PATH, Session, under_load
+from ctclip_bench.load.statistics import COMPUTE, Spent, count, mean_ms
+from ctclip_bench.load.worker import Worker, start_worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client.contract import FINDINGS, PATHOLOGIES, PREPROCESS, VISION
 
@@ -22,7 +22,6 @@ ctclip_check, Triton's own steps between models. (Not by the ensemble's own time
 when it has put a request away, later than its answer.) rest: what is left of the whole, mostly
 letting go of shared memory."""
 _NOT_TOLD = "Triton does not tell its statistics, or other requests ran meanwhile"
-_CLIENT, _SERVER, _BYTES = "client_core_s", "server_core_s", "bytes_sent"
 
 
 def stages_ms(
@@ -48,7 +47,7 @@ def measure(session: Session, repeats: int) -> Result:
     """
     paths = [scan.path for scan in session.inputs.scans]
     plan = {"repeats": repeats, "scans": len(paths)}
-    with Worker(session.connection) as worker:
+    with start_worker(session.connection) as worker:
 
         def memory() -> dict[str, int]:
             sizes = {"client": sum(process_memory(worker.process_id).values())}
@@ -56,7 +55,7 @@ def measure(session: Session, repeats: int) -> Result:
                 sizes |= process_memory(session.process_id)
             return sizes
 
-        with session.stages.stage(EVERY_SCAN, len(paths)) as advance:
+        with session.stages.stage("Parity: every scan once", len(paths)) as advance:
             first = [
                 worker.ask(FileJob(path, number, True), advance)[0].scores
                 for number, path in enumerate(paths)
@@ -82,11 +81,10 @@ def measure(session: Session, repeats: int) -> Result:
                 asked.append(got)
                 found.setdefault(got.scores.transport.kind, []).append(figures)
     parity = under_load(verdict, session.complaints(asked, first))
-    rows = [
-        row
-        for transport, figures in found.items()
-        for row in _rows(transport, figures, parity, own=transport == own)
-    ]
+    rows = []
+    for transport, each in found.items():
+        table = "stages" if transport == own else f"stages by {transport}"
+        rows += _rows(table, transport, each, parity)
     rows += [Row("processes", name, figures={"peak_gib": g}) for name, g in peaks.gib.items()]
     notes = ("Files were read before, and so come from the system's cache.",)
     return session.result("file", [verdict], rows, plan, notes)
@@ -94,22 +92,20 @@ def measure(session: Session, repeats: int) -> Result:
 
 def _once(session: Session, worker: Worker, job: FileJob) -> tuple[Asked, dict[str, float]]:
     """Stages in milliseconds, core-seconds and bytes by their names."""
-    before = read_if_told(session.connection)
+    spent_since = count(session.connection)
     server = session.process_id
     cores = 0.0 if server is None else core_seconds(server)
     got, own, client_cores = worker.ask(job)
-    figures = {_CLIENT: client_cores, _BYTES: float(got.scores.transport.bytes)}
+    figures = {"client_core_s": client_cores, "bytes_sent": float(got.scores.transport.bytes)}
     if server is not None:
-        figures[_SERVER] = core_seconds(server) - cores
-    spent = spent_since(before, session.connection, WHOLE_PATH, 1)
+        figures["server_core_s"] = core_seconds(server) - cores
+    spent = spent_since(WHOLE_PATH, 1)
     return got, figures | stages_ms(got.ms, own, spent)
 
 
 def _rows(
-    transport: str, found: Sequence[Mapping[str, float]], parity: Parity, *, own: bool
+    table: str, transport: str, found: Sequence[Mapping[str, float]], parity: Parity
 ) -> list[Row]:
-    """own: whether it is the transport that the client takes by itself."""
-    table = "stages" if own else f"stages by {transport}"
     settings = {"transport": transport}
     whole = statistics.mean(each[WHOLE] for each in found)
     rows = []
@@ -121,7 +117,7 @@ def _rows(
         mean = statistics.mean(ms)
         figures = {"mean_ms": mean, "share": mean / whole}
         if stage == WHOLE:
-            for name in (_BYTES, _CLIENT, _SERVER):
+            for name in ("bytes_sent", "client_core_s", "server_core_s"):
                 if name in found[0]:
                     figures[name] = statistics.median(each[name] for each in found)
         rows.append(Row(table, stage, settings, Times.of(ms), parity, figures))

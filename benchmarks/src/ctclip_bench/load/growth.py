@@ -12,30 +12,13 @@ import numpy as np
 
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
 from ctclip_bench.load.session import Session, under_load
-from ctclip_bench.load.statistics import COMPUTE, mean_ms, read_if_told, spent_since
-from ctclip_bench.load.worker import Worker
+from ctclip_bench.load.statistics import COMPUTE, count, mean_ms
+from ctclip_bench.load.worker import Worker, start_worker
 from ctclip_bench.parity.prepared_scans import keep_volume
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client import Finding, Volume
 from ctclip_client.contract import PREPROCESS, SPACING_MM_RANGE
 from ctclip_client.errors import CTClipError, DeadlineExceeded
-
-Axes = Mapping[str, tuple[int, ...]]
-"""slices, matrix: of the volume (matrix² in a slice). prompts: sentences, two for each finding.
-clients: at once. scans: one after another by one client."""
-FULL: Axes = {
-    "slices": (64, 128, 300, 640, 1000, 1617),
-    "matrix": (512, 768, 1024),
-    "prompts": (2, 20, 200, 2000, 10_000),
-    "clients": (1, 2, 4),
-    "scans": (1, 2, 4, 8),
-}
-QUICK: Axes = {
-    "slices": (20, 40, 80), "matrix": (32, 64), "prompts": (2, 8), "clients": (1, 2),
-    "scans": (1, 2),
-}  # fmt: skip
-FULL_SIZE, QUICK_SIZE = (300, 512), (24, 48)
-"""Slices and matrix where they are not the axis."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class Plan:
     """axes: name -> values. slices, matrix: where they are not the axis. repeats: of each point,
     fewer where limit_s seconds are over first; one answer may take as long, too."""
 
-    axes: Axes
+    axes: Mapping[str, tuple[int, ...]]
     slices: int
     matrix: int
     repeats: int
@@ -84,7 +67,7 @@ def measure(session: Session, plan: Plan) -> Result:
     sample = scan.volume()
     base = keep_volume(scan.scan, resized(sample, plan.slices, plan.matrix), session.folder, 1)
     session = replace(session, scans=[base])
-    with Worker(session.connection) as worker, session.stages.stage("Parity: one scan"):
+    with start_worker(session.connection) as worker, session.stages.stage("Parity: one scan"):
         (asked,) = worker.ask(ClosedLoop(session.questions()))
     verdict = session.judge([asked.scores])
     rows: list[Row] = []
@@ -97,7 +80,7 @@ def measure(session: Session, plan: Plan) -> Result:
 def _axis(session: Session, sample: Volume, plan: Plan, axis: str) -> Iterator[Row]:
     measured: list[Row] = []
     too_long = ""
-    with Worker(replace(session.connection, timeout_s=plan.limit_s)) as worker:
+    with start_worker(replace(session.connection, timeout_s=plan.limit_s)) as worker:
         for value in plan.axes[axis]:
             row = Row(axis, f"{axis} {value}", {axis: value}, not_run=too_long)
             if not too_long:
@@ -137,7 +120,7 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
     path.unlink()  # it may be 850 MB, and is in the worker's memory now
     requests = max(at["clients"], at["scans"])
     loop = ClosedLoop((question,), at["clients"], requests, plan.limit_s)
-    before = read_if_told(session.connection)
+    spent_since = count(session.connection)
     asked: list[Asked] = []
     ms: list[float] = []
     while len(ms) < plan.repeats and sum(ms) < plan.limit_s * 1000:
@@ -145,7 +128,7 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
         asked += answered
         ms.append(requests / per_s(answered) * 1000)  # first request to last answer
     model = PREPROCESS.name
-    spent = spent_since(before, session.connection, [model], len(asked))
+    spent = spent_since([model], len(asked))
     sent = first.scores.transport
     figures: dict[str, Any] = {"bytes_sent": sent.bytes, "transport": sent.kind}
     if model in spent:

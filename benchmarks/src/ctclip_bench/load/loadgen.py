@@ -25,7 +25,6 @@ from ctclip_client.errors import CTClipError
 
 LARGEST_P99_S = 2.0
 """Of the Server scenario."""
-_ACCURACY_LOG, _SUMMARY = "mlperf_log_accuracy.json", "mlperf_log_summary.txt"
 
 
 Summary = Mapping[str, str | float]
@@ -97,7 +96,8 @@ class LoadGenJob:
         pool.shutdown(wait=not failures, cancel_futures=True)
         if failures:
             raise failures[0]
-        return asked, read_summary((self.folder / _SUMMARY).read_text(encoding="utf-8"))
+        summary = self.folder / "mlperf_log_summary.txt"
+        return asked, read_summary(summary.read_text(encoding="utf-8"))
 
     def _test(self, loadgen: Any, issue: Callable[[Sequence[Any]], None]) -> None:
         count = len(self.questions)
@@ -151,7 +151,7 @@ def logged_answers(folder: Path, asked: Sequence[Asked], questions: int) -> list
 
     Raises: CTClipError where that lacks one, has one twice, or has another one than was given.
     """
-    path = folder / _ACCURACY_LOG
+    path = folder / "mlperf_log_accuracy.json"
     given = {each.question: each.scores for each in asked}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

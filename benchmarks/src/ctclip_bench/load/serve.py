@@ -10,10 +10,10 @@ from typing import Any
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
 from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, logged_answers
 from ctclip_bench.load.memory import Peaks
-from ctclip_bench.load.session import EVERY_SCAN, WHOLE_PATH, Session, under_load
+from ctclip_bench.load.session import WHOLE_PATH, Session, under_load
+from ctclip_bench.load.statistics import count
 from ctclip_bench.load.statistics import figures as inside_triton
-from ctclip_bench.load.statistics import read_if_told, spent_since
-from ctclip_bench.load.worker import Worker
+from ctclip_bench.load.worker import start_worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
 from ctclip_client.errors import CTClipError, ServiceError
 
@@ -45,7 +45,6 @@ class Measurement:
     def __init__(self, session: Session, plan: Plan) -> None:
         self.error: CTClipError | None = None
         self._session, self._plan = session, plan
-        self._worker = Worker(session.connection)
         self._questions: tuple[Question, ...] = session.questions()
         self._rows: list[Row] = []
         self._complaints: list[str] = []
@@ -54,18 +53,16 @@ class Measurement:
     def run(self) -> Result:
         """Judge, and measure everything. Raises: CTClipError before there is a verdict."""
         plan = {**vars(self._plan), "counts": OWN_COUNTS}
-        with self._worker:
+        with start_worker(self._session.connection) as self._worker:
             first = self._judge()
             if self._verdict.verdict != "PASS":
                 return self._session.result("serve", [self._verdict], (), plan)
             todo = [Row("clients", f"clients {n}", {"clients": n}) for n in self._plan.clients]
             todo += [Row("scenarios", name) for name in self._plan.scenarios]
             for row in todo:
+                clients = row.table == "clients"
                 try:
-                    if row.table == "clients":
-                        self._clients(row, first)
-                    else:
-                        self._scenario(row)
+                    self._rows += self._clients(row, first) if clients else [self._scenario(row)]
                 except ServiceError as error:
                     self.error = error
                     # Its words name a host, which no result does; the command prints them.
@@ -83,7 +80,7 @@ class Measurement:
         """LoadGen's accuracy mode: every scan once, answers as its log has them; the first one."""
         session, count = self._session, len(self._questions)
         job = LoadGenJob(self._questions, "SingleStream", session.folder, True, queries=count)
-        with session.stages.stage(EVERY_SCAN, count) as advance:
+        with session.stages.stage("Parity: every scan once", count) as advance:
             asked: list[Asked] = self._worker.ask(job, advance)[0]
         self._judged = logged_answers(session.folder, asked, count)
         self._verdict = session.judge(self._judged)
@@ -94,32 +91,27 @@ class Measurement:
         self._complaints += [f"{name}, {each}" for each in wrong]
         return under_load(self._verdict, wrong)
 
-    def _clients(self, row: Row, first: Asked) -> None:
+    def _clients(self, row: Row, first: Asked) -> list[Row]:
         session, clients = self._session, row.settings["clients"]
         loop = ClosedLoop(self._questions, clients, self._plan.requests, self._plan.limit_s)
-        before = read_if_told(session.connection)
+        spent_since = count(session.connection)
         with (
             session.stages.stage(f"Clients: {clients}", loop.requests) as advance,
             Peaks(session.memory) as peaks,
         ):
             asked: list[Asked] = self._worker.ask(loop, advance)
-        spent = spent_since(before, session.connection, WHOLE_PATH, len(asked))
+        spent = spent_since(WHOLE_PATH, len(asked))
         parity = self._parity(row.name, asked)
+        rows: list[Row] = []
         if session.process_id is not None and not self._rows:  # it was started for this
             same = [each.ms for each in asked if each.question == first.question]
             later = statistics.median(same or [each.ms for each in asked])
-            self._rows.append(
-                Row(
-                    "clients", "first answer after ready", {}, Times.of([first.ms]), parity,
-                    {"of_later_ones": first.ms / later},
-                )
-            )  # fmt: skip
+            ratio = {"of_later_ones": first.ms / later}
+            times = Times.of([first.ms])
+            rows.append(Row("clients", "first answer after ready", {}, times, parity, ratio))
         rate = per_s(asked)
         self._throughput = max(self._throughput, rate)
-        figures = {"scans_per_s": rate}
-        for name, figure in (("server", "peak_gib"), ("gpu", "gpu_peak_gib")):
-            if name in peaks.gib:
-                figures[figure] = peaks.gib[name]
+        figures = {"scans_per_s": rate, **peaks.gib}
         one = next((each for each in self._rows if each.settings.get("clients") == 1), None)
         if one is not None:
             figures["speed_of_one"] = rate / one.figures["scans_per_s"]
@@ -127,28 +119,28 @@ class Measurement:
                 figures["memory_of_one"] = figures["peak_gib"] / one.figures["peak_gib"]
         settings = {"clients": clients, "transport": asked[0].scores.transport.kind}
         times = Times.of([each.ms for each in asked])
-        self._rows.append(Row(row.table, row.name, settings, times, parity, figures))
-        self._rows += [
+        rows.append(Row(row.table, row.name, settings, times, parity, figures))
+        rows += [
             Row("inside Triton", model, {"clients": clients}, figures=inside_triton(each))
             for model, each in spent.items()
         ]
+        return rows
 
-    def _scenario(self, row: Row) -> None:
+    def _scenario(self, row: Row) -> Row:
         plan = self._plan
         job = LoadGenJob(
             self._questions, row.name, self._session.folder, queries=plan.requests,
             limit_s=plan.limit_s,
         )  # fmt: skip
         if row.name == "Server":
-            self._rows.append(self._server(replace(job, at_once=AT_ONCE), row))
-            return
+            return self._server(replace(job, at_once=AT_ONCE), row)
         if row.name == "Offline":
             # One query holds all its samples, so that it cannot be cut: as many as there is time.
             queries = max(1, min(plan.requests, int(self._throughput * plan.limit_s)))
             job = replace(job, queries=queries, at_once=max(plan.clients))
         done = self._test(job, row)
         self._throughput = max(self._throughput, done.figures["scans_per_s"])
-        self._rows.append(done)
+        return done
 
     def _server(self, job: LoadGenJob, row: Row) -> Row:
         """The largest rate whose p99 stays within the limit, by halves.

@@ -30,10 +30,8 @@ from ctclip_server.embedded.server import EmbeddedTriton
 from ctclip_server.releases.control import Control
 from ctclip_server.self_check import check_embedded
 
-LONGEST_ON_CPU_S = 300.0
 WHOLE_PATH = (PATHOLOGIES.name, *(step.model.name for step in PATHOLOGIES.steps))
 """Models that count a scan."""
-EVERY_SCAN = "Parity: every scan once"
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,14 @@ class Session:
         return any("KIND_GPU" in group for model in models for group in model["instances"])
 
     def memory(self) -> dict[str, int]:
-        """Bytes of "server", its processes together, and of "gpu" as the driver tells it, whatever
-        runs there; as far as they can be read."""
+        """Bytes of the server's processes together, and of the GPU as the driver tells it, whatever
+        runs there; as far as they can be read, by the names of a row's figures."""
         found = {}
         if self.process_id is not None:
-            found["server"] = sum(process_memory(self.process_id).values())
+            found["peak_gib"] = sum(process_memory(self.process_id).values())
         if self.described["on_this_machine"] and self.on_gpu:
             with suppress(NoGpu):
-                found["gpu"] = read_gpu().memory_used_bytes
+                found["gpu_peak_gib"] = read_gpu().memory_used_bytes
         return found
 
     def questions(self) -> tuple[Question, ...]:
@@ -203,18 +201,14 @@ def describe_server(
 
 
 @contextmanager
-def session(
-    inputs: ParityInputs, config_name: str | None, timeout_s: float, limit_s: float = 0.0
-) -> Iterator[Session]:
+def session(inputs: ParityInputs, config_name: str | None, timeout_s: float) -> Iterator[Session]:
     """Read the scans; the server of inputs.connection, or the embedded one, started as `ctclip
     serve` starts it: it is ready when its self-check has passed. At the end it is stopped, and the
     folder removed.
 
     config_name: what a server of inputs.connection is said to run with.
-    Raises: CTClipError; InvalidInput also for a limit that is too long for a CPU.
+    Raises: CTClipError.
     """
-    if inputs.connection is None:
-        _check_limit(limit_s)
     with ExitStack() as stack:
         stages = stack.enter_context(Stages())
         temporary = tempfile.TemporaryDirectory(prefix="ctclip-bench-", ignore_cleanup_errors=True)
@@ -222,10 +216,8 @@ def session(
         with stages.stage("Scans: read", len(inputs.scans)) as advance:
             scans = read_scans(inputs.scans, folder, advance)
         notes: tuple[str, ...] = ()
-        process_id = None
-        if inputs.connection is not None:
-            connection = inputs.connection
-        else:
+        connection, process_id = inputs.connection, None
+        if connection is None:
             config_name = inputs.config_name
             with stages.stage("Triton: start, and its self-check"):
                 triton = stack.enter_context(
@@ -236,18 +228,7 @@ def session(
             connection, process_id = Connection(triton.grpc_url, timeout_s), triton.process_id
         kind = {"kind": "already running" if process_id is None else "embedded"}
         described = kind | describe_server(connection, inputs.repository, config_name)
-        found = Session(
+        yield Session(
             connection, process_id, inputs, scans, config_name or "default", described, folder,
             stages, notes,
         )  # fmt: skip
-        if not found.on_gpu:
-            _check_limit(limit_s)
-        yield found
-
-
-def _check_limit(limit_s: float) -> None:
-    if limit_s > LONGEST_ON_CPU_S:
-        raise InvalidInput(
-            f"--limit-s: got {limit_s:g}, expected at most {LONGEST_ON_CPU_S:g} on a CPU.",
-            "Five minutes for each part say enough of a CPU.",
-        )

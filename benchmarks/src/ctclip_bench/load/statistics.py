@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ctclip_client.errors import CTClipError
@@ -20,8 +21,7 @@ from ctclip_server.releases.control import Control
 Spent = Counter[str]
 COMPUTE = ("compute_input", "compute_infer", "compute_output")
 _PHASES = ("success", "queue", *COMPUTE)
-_SETTLING_S, _COUNTING_S = 2.0, 3.0
-_POLL_S = 0.05
+_SETTLING_S, _COUNTING_S, _POLL_S = 2.0, 3.0, 0.05
 
 
 def mean_ms(spent: Spent, *phases: str) -> float:
@@ -70,25 +70,25 @@ def read(connection: Connection) -> dict[str, Spent]:
     return found
 
 
-def read_if_told(connection: Connection) -> dict[str, Spent]:
-    """The same; empty where the server does not tell."""
-    try:
-        return read(connection)
-    except CTClipError:  # restricted, for instance; latencies are still to be had
+def count(connection: Connection) -> Callable[[Sequence[str], int], dict[str, Spent]]:
+    """Begin to count. The function that is returned takes the names of models and how many requests
+    each of them was sent; it waits until so many are counted, and returns what was done since by
+    every model that was asked. Empty where the server does not tell, or has gone.
+    """
+
+    def since(models: Sequence[str], requests: int) -> dict[str, Spent]:
+        end_s = time.monotonic() + _COUNTING_S
+        with suppress(CTClipError):
+            while before:
+                now = read(connection)
+                changes = ((name, now[name] - before.get(name, Spent())) for name in now)
+                spent = {name: done for name, done in changes if done["requests"]}
+                counted = [spent.get(name, Spent())["requests"] >= requests for name in models]
+                if all(counted) or time.monotonic() > end_s:
+                    return spent
         return {}
 
-
-def spent_since(
-    before: Mapping[str, Spent], connection: Connection, models: Sequence[str], requests: int
-) -> dict[str, Spent]:
-    """What was done since a reading by the models that were asked in between, once so many requests
-    of each of `models` are counted. Empty where the server does not tell."""
-    end_s = time.monotonic() + _COUNTING_S
-    while before:
-        now = read_if_told(connection)
-        spent = {name: done - before.get(name, Spent()) for name, done in now.items()}
-        spent = {name: done for name, done in spent.items() if done["requests"]}
-        counted = all(name in spent and spent[name]["requests"] >= requests for name in models)
-        if counted or time.monotonic() > end_s:
-            return spent
-    return {}
+    before: dict[str, Spent] = {}
+    with suppress(CTClipError):  # restricted, for instance; latencies are still to be had
+        before = read(connection)
+    return since

@@ -1,4 +1,4 @@
-"""The process that asks the server, from both sides: `Worker` starts it, `serve` is what it does.
+"""The process that asks the server: `start_worker` starts it, and `serve` is what it does.
 
 Jobs go in by a pipe, one after the other; for each comes out ("advance", n), any number of times,
 and then ("answer", what the job returned) or ("error", an exception), after which the process ends.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection as PipeEnd
-from typing import Any, Self
+from typing import Any
 
 from ctclip_bench.load.asking import Advance, Caller
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_INTERRUPTED, ServiceError
@@ -26,29 +27,11 @@ _PUTS_AWAY_S = 10.0
 
 
 class Worker:
-    """A process of its own, since LoadGen waits in C++, where no Ctrl-C is heard, ends the process
-    by an exception that a callback raises, and since memory and seconds are then the client's."""
+    """The other process, from this side."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        self._pipe, theirs = Pipe()
-        with theirs:  # its standard input; whatever LoadGen prints goes to standard error
-            self._process = self._stack.enter_context(
-                child(
-                    [sys.executable, "-m", __name__], grace_s=_PUTS_AWAY_S,
-                    stdin=theirs.fileno(), stdout=2,
-                )
-            )  # fmt: skip
-        self.process_id = self._process.pid
-        self._talk(self._pipe.send, self._connection)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._pipe.close()  # its sign to end
-        self._stack.__exit__(*exception)
+    def __init__(self, pipe: PipeEnd, process: subprocess.Popen[str]) -> None:
+        self.process_id = process.pid
+        self._pipe, self._process = pipe, process
 
     def ask(self, job: Any, advance: Advance = lambda _: None) -> Any:
         """Run a job there, and return what its `run(caller, advance)` does; after an error this
@@ -56,28 +39,43 @@ class Worker:
 
         Raises: the job's own error; ServiceError where the process died.
         """
-        self._talk(self._pipe.send, job)
+        self.talk(self._pipe.send, job)
         while True:
-            kind, content = self._talk(self._pipe.recv)
+            kind, content = self.talk(self._pipe.recv)
             if kind == "answer":
                 return content
             if kind == "error":
                 raise content
             advance(content)
 
-    def _talk(self, word: Callable[..., Any], *content: Any) -> Any:
+    def talk(self, word: Callable[..., Any], *content: Any) -> Any:
+        """Send or receive. Raises: ServiceError where the process died."""
         try:
             return word(*content)
         except (EOFError, OSError):
-            raise self._died() from None
-
-    def _died(self) -> ServiceError:
-        code = self._process.wait()
+            code = self._process.wait()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        return ServiceError(
+        raise ServiceError(
             f"the process that asks the server has died ({how}); what it measured is lost.",
             "See what it said above. SIGKILL is mostly the system's answer to too little memory.",
         )
+
+
+@contextlib.contextmanager
+def start_worker(connection: Connection) -> Iterator[Worker]:
+    """A process of its own, since LoadGen waits in C++, where no Ctrl-C is heard, ends the process
+    by an exception that a callback raises, and since memory and seconds are then the client's."""
+    pipe, theirs = Pipe()  # its standard input; whatever LoadGen prints goes to standard error
+    command = [sys.executable, "-m", __name__]
+    with (
+        pipe, theirs,
+        child(command, grace_s=_PUTS_AWAY_S, stdin=theirs.fileno(), stdout=2) as process,
+    ):  # fmt: skip
+        theirs.close()
+        worker = Worker(pipe, process)
+        worker.talk(pipe.send, connection)
+        yield worker
+        pipe.close()  # its sign to end
 
 
 def serve() -> None:

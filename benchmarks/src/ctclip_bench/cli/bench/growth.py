@@ -19,7 +19,21 @@ from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK
 from ctclip_client.system.signals import termination_interrupts
 
 SUMMARY = "Measure how cost grows with slices, matrix, prompts, clients, scans; verdict first."
-AXES = ("slices", "matrix", "prompts", "clients", "scans")
+AXES = {
+    "slices": (64, 128, 300, 640, 1000, 1617),
+    "matrix": (512, 768, 1024),
+    "prompts": (2, 20, 200, 2000, 10_000),
+    "clients": (1, 2, 4),
+    "scans": (1, 2, 4, 8),
+}
+"""slices, matrix: of the volume (matrix² in a slice). prompts: sentences, two for each finding.
+clients: at once. scans: one after another by one client."""
+_QUICK = {
+    "slices": (20, 40, 80), "matrix": (32, 64), "prompts": (2, 8), "clients": (1, 2),
+    "scans": (1, 2),
+}  # fmt: skip
+_SIZE, _QUICK_SIZE = (300, 512), (24, 48)
+"""Slices and matrix where they are not the axis."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scan", type=Path, metavar="FILE", help="what volumes are made of (a public chest CT)"
     )
     parser.add_argument(
-        "--axes", type=one_of(AXES), default=",".join(AXES), metavar="LIST",
+        "--axes", type=one_of(tuple(AXES)), default=",".join(AXES), metavar="LIST",
         help="one at a time, the others at 300 slices of 512 × 512",
     )  # fmt: skip
     parser.add_argument("--repeats", type=at_least(1), default=3, metavar="N", help="of each point")
@@ -52,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_together(args)
     check_folder(args.out)
-    axes, size = growth.FULL, growth.FULL_SIZE
-    if args.quick:
-        axes, size = growth.QUICK, growth.QUICK_SIZE
+    axes, size = (_QUICK, _QUICK_SIZE) if args.quick else (AXES, _SIZE)
     chosen = {axis: axes[axis] for axis in args.axes}
     plan = growth.Plan(chosen, *size, args.repeats, args.limit_s)
     inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))

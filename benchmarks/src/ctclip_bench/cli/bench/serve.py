@@ -25,6 +25,7 @@ from ctclip_client.system.signals import termination_interrupts
 SUMMARY = "Measure a server with real CTs: LoadGen's scenarios, clients at once; verdict first."
 SCENARIOS = ("SingleStream", "Offline", "Server")
 _VARIATIONS = 2
+_LONGEST_ON_CPU_S = 300
 GONE = {
     "--concurrency": "it is --clients now",
     "--batch": "ctclip bench graphs measures the vision model alone",
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     load.add_argument(
         "--limit-s", type=seconds, default=60.0, metavar="S",
-        help="at most, for each row; no more than 300 on a CPU",
+        help=f"at most, for each row; no more than {_LONGEST_ON_CPU_S} on a CPU",
     )  # fmt: skip
     load.add_argument(
         "--perf-analyzer", type=Path, metavar="DIR",
@@ -95,9 +96,13 @@ def run(args: argparse.Namespace) -> int:
     variations = _VARIATIONS if args.variations is None else args.variations
     if args.perf_analyzer is not None:
         return _for_perf_analyzer(args, variations)
+    if args.url is None:  # the embedded Triton computes on the CPU
+        _check_limit(args.limit_s)
     check_folder(args.out)
     inputs = read_subject(args, variations)
-    with session(inputs, args.config_name, args.timeout_s, args.limit_s) as found:
+    with session(inputs, args.config_name, args.timeout_s) as found:
+        if not found.on_gpu:
+            _check_limit(args.limit_s)
         scenarios = args.scenario or SCENARIOS[: 3 if found.on_gpu else 2]
         measurement = Measurement(found, Plan(scenarios, args.clients, args.requests, args.limit_s))
         result = measurement.run()
@@ -106,6 +111,14 @@ def run(args: argparse.Namespace) -> int:
         error.remedy = f"{error.remedy} What was measured before: {path}".strip()
         raise error
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED
+
+
+def _check_limit(limit_s: float) -> None:
+    if limit_s > _LONGEST_ON_CPU_S:
+        raise InvalidInput(
+            f"--limit-s: got {limit_s:g}, expected at most {_LONGEST_ON_CPU_S} on a CPU.",
+            "Five minutes for each part say enough of a CPU.",
+        )
 
 
 def _for_perf_analyzer(args: argparse.Namespace, variations: int) -> int:
