@@ -102,7 +102,7 @@ def test_a_running_server_is_judged_and_then_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = ["--scenario", "SingleStream,Offline,Server", "--json"]
-    flags += ["--clients", "1,3", "--requests", "4", "--limit-s", "3"]
+    flags += ["--clients", "1,3", "--requests", "4", "--limit-s", "2"]
     flags += ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
     temporary = tmp_path / "temporary"  # other tests use the system's own meanwhile
     temporary.mkdir()
@@ -118,27 +118,29 @@ def test_a_running_server_is_judged_and_then_measured(
     assert NAME not in printed
     assert golden.checkpoint.name not in printed
     assert server.grpc_url not in printed
-    assert found["kind"] == "serve"
-    assert found["passed"]
+    assert (found["kind"], found["passed"]) == ("serve", True)
     assert [each["verdict"] for each in found["verdicts"]] == ["PASS", "PASS"]
     assert found["verdicts"][0]["against"] == "PyTorch fp32"
     assert "not those of the MLPerf rules" in found["plan"]["counts"]
     assert found["plan"]["device"] == "cpu"
     assert found["subject"]["provenance"]["checkpoint"]["sha256"] == sha256(golden.checkpoint)
     assert found["subject"]["server"]["models"]["ctclip_vision"]["backend"] == "onnxruntime"
-    assert all(row["parity"]["verdict"] == "PASS" for row in table(found, "scenarios"))
     single, offline, poisson = table(found, "scenarios")
-    assert [row["name"] for row in (single, offline, poisson)] == [
-        "SingleStream", "Offline", "Server",
-    ]  # fmt: skip
-    assert single["times_ms"]["n"] == single["figures"]["queries"] == 4
-    said = single["figures"]["loadgen"]
-    assert (said["Scenario"], said["Mode"]) == ("SingleStream", "PerformanceOnly")
-    assert said["Result is"] == single["figures"]["loadgen_says"] == "INVALID"  # our own counts
-    assert said["min_query_count"] == 4
+    for row, name in ((single, "SingleStream"), (offline, "Offline"), (poisson, "Server")):
+        said = row["figures"]["loadgen"]
+        assert row["name"] == said["Scenario"] == name
+        assert row["parity"]["verdict"] == "PASS"
+        assert (said["Mode"], said["Result is"]) == (
+            "PerformanceOnly",
+            row["figures"]["loadgen_says"],
+        )
     # Two clocks on the same four answers: LoadGen's begins earlier and ends later.
-    said = single["figures"]["loadgen"]["99.00 percentile latency (ns)"]
-    assert single["times_ms"]["p99"] == pytest.approx(said / 1e6, rel=1e-5)
+    said = single["figures"]["loadgen"]
+    assert single["times_ms"]["n"] == said["min_query_count"] == 4
+    assert single["times_ms"]["p99"] == pytest.approx(
+        said["99.00 percentile latency (ns)"] / 1e6, rel=1e-5
+    )
+    assert single["figures"]["loadgen_says"] == "INVALID"  # our own counts
     assert offline["figures"]["loadgen"]["Samples per second"] > 0
     assert (offline["figures"]["queries"], offline["settings"]["at_once"]) == (4, 3)
     rates = [each["rate_per_s"] for each in poisson["figures"]["probes"] if each["within"]]
@@ -220,10 +222,8 @@ def test_a_server_that_is_killed_ends_the_run(
     found = written(out)
     assert found["subject"]["server"]["kind"] == "embedded"
     first, one = table(found, "clients")
-    assert first["name"] == "first answer after ready"
-    assert first["times_ms"]["n"] == 1
+    assert (first["name"], first["times_ms"]["n"]) == ("first answer after ready", 1)
     assert first["figures"]["of_later_ones"] > 0
-    assert one["settings"]["clients"] == 1
     assert one["times_ms"]["n"] > 1
     assert one["figures"]["peak_gib"] > 0.05
     (row,) = table(found, "scenarios")
@@ -281,17 +281,7 @@ def test_usage(
     flags: list[str], message: str, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench(*flags) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert "Traceback" not in printed
-
-
-def test_old_flags_are_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["bench", "serve", "--help"])
-    listed = capsys.readouterr().out
-    assert "--clients" in listed
-    assert not [flag for flag in GONE if flag in listed]
+    assert message in capsys.readouterr().err
 
 
 def test_perf_analyzer_gets_requests_that_the_server_answers(
@@ -313,15 +303,12 @@ def test_perf_analyzer_gets_requests_that_the_server_answers(
     assert "--concurrency-range=4" in four
     requests = json.loads(path.read_text())["data"]
     types = {tensor.name: triton_to_np_dtype(tensor.dtype) for tensor in PATHOLOGIES.inputs}
-    to = Connection(server.grpc_url)
-    with Control(to) as control, Client(server.grpc_url) as client:
+    with Control(Connection(server.grpc_url)) as control, Client(server.grpc_url) as client:
         for request, file in zip(requests, sorted(scans.iterdir()), strict=True):
-            inputs = {
-                name: np.frombuffer(base64.b64decode(entry["content"]["b64"]), types[name]).reshape(
-                    entry["shape"]
-                )
-                for name, entry in request.items()
-            }
+            inputs = {}
+            for name, entry in request.items():
+                values = np.frombuffer(base64.b64decode(entry["content"]["b64"]), types[name])
+                inputs[name] = values.reshape(entry["shape"])
             answer = control.infer(PATHOLOGIES.name, None, inputs)
             known = client.pathologies(read_volume(file))
             np.testing.assert_allclose(answer["LOGITS"][0], known.logits, rtol=1e-5)
