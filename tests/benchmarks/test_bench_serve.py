@@ -22,6 +22,7 @@ from tritonclient.utils import triton_to_np_dtype
 from ctclip_bench.cli.bench.serve import GONE
 from ctclip_bench.load import serve
 from ctclip_bench.load.session import Session
+from ctclip_bench.parity.step_process import import_in_background
 from ctclip_bench.results.result import Parity
 from ctclip_client import Client, read_volume
 from ctclip_client.cli.program import main
@@ -104,6 +105,7 @@ def test_a_running_server_is_judged_and_then_measured(
     flags = ["--scenario", "SingleStream,Offline,Server", "--json"]
     flags += ["--clients", "1,3", "--requests", "4", "--limit-s", "2"]
     flags += ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
+    import_in_background()  # its socket's path would be too long in the folder that follows
     temporary = tmp_path / "temporary"  # other tests use the system's own meanwhile
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
