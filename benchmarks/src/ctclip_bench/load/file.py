@@ -96,7 +96,7 @@ def _once(session: Session, worker: Worker, job: FileJob) -> tuple[Asked, dict[s
     server = session.process_id
     cores = 0.0 if server is None else core_seconds(server)
     got, own, client_cores = worker.ask(job)
-    figures = {"client_core_s": client_cores, "bytes_sent": float(got.scores.transport.bytes)}
+    figures = {"client_core_s": client_cores, "bytes_sent": got.scores.transport.bytes}
     if server is not None:
         figures["server_core_s"] = core_seconds(server) - cores
     spent = spent_since(WHOLE_PATH, 1)
