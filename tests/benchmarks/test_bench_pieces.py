@@ -1,63 +1,77 @@
-"""The pieces of `ctclip bench serve`: answers, LoadGen's logs, Triton's statistics, memory."""
+"""The pieces of `ctclip bench serve`: answers, the process that asks, statistics, memory."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from ctclip_bench.load.answers import Answer, Question, Repeat
-from ctclip_bench.load.closed_loop import Asked, ClosedLoop, per_s
-from ctclip_bench.load.loadgen import read_accuracy_log, read_summary
+from ctclip_bench.load import memory
+from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
+from ctclip_bench.load.loadgen import LoadGenJob, as_bytes, logged_answers
 from ctclip_bench.load.memory import Peaks, core_seconds, process_memory
-from ctclip_bench.load.server import Raw, Server, without_address
-from ctclip_bench.load.statistics import Spent, difference, read_statistics
-from ctclip_bench.load.worker import Worker
-from ctclip_client import read_volume
+from ctclip_bench.load.session import Session
+from ctclip_bench.load.statistics import count, figures, parse, read
+from ctclip_bench.load.worker import Worker, start_worker
+from ctclip_client import Scores, read_volume
 from ctclip_client.contract import PYTHON_MODELS, prompts_for
-from ctclip_client.errors import CTClipError, DeadlineExceeded, Unavailable
+from ctclip_client.errors import CTClipError, DeadlineExceeded, ServiceError, Unavailable
 from ctclip_client.transport.connection import Connection
+from ctclip_export.parity.judge import BOUNDS
 from ctclip_server.embedded.server import EmbeddedTriton
 
-STRICT = Repeat(cosine=0.9999, probability=1e-3)
+SHM = Path("/dev/shm")  # noqa: S108 (Linux's own)
 
 
-def answer(seed: int = 0) -> Answer:
-    random = np.random.default_rng(seed)
-    parts = (random.standard_normal(shape).astype(np.float32) for shape in ((3, 2), 3, 8))
-    return Answer(*parts)
+@pytest.fixture
+def question(phantoms: Path, tmp_path: Path) -> Question:
+    return Question.keep(read_volume(phantoms / "ct0.nii.gz"), tmp_path / "question.npy")
 
 
-def test_answers_cross_as_bytes() -> None:
-    known = answer()
-    got = Answer.from_bytes(known.to_bytes(), 3)
-    for name in ("logits", "probabilities", "image_embedding"):
-        np.testing.assert_array_equal(getattr(got, name), getattr(known, name))
-    with pytest.raises(ValueError, match="findings"):
-        Answer.from_bytes(known.to_bytes()[:36], 3)
+@pytest.fixture
+def endless(question: Question, tmp_path: Path) -> LoadGenJob:
+    return LoadGenJob((question,), "SingleStream", tmp_path, queries=10**6, limit_s=60)
 
 
-def test_an_answer_has_to_repeat_the_judged_one() -> None:
-    known = answer()
-    assert STRICT.complaint(known, known) == ""
-    assert "cosine" in STRICT.complaint(answer(1), known)
-    off = Answer(known.logits, known.probabilities + np.float32(0.01), known.image_embedding)
-    assert "|Δprobability| 1.0e-02" in STRICT.complaint(off, known)
-    fewer = Answer(known.logits[:2], known.probabilities[:2], known.image_embedding)
-    assert "probabilities, expected" in STRICT.complaint(fewer, known)
-    with np.errstate(invalid="ignore"):
-        nothing = Answer(known.logits, known.probabilities, np.zeros(8, np.float32))
-        assert "nan" in STRICT.complaint(nothing, known)
+def asked(question: int = 0) -> Asked:
+    """An answer that nobody gave; each question has its own."""
+    random = np.random.default_rng(question)
+    logits, probabilities, embedding = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((3, 2), 3, 8)
+    )
+    nobody: Any = None
+    scores = Scores(("a", "b", "c"), probabilities, embedding, nobody, {}, nobody, logits)
+    return Asked(question, 0.0, 1.0, scores)
+
+
+# --- answers ---
+
+
+def test_an_answer_has_to_repeat_the_judged_one_to_its_question() -> None:
+    first, second = (asked(number) for number in range(2))
+    off = replace(first.scores, probabilities=first.scores.probabilities + np.float32(0.01))
+    nothing = replace(first.scores, image_embedding=np.full(8, np.nan, np.float32))
+    session: Any = SimpleNamespace(inputs=SimpleNamespace(bounds=BOUNDS["fp32"]))
+    answers = [
+        first, second, replace(second, question=0), replace(first, scores=off),
+        replace(first, scores=nothing),
+    ]  # fmt: skip
+    found = Session.complaints(session, answers, [first.scores, second.scores])
+    assert [text[:7] for text in found] == ["scan 1:"] * 3
+    for text, reason in zip(found, ("cosine", "|Δprobability| 1.0e-02", "NaN"), strict=True):
+        assert reason in text
 
 
 def test_a_question_lies_in_memory_as_the_scan_did(phantoms: Path, tmp_path: Path) -> None:
@@ -68,92 +82,120 @@ def test_a_question_lies_in_memory_as_the_scan_did(phantoms: Path, tmp_path: Pat
     assert (again.spacing_mm, again.rescale) == (volume.spacing_mm, volume.rescale)
 
 
+# --- the process that asks ---
+
+
 def test_clients_take_turns_with_the_questions(
-    server: EmbeddedTriton, phantoms: Path, tmp_path: Path
+    server: EmbeddedTriton, question: Question, phantoms: Path, tmp_path: Path
 ) -> None:
-    questions = tuple(
-        Question.keep(read_volume(phantoms / f"ct{n}.nii.gz"), tmp_path / f"{n}.npy", prompts)
-        for n, prompts in enumerate(((), (prompts_for("Emphysema"),)))
-    )
+    prompts = (prompts_for("Emphysema"),)
+    other = Question.keep(read_volume(phantoms / "ct1.nii.gz"), tmp_path / "1.npy", prompts)
     done: list[int] = []
-    with Worker(Connection(server.grpc_url)) as worker:
-        asked = worker.ask(ClosedLoop(questions, 2, 5, 60, STRICT), done.append)
-        expected = tuple(next(a.answer for a in asked if a.question == number) for number in (0, 1))
-        late = worker.ask(ClosedLoop(questions, 3, 9, 0.0, STRICT, expected))
-        wrong = worker.ask(ClosedLoop(questions[:1], 1, 1, 0.0, STRICT, (late[0].answer[::-1],)))
-    assert len(asked) == sum(done) == 5
-    assert sorted(each.question for each in asked) == [0, 0, 0, 1, 1]
+    with start_worker(Connection(server.grpc_url)) as worker:
+        answers = worker.ask(ClosedLoop((question, other), 2, 5, 60), done.append)
+        late = worker.ask(ClosedLoop((question, other), 3, 9))
+    assert len(answers) == sum(done) == 5
+    assert sorted(each.question for each in answers) == [0, 0, 0, 1, 1]
+    assert {len(each.scores.findings) for each in answers if each.question == 1} == {1}
     assert len(late) == 3  # one for each client, however short the time
-    assert {each.complaint for each in late} == {""}
-    assert wrong[0].complaint
-    ends = [Asked(0, float(n), n + 2.0, "", b"", 0, "grpc", "r") for n in range(2)]
+    ends = [replace(asked(), start_s=float(n), end_s=n + 2.0) for n in range(2)]
     assert per_s(ends) == pytest.approx(2 / 3)
 
 
-def test_the_summary_of_loadgen_is_read_line_by_line() -> None:
-    text = (
-        "=====\nMLPerf Results Summary\n=====\nSUT name : PySUT\nSamples per second: 19.8\n"
-        "Result is : INVALID\n  Min duration satisfied : Yes\nRecommendations:\n"
-        "99.00 percentile latency (ns)   : 51754692\nQPS w/o loadgen overhead : inf\n"
-    )
-    assert read_summary(text) == {
-        "SUT name": "PySUT", "Samples per second": 19.8, "Result is": "INVALID",
-        "Min duration satisfied": "Yes", "99.00 percentile latency (ns)": 51754692.0,
-        "QPS w/o loadgen overhead": "inf",
-    }  # fmt: skip
+def assert_gone(worker: Worker) -> None:
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker.process_id, 0)
 
 
-@pytest.mark.parametrize("entries", [[0], [0, 0], [0, 2], "no list"])
-def test_an_accuracy_log_without_every_scan_is_refused(entries: Any, tmp_path: Path) -> None:
-    found: Any = entries
-    if entries != "no list":
-        found = [{"seq_id": i, "qsl_idx": scan, "data": "00"} for i, scan in enumerate(entries)]
+def test_an_interrupted_test_of_loadgen_leaves_nothing(
+    server: EmbeddedTriton, endless: LoadGenJob
+) -> None:
+    """Ctrl-C comes while LoadGen waits in C++, inside of the other process."""
+    answered = threading.Event()
+
+    def interrupt() -> None:
+        answered.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt), start_worker(Connection(server.grpc_url)) as worker:
+        worker.ask(endless, lambda _: answered.set())
+    assert_gone(worker)
+    mine = f"ctclip-client-{worker.process_id}-"
+    assert not [path for path in SHM.iterdir() if path.name.startswith(mine)]
+
+
+def test_a_process_that_dies_is_an_error(server: EmbeddedTriton, endless: LoadGenJob) -> None:
+    with (
+        pytest.raises(ServiceError, match=r"died .*SIGKILL"),
+        start_worker(Connection(server.grpc_url)) as worker,
+    ):
+        worker.ask(endless, lambda _: os.kill(worker.process_id, signal.SIGKILL))
+    assert_gone(worker)
+
+
+# --- logs and statistics ---
+
+
+@pytest.mark.parametrize("entries", [[0], [0, 0], [0, 2], [1, 0]])
+def test_an_accuracy_log_without_every_answer_is_refused(
+    entries: list[int], tmp_path: Path
+) -> None:
+    """The last list has both, but each is the other's."""
+    given = [asked(number) for number in range(2)]
+    data = [as_bytes(each.scores).hex() for each in given]
+    found = [{"qsl_idx": scan, "data": text} for scan, text in zip(entries, data, strict=False)]
     (tmp_path / "mlperf_log_accuracy.json").write_text(json.dumps(found))
     with pytest.raises(CTClipError, match="mlperf_log_accuracy"):
-        read_accuracy_log(tmp_path, 2)
+        logged_answers(tmp_path, given, 2)
 
 
-def statistics(requests: int, version: str = "1") -> Any:
-    entry = service_pb2.ModelStatistics(
-        name="ctclip_vision", version=version, inference_count=4 * requests,
-        execution_count=requests,
-    )  # fmt: skip
-    for index, phase in enumerate(
-        ("success", "queue", "compute_input", "compute_infer", "compute_output")
-    ):
-        field = getattr(entry.inference_stats, phase)
-        field.count, field.ns = requests, requests * (index + 1) * 1_000_000
-    return entry
+def told(*requests: int) -> Any:
+    """What Triton says of versions of a model that have answered so many requests, in batches of
+    four, each a millisecond long in the queue and two in computing."""
+    entries = []
+    for version, n in enumerate(requests):
+        entry = service_pb2.ModelStatistics(
+            name="ctclip_vision", version=f"{version}", inference_count=4 * n, execution_count=n
+        )
+        entry.inference_stats.success.count = n
+        entry.inference_stats.queue.ns = n * 10**6
+        entry.inference_stats.compute_infer.ns = n * 2 * 10**6
+        entries.append(entry)
+    return service_pb2.ModelStatisticsResponse(model_stats=entries)
 
 
-def test_statistics_are_differences_over_all_versions() -> None:
-    response = service_pb2.ModelStatisticsResponse
-    before = read_statistics(response(model_stats=[statistics(2)]))
-    both = [statistics(5), statistics(3, "2"), service_pb2.ModelStatistics(name="idle")]
-    spent = difference(read_statistics(response(model_stats=both)), before)
-    assert set(spent) == {"ctclip_vision"}
-    assert spent["ctclip_vision"].figures() == {
-        "requests": 6, "executions": 6, "mean_batch": 4.0, "total_ms": 1.0, "queue_ms": 2.0,
-        "compute_input_ms": 3.0, "compute_infer_ms": 4.0, "compute_output_ms": 5.0,
+def test_statistics_are_of_all_versions_and_differences_say_what_a_request_took() -> None:
+    spent = parse(told(5, 3))["ctclip_vision"] - parse(told(2))["ctclip_vision"]
+    assert figures(spent) == {
+        "requests": 6, "executions": 6, "mean_batch": 4, "total_ms": 0, "queue_ms": 1,
+        "compute_input_ms": 0, "compute_infer_ms": 2, "compute_output_ms": 0,
     }  # fmt: skip
-    assert Spent().batch == 0
+
+
+def test_questions_to_a_server_that_hangs_end() -> None:
+    """Statistics are asked between the rows."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        to = Connection(f"127.0.0.1:{taken.getsockname()[1]}", 0.3)
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            read(to)
+        assert count(to)(["ctclip_vision"], 1) == {}
+
+
+# --- memory ---
 
 
 def test_memory_and_seconds_of_a_process_and_its_children() -> None:
+    code = "x = bytearray(b'x' * 100_000_000); sum(range(10**6)); print(flush=True); input()"
     alone = sum(process_memory(os.getpid()).values())
-    code = (
-        "block = bytearray(b'x' * 300_000_000); sum(range(3_000_000)); print('', flush=True); "
-        "input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        both = sum(process_memory(os.getpid()).values())
+        assert sum(process_memory(os.getpid()).values()) - alone > 80_000_000
         assert core_seconds(child.pid) > 0
         child.communicate(b"\n")
-    assert both - alone > 250_000_000
     assert process_memory(child.pid) == {}
     assert core_seconds(child.pid) == 0
 
@@ -165,45 +207,14 @@ def test_processes_of_a_server_are_named(server: EmbeddedTriton) -> None:
     assert {f"Python of {model.name}" for model in PYTHON_MODELS} <= set(names)
 
 
-def test_peaks_are_the_largest_that_was_seen() -> None:
+def test_peaks_are_the_largest_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.001)
     sizes = iter([{"a": 5}, {"a": 9, "b": 1}, {"a": 7}])
     seen = threading.Event()
 
     def read() -> dict[str, int]:
-        size = next(sizes, {})
-        if not size:
-            seen.set()
-        return size
+        return next(sizes, None) or seen.set() or {}
 
-    with Peaks(read, interval_s=0.001) as peaks:
+    with Peaks(read) as peaks:
         assert seen.wait(10)
-    assert peaks.bytes == {"a": 9, "b": 1}
-    assert peaks.gib("c") is None
-    assert peaks.gib("a") == 9 / 2**30
-
-
-def test_questions_to_a_server_that_hangs_end() -> None:
-    """Statistics are asked between the rows."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with (
-            Raw(Server(f"127.0.0.1:{taken.getsockname()[1]}", 1)) as raw,
-            pytest.raises((Unavailable, DeadlineExceeded)),
-        ):
-            raw.statistics()
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("ct.example:8001: connection to ipv4:192.0.2.7:8001 refused", "ct.example:8001"),
-        ("[2001:db8::7]:8001: last error ipv6:[2001:db8::7]:8001; gone", "[2001:db8::7]:8001"),
-        ("ct.example is unknown", "ct.example:8001"),
-        ("ipv4:192.0.2.7:8001: refused", "192.0.2.7:8001"),
-    ],
-)
-def test_a_reason_names_no_host(text: str, address: str) -> None:
-    said = without_address(text, address)
-    assert "the server" in said
-    assert not re.search(r"example|192|db8|8001", said)
+    assert peaks.gib == {"a": 9 / 2**30, "b": 1 / 2**30}

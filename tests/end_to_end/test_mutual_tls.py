@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_bench.load.server import Raw, describe_server, running
+from ctclip_bench.load import statistics
+from ctclip_bench.load.session import describe_server
 from ctclip_client.cli.connection import read_connection
 from ctclip_client.cli.program import main, parsed
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -102,10 +103,9 @@ def test_bench_asks_a_guarded_server_about_itself(
     triton: EmbeddedTriton, live: Path, flags: list[str]
 ) -> None:
     args = parsed(["bench", "--repository", str(live), "--url", triton.grpc_url, *flags])
-    server = running(read_connection(args, args.url))
-    assert describe_server(server, live, None)["models"]
-    with Raw(server) as raw:
-        assert raw.statistics()
+    connection = read_connection(args, args.url)
+    assert describe_server(connection, live, None)["models"]
+    assert statistics.read(connection)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

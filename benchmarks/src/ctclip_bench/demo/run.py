@@ -11,11 +11,12 @@ from ctclip_bench.demo.checkpoint import make_checkpoint
 from ctclip_bench.demo.codebook import CodeUsage
 from ctclip_bench.demo.sizes import DemoModel
 from ctclip_bench.demo.text_model import write_text_model
-from ctclip_bench.load.server import Raw, Server
+from ctclip_bench.load import statistics
 from ctclip_client import Client, Scores, Volume, read_volume
 from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError
 from ctclip_client.system.progress import Stages
+from ctclip_client.transport.connection import Connection
 from ctclip_export.checkpoint import load_checkpoint, read_text_model
 from ctclip_export.parity.compare import Agreement
 from ctclip_export.parity.judge import BOUNDS, StepAnswer, StepVerdict, judge
@@ -73,10 +74,9 @@ def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
         with stages.stage("Triton: the CT through the gRPC client"):
             with Client(triton.grpc_url, timeout_s=300) as client:
                 scores = client.pathologies(volume)
-            with Raw(Server(triton.grpc_url)) as raw:
-                spent = raw.statistics()
+            spent = statistics.read(Connection(triton.grpc_url))
     names = [step.model.name for step in PATHOLOGIES.steps]
-    server_ms = {name: spent[name].mean_ms("compute_infer") for name in names}
+    server_ms = {name: statistics.mean_ms(spent[name], "compute_infer") for name in names}
     served = StepAnswer.of_scores(scores)
     parity = judge("served by Triton", [served], [reference], BOUNDS["fp32"])
     if parity.verdict != "PASS":

@@ -1,30 +1,18 @@
-"""Memory that processes take, in main memory by the kernel, on the GPU by the driver; and their
-seconds of a core."""
+"""Memory that processes take, by the kernel, and their seconds of a core."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import psutil
 
-from ctclip_export.engines.gpu import NoGpu, read_gpu
-
+T = TypeVar("T")
 INTERVAL_S = 0.25
 _STUB = "triton_python_backend_stub"
-
-Reader = Callable[[], Mapping[str, int]]
-"""Bytes by name; what is not there is left out."""
-
-
-def gpu_memory() -> int | None:
-    """Bytes in use on the first visible GPU, by all that runs there; None without a GPU."""
-    try:
-        return read_gpu().memory_used_bytes
-    except NoGpu:
-        return None
 
 
 def process_memory(process_id: int) -> dict[str, int]:
@@ -34,34 +22,23 @@ def process_memory(process_id: int) -> dict[str, int]:
     once, where a sum of resident sizes would count them in each.
     """
     found: dict[str, int] = {}
-    for process in _family(process_id):
-        try:
-            size = int(process.memory_full_info().pss)
-            name = _name(process)
-        except psutil.Error:  # it ended while we looked, or is another user's
-            continue
-        found[name] = found.get(name, 0) + size
+    for name, size in _of_family(process_id, lambda p: (_name(p), p.memory_full_info().pss)):
+        found[name] = found.get(name, 0) + int(size)
     return found
 
 
 def core_seconds(process_id: int) -> float:
     """Seconds of a core that a process and its descendants have had, user and system."""
-    total = 0.0
-    for process in _family(process_id):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
+    return sum(_of_family(process_id, lambda p: p.cpu_times().user + p.cpu_times().system))
 
 
-def _family(process_id: int) -> Iterator[psutil.Process]:
-    try:
+def _of_family(process_id: int, read: Callable[[psutil.Process], T]) -> Iterator[T]:
+    """What can be read of each: one may end meanwhile, or be another user's."""
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(process_id)
-        yield from [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                yield read(process)
 
 
 def _name(process: psutil.Process) -> str:
@@ -73,12 +50,12 @@ def _name(process: psutil.Process) -> str:
 
 
 class Peaks:
-    """Read sizes again and again while the block lasts. `bytes`: the largest of each name."""
+    """Read sizes, bytes by name, again and again while the block lasts. `gib`: the largest of each
+    name that was ever there."""
 
-    def __init__(self, read: Reader, interval_s: float = INTERVAL_S) -> None:
-        self.bytes: dict[str, int] = {}
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self.gib: dict[str, float] = {}
         self._read = read
-        self._interval_s = interval_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -92,15 +69,10 @@ class Peaks:
         self._thread.join()
         self._note()
 
-    def gib(self, name: str) -> float | None:
-        """The largest of one name, None where it was never there."""
-        size = self.bytes.get(name)
-        return None if size is None else size / 2**30
-
     def _note(self) -> None:
         for name, size in self._read().items():
-            self.bytes[name] = max(size, self.bytes.get(name, 0))
+            self.gib[name] = max(size / 2**30, self.gib.get(name, 0.0))
 
     def _watch(self) -> None:
-        while not self._end.wait(self._interval_s):
+        while not self._end.wait(INTERVAL_S):
             self._note()

@@ -10,16 +10,15 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from ctclip_client import InvalidInput, Volume
 from ctclip_client.contract import PATHOLOGIES
 from ctclip_client.system.files import placed
 from ctclip_client.system.terminal import command_line
 from ctclip_client.transport.connection import Connection
-
-INPUT_FILE = "ctclip_pathologies.json"
 
 
 def write_input(volumes: Iterable[Volume], folder: Path) -> Path:
@@ -29,13 +28,17 @@ def write_input(volumes: Iterable[Volume], folder: Path) -> Path:
 
     Raises: InvalidInput where it cannot be written.
     """
-    path = folder / INPUT_FILE
+    path = folder / f"{PATHOLOGIES.name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with placed(path) as file:
             for number, volume in enumerate(volumes):  # one at a time: each takes 100 MB and more
+                request = {
+                    name: {"content": {"b64": _base64(array)}, "shape": list(array.shape)}
+                    for name, array in volume.tensors().items()
+                }
                 file.write(b'{"data": [' if number == 0 else b",")
-                file.write(json.dumps(_request(volume)).encode("ascii"))
+                file.write(json.dumps(request).encode("ascii"))
             file.write(b"]}\n")
     except OSError as error:
         raise InvalidInput(
@@ -65,12 +68,5 @@ def commands(
     return [command_line(*words, f"--concurrency-range={count}") for count in clients]
 
 
-def _request(volume: Volume) -> dict[str, object]:
-    types = {tensor.name: tensor.dtype for tensor in PATHOLOGIES.inputs}
-    little = {"INT16": "<i2", "FP32": "<f4", "FP64": "<f8"}
-    request: dict[str, object] = {}
-    for name, array in volume.tensors().items():
-        raw = np.ascontiguousarray(array, little[types[name]]).tobytes()
-        content = {"b64": base64.b64encode(raw).decode("ascii")}
-        request[name] = {"content": content, "shape": list(array.shape)}
-    return request
+def _base64(array: NDArray[Any]) -> str:
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode("ascii")

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ctclip_bench.load.closed_loop import Asked, ClosedLoop, per_s
-from ctclip_bench.load.judged import Judged
-from ctclip_bench.load.loadgen import (
-    LARGEST_P99_S,
-    OWN_COUNTS,
-    LoadGenJob,
-    Run,
-    read_accuracy_log,
-)
+from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
+from ctclip_bench.load.loadgen import LARGEST_P99_S, LoadGenJob, logged_answers
 from ctclip_bench.load.memory import Peaks
-from ctclip_bench.load.session import WHOLE_PATH, Session
-from ctclip_bench.load.statistics import Spent
-from ctclip_bench.load.worker import Worker
+from ctclip_bench.load.session import WHOLE_PATH, Session, under_load
+from ctclip_bench.load.statistics import count
+from ctclip_bench.load.statistics import figures as inside_triton
+from ctclip_bench.load.worker import start_worker
 from ctclip_bench.results.result import Parity, Result, Row, Times
-from ctclip_client import Volume
 from ctclip_client.errors import CTClipError, ServiceError
 
+OWN_COUNTS = (
+    "queries and durations are this command's own, not those of the MLPerf rules, which ask for "
+    "thousands of queries or ten minutes: LoadGen says INVALID where its own minimum is not met"
+)
 AT_ONCE = 16
 """Requests under way at once in the Server scenario: more would only wait in another place."""
 _PROBES = 5
 _FEWEST = 20
-_FIRST_SHARE, _DOWN = 0.7, 0.6
-"""Of the throughput measured before: the first rate that is tried; then of the rate before."""
-_UNDER_LOAD = "every answer under load"
 
 
 @dataclass(frozen=True)
@@ -44,232 +38,149 @@ class Plan:
     limit_s: float
 
 
-@dataclass
 class Measurement:
-    """Rows as they come, so that what was measured is kept when the server goes."""
+    """Rows as they come, so that what was measured is kept when the server goes: then `error` says
+    why it ended."""
 
-    session: Session
-    volumes: Sequence[Volume]
-    plan: Plan
-    rows: list[Row] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-    judged: Judged | None = None
-    error: CTClipError | None = None
-    _first: float | None = None
-    _throughput: float = 0.0
+    def __init__(self, session: Session, plan: Plan) -> None:
+        self.error: CTClipError | None = None
+        self._session, self._plan = session, plan
+        self._questions: tuple[Question, ...] = session.questions()
+        self._rows: list[Row] = []
+        self._complaints: list[str] = []
+        self._throughput = 0.0
 
-    def run(self) -> None:
-        """Measure everything; an error of the server under load ends it, and is kept in `error`.
+    def run(self) -> Result:
+        """Judge, and measure everything. Raises: CTClipError before there is a verdict."""
+        plan = {**vars(self._plan), "counts": OWN_COUNTS}
+        with start_worker(self._session.connection) as self._worker:
+            first = self._judge()
+            if self._verdict.verdict != "PASS":
+                return self._session.result("serve", [self._verdict], (), plan)
+            todo = [Row("clients", f"clients {n}", {"clients": n}) for n in self._plan.clients]
+            todo += [Row("scenarios", name) for name in self._plan.scenarios]
+            for row in todo:
+                clients = row.table == "clients"
+                try:
+                    self._rows += self._clients(row, first) if clients else [self._scenario(row)]
+                except ServiceError as error:
+                    self.error = error
+                    # Its words name a host, which no result does; the command prints them.
+                    why = f"{type(error).__name__}: the server has failed"
+                    self._rows.append(replace(row, not_run=why))
+                    break
+        against, reason = "the judged answers, every answer under load", ""
+        if wrong := self._complaints:
+            reason = f"{len(wrong)} answers do not repeat it: {wrong[0]}"
+        verdict = Parity("FAIL" if wrong else "PASS", against, reason=reason)
+        found = self._session.result("serve", [self._verdict, verdict], self._rows, plan)
+        return replace(found, passed=found.passed and self.error is None)
 
-        Raises: CTClipError before there is a verdict.
-        """
-        questions = self.session.questions(self.volumes)
-        with Worker(self.session.server) as worker:
-            job = LoadGenJob(questions, "SingleStream", self.session.folder, self.session.repeat)
-            self.judged = self._judge(worker, job)
-            if not self.judged.passed:
-                return
-            expected = self.judged.answers
-            job = replace(job, expected=expected)
-            loop = ClosedLoop(
-                questions, 1, self.plan.requests, self.plan.limit_s, self.session.repeat, expected
-            )
-            row = Row("clients", "")
-            try:
-                for clients in self.plan.clients:
-                    row = Row("clients", f"clients {clients}", {"clients": clients})
-                    self._clients(worker, replace(loop, clients=clients), row)
-                for scenario in self.plan.scenarios:
-                    row = Row("scenarios", scenario)
-                    self._scenario(worker, replace(job, scenario=scenario), row)
-            except ServiceError as error:
-                self.error = error
-                self.rows.append(replace(row, not_run=self.session.said(error)))
+    def _judge(self) -> Asked:
+        """LoadGen's accuracy mode: every scan once, answers as its log has them; the first one."""
+        session, count = self._session, len(self._questions)
+        job = LoadGenJob(self._questions, "SingleStream", session.folder, True, queries=count)
+        with session.stages.stage("Parity: every scan once", count) as advance:
+            asked: list[Asked] = self._worker.ask(job, advance)[0]
+        self._judged = logged_answers(session.folder, asked, count)
+        self._verdict = session.judge(self._judged)
+        return asked[0]
 
-    def result(self) -> Result:
-        """What is kept. Only with a verdict."""
-        assert self.judged is not None  # noqa: S101 (run has come as far as that)
-        plan = {
-            "scenarios": self.plan.scenarios, "clients": self.plan.clients,
-            "requests": self.plan.requests, "limit_s": self.plan.limit_s, "counts": OWN_COUNTS,
-        }  # fmt: skip
-        found = self.session.result(
-            "serve", self.judged, self.rows, plan, self.volumes,
-            passed=not self.complaints and self.error is None,
-        )  # fmt: skip
-        if not self.judged.passed:
-            return found
-        under_load = Parity(
-            "FAIL" if self.complaints else "PASS", f"the judged answers, {_UNDER_LOAD}",
-            reason=self._reason(),
-        )  # fmt: skip
-        return replace(found, verdicts=(*found.verdicts, under_load))
+    def _parity(self, name: str, asked: Sequence[Asked]) -> Parity:
+        wrong = self._session.complaints(asked, self._judged)
+        self._complaints += [f"{name}, {each}" for each in wrong]
+        return under_load(self._verdict, wrong)
 
-    def _reason(self) -> str:
-        if not self.complaints:
-            return ""
-        return f"{len(self.complaints)} answers do not repeat it: {self.complaints[0]}"
-
-    def _judge(self, worker: Worker, job: LoadGenJob) -> Judged:
-        """LoadGen's accuracy mode: every scan once, answers out of LoadGen's own log."""
-        count = len(job.questions)
-        with self.session.stages.stage("Parity: every scan once", count) as advance:
-            run: Run = worker.ask(replace(job, accuracy=True, queries=count), advance)
-        self.session.check_release(run.release)
-        if self.session.fresh:
-            self._first = run.ms[0]
-        answers = read_accuracy_log(self.session.folder, count)
-        return self.session.judge(self.volumes, answers)
-
-    def _parity(self, complaints: Sequence[str]) -> Parity:
-        assert self.judged is not None  # noqa: S101 (as above)
-        if complaints:
-            return replace(self.judged.parity, verdict="FAIL", reason=complaints[0])
-        return self.judged.parity
-
-    def _clients(self, worker: Worker, loop: ClosedLoop, row: Row) -> None:
-        before = self.session.statistics()
+    def _clients(self, row: Row, first: Asked) -> list[Row]:
+        session, clients = self._session, row.settings["clients"]
+        loop = ClosedLoop(self._questions, clients, self._plan.requests, self._plan.limit_s)
+        spent_since = count(session.connection)
         with (
-            self.session.stages.stage(f"Clients: {loop.clients}", loop.requests) as advance,
-            Peaks(self.session.memory) as peaks,
+            session.stages.stage(f"Clients: {clients}", loop.requests) as advance,
+            Peaks(session.memory) as peaks,
         ):
-            asked: list[Asked] = worker.ask(loop, advance)
-        spent = self.session.spent_since(before, WHOLE_PATH, len(asked))
-        wrong = [f"{loop.clients} clients: {a.complaint}" for a in asked if a.complaint]
-        self.complaints += wrong
-        parity = self._parity(wrong)
-        if self._first is not None:
-            self._first_row(asked, parity)
+            asked: list[Asked] = self._worker.ask(loop, advance)
+        spent = spent_since(WHOLE_PATH, len(asked))
+        parity = self._parity(row.name, asked)
+        rows: list[Row] = []
+        if session.process_id is not None and not self._rows:  # it was started for this
+            same = [each.ms for each in asked if each.question == first.question]
+            later = statistics.median(same or [each.ms for each in asked])
+            ratio = {"of_later_ones": first.ms / later}
+            times = Times.of([first.ms])
+            rows.append(Row("clients", "first answer after ready", {}, times, parity, ratio))
         rate = per_s(asked)
         self._throughput = max(self._throughput, rate)
-        figures: dict[str, Any] = {"scans_per_s": rate}
-        row = replace(row, settings={**row.settings, "transport": asked[0].transport})
-        if (gib := peaks.gib("server")) is not None:
-            figures["peak_gib"] = gib
-        if (gib := peaks.gib("gpu")) is not None:
-            figures["gpu_peak_gib"] = gib
-        if (one := self._one()) is not None:
+        figures = {"scans_per_s": rate, **peaks.gib}
+        one = next((each for each in self._rows if each.settings.get("clients") == 1), None)
+        if one is not None:
             figures["speed_of_one"] = rate / one.figures["scans_per_s"]
             if "peak_gib" in one.figures and "peak_gib" in figures:
                 figures["memory_of_one"] = figures["peak_gib"] / one.figures["peak_gib"]
+        settings = {"clients": clients, "transport": asked[0].scores.transport.kind}
         times = Times.of([each.ms for each in asked])
-        self.rows.append(replace(row, times_ms=times, parity=parity, figures=figures))
-        self.rows += _inside_triton(spent, loop.clients)
+        rows.append(Row(row.table, row.name, settings, times, parity, figures))
+        rows += [
+            Row("inside Triton", model, {"clients": clients}, figures=inside_triton(each))
+            for model, each in spent.items()
+        ]
+        return rows
 
-    def _one(self) -> Row | None:
-        """The row of one client, if that was measured before."""
-        return next((row for row in self.rows if row.settings.get("clients") == 1), None)
-
-    def _first_row(self, later: Sequence[Asked], parity: Parity) -> None:
-        """Against later answers to the same scan, the one that LoadGen's accuracy mode begins
-        with."""
-        assert self._first is not None  # noqa: S101 (asked above)
-        same = [each.ms for each in later if each.question == 0] or [each.ms for each in later]
-        figures = {"of_later_ones": self._first / statistics.median(same)}
-        times = Times.of([self._first])
-        row = Row("clients", "first answer after ready", {}, times, parity, figures)
-        self.rows.append(row)
-        self._first = None
-
-    def _scenario(self, worker: Worker, job: LoadGenJob, row: Row) -> None:
-        rate = self._throughput
-        if job.scenario == "Server":
-            self._server(worker, replace(job, at_once=AT_ONCE), row, rate)
-            return
-        job = replace(job, queries=self.plan.requests, limit_s=self.plan.limit_s)
-        if job.scenario == "Offline":
+    def _scenario(self, row: Row) -> Row:
+        plan = self._plan
+        job = LoadGenJob(
+            self._questions, row.name, self._session.folder, queries=plan.requests,
+            limit_s=plan.limit_s,
+        )  # fmt: skip
+        if row.name == "Server":
+            return self._server(replace(job, at_once=AT_ONCE), row)
+        if row.name == "Offline":
             # One query holds all its samples, so that it cannot be cut: as many as there is time.
-            fitting = int(rate * self.plan.limit_s) if rate else _FEWEST
-            queries = max(1, min(self.plan.requests, fitting))
-            job = replace(job, queries=queries, at_once=max(self.plan.clients, default=4))
-        run = self._test(worker, job)
-        self._throughput = max(self._throughput, len(run.ms) / run.seconds)
-        self.rows.append(self._filled(row, job, run))
+            queries = max(1, min(plan.requests, int(self._throughput * plan.limit_s)))
+            job = replace(job, queries=queries, at_once=max(plan.clients))
+        done = self._test(job, row)
+        self._throughput = max(self._throughput, done.figures["scans_per_s"])
+        return done
 
-    def _server(self, worker: Worker, job: LoadGenJob, row: Row, known: float) -> None:
-        """The largest rate whose p99 stays within the limit, by a short search.
+    def _server(self, job: LoadGenJob, row: Row) -> Row:
+        """The largest rate whose p99 stays within the limit, by halves.
 
         Only below the throughput that was measured before: of a rate above it the queue grows for
         ever, which a short run does not show.
         """
-        too_much = known or self._alone(worker, job)
-        rate, best, probes = too_much * _FIRST_SHARE, None, []
+        good, bad = 0.0, self._throughput
+        best, probes = row, []
         for _ in range(_PROBES):
-            queries = max(_FEWEST, int(rate * self.plan.limit_s / _PROBES))
-            probe = replace(job, queries=queries, rate_per_s=rate)
-            run = self._test(worker, probe)
-            good = run.summary.get("Performance constraints satisfied") == "Yes"
-            probes.append({"rate_per_s": rate, "p99_ms": _p99_ms(run), "within": good})
-            if good:
-                best = self._filled(row, probe, run)
+            rate = (good + bad) / 2
+            queries = max(_FEWEST, int(rate * job.limit_s / _PROBES))
+            done = self._test(replace(job, queries=queries, rate_per_s=rate), row)
+            within = done.figures["loadgen"].get("Performance constraints satisfied") == "Yes"
+            p99_ms = None if done.times_ms is None else done.times_ms.p99
+            probes.append({"rate_per_s": rate, "p99_ms": p99_ms, "within": within})
+            if within:
+                good, best = rate, replace(done, figures={**done.figures, "queries_per_s": rate})
             else:
-                too_much = rate
-            if best is None:
-                rate *= _DOWN
-            else:
-                rate = (best.figures["queries_per_s"] + too_much) / 2
-        if best is None:
-            tried = min(each["rate_per_s"] for each in probes)
-            why = f"p99 exceeds {LARGEST_P99_S:g} s at {tried:.3g} scans a second and above"
-            self.rows.append(replace(row, figures={"probes": probes}, not_run=why))
-        else:
-            self.rows.append(replace(best, figures={**best.figures, "probes": probes}))
+                bad = rate
+        if not good:
+            why = f"p99 exceeds {LARGEST_P99_S:g} s at {bad:.3g} scans a second and above"
+            best = replace(row, not_run=why)
+        return replace(best, figures={**best.figures, "probes": probes})
 
-    def _alone(self, worker: Worker, job: LoadGenJob) -> float:
-        """Scans a second of one client, where nothing was measured before."""
-        run = self._test(
-            worker, replace(job, scenario="SingleStream", queries=3, limit_s=self.plan.limit_s)
-        )
-        return len(run.ms) / run.seconds
-
-    def _test(self, worker: Worker, job: LoadGenJob) -> Run:
-        name = f"LoadGen: {job.scenario}"
-        if job.rate_per_s:
-            name += f", {job.rate_per_s:.3g} scans a second"
-        with self.session.stages.stage(name, job.queries) as advance:
-            run: Run = worker.ask(job, advance)
-        self.complaints += run.complaints
-        return run
-
-    def _filled(self, row: Row, job: LoadGenJob, run: Run) -> Row:
+    def _test(self, job: LoadGenJob, row: Row) -> Row:
+        """One test of LoadGen's."""
+        rate = f", {job.rate_per_s:.3g} scans a second" if job.rate_per_s else ""
+        with self._session.stages.stage(f"LoadGen: {row.name}{rate}", job.queries) as advance:
+            asked, summary = self._worker.ask(job, advance)
         figures: dict[str, Any] = {
-            "scans_per_s": len(run.ms) / run.seconds, "queries": len(run.ms),
-            "loadgen_says": run.summary.get("Result is"), "loadgen": run.summary,
+            "scans_per_s": per_s(asked), "queries": len(asked),
+            "loadgen_says": summary.get("Result is"), "loadgen": summary,
         }  # fmt: skip
-        if job.rate_per_s:
-            figures["queries_per_s"] = job.rate_per_s
-        settings = {"at_once": job.at_once, "transport": run.transport}
-        parity = self._parity(run.complaints)
-        times = _times(job.scenario, run)
-        return replace(row, settings=settings, times_ms=times, parity=parity, figures=figures)
-
-
-def _times(scenario: str, run: Run) -> Times:
-    """LoadGen's own percentiles, from when a query was due: in its Server scenario a query also
-    waits to be asked. Offline's samples are all due at once, and what a summary lacks is ours:
-    from the call to the answer.
-    """
-    ours = Times.of(run.ms)
-    if scenario == "Offline":
-        return ours
-
-    def said(name: str, otherwise: float) -> float:
-        value = run.summary.get(f"{name} latency (ns)")
-        return float(value) / 1e6 if isinstance(value, float | int) else otherwise
-
-    return Times(
-        ours.n, said("50.00 percentile", ours.p50), said("90.00 percentile", ours.p90),
-        said("99.00 percentile", ours.p99), said("Min", ours.least), said("Max", ours.largest),
-    )  # fmt: skip
-
-
-def _p99_ms(run: Run) -> float:
-    """LoadGen's own, from when a query was due."""
-    return float(run.summary["99.00 percentile latency (ns)"]) / 1e6
-
-
-def _inside_triton(spent: dict[str, Spent], clients: int) -> list[Row]:
-    return [
-        Row("inside Triton", model, {"clients": clients}, figures=each.figures())
-        for model, each in spent.items()
-    ]
+        settings = {"at_once": job.at_once, "transport": asked[0].scores.transport.kind}
+        times = Times.of([each.ms for each in asked])
+        if row.name != "Offline":  # whose samples are all due at once
+            # LoadGen's own, from when a query was due: in Server it also waits to be asked.
+            names = ("50.00 percentile", "90.00 percentile", "99.00 percentile", "Min", "Max")
+            told = (float(summary[f"{name} latency (ns)"]) / 1e6 for name in names)
+            times = Times(len(asked), *told)
+        parity = self._parity(row.name, asked)
+        return Row(row.table, row.name, settings, times, parity, figures)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctclip_bench.results.cells import cells, columns
-from ctclip_bench.results.result import FEW, Parity, Result, Row
+from ctclip_bench.results.result import FEW, Result, Row
 from ctclip_client.cli.tables import print_table
 
 _BUSY = 0.3
@@ -20,48 +20,44 @@ _WIDEST = 24
 
 def show(console: Console, result: Result) -> None:
     """Print the verdict, and under a passed one the numbers."""
-    for line in _head(result):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print()
+
+    def say(lines: Iterable[str]) -> None:
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+
+    say([*_head(result), ""])
     if not result.rows:
-        console.print("No timings: what answers wrongly has no latency.", highlight=False)
+        say(["No timings: what answers wrongly has no latency."])
         return
     for name in dict.fromkeys(row.table for row in result.rows):
         print_table(console, _table(name, result.table(name)))
-    for line in _remarks(result):
-        console.print(line, highlight=False, soft_wrap=True)
+    say(_remarks(result))
 
 
 def _head(result: Result) -> Iterable[str]:
     right = all(each.verdict == "PASS" for each in result.verdicts)
-    style = "bold green" if right else "bold red"
-    yield f"[{style}]PARITY {'PASS' if right else 'FAIL'}[/]"
-    yield from (f"  {_verdict(each)}" for each in result.verdicts)
+    yield "[bold green]PARITY PASS[/]" if right else "[bold red]PARITY FAIL[/]"
+    for each in result.verdicts:
+        line = f"  {each.verdict} against {each.against}"
+        if each.cosine is not None:
+            line += f": cosine {each.cosine:.6f}"
+            line += f", |Δprobability| {each.probability_difference or 0:.1e}"
+        yield f"{line} — {escape(each.reason)}" if each.reason else line
     subject, machine = result.subject, result.machine
     if subject["random_weights"]:
         yield "[bold yellow]RANDOM WEIGHTS[/]: a demo checkpoint; its findings mean nothing"
     shape = "×".join(map(str, subject["geometry"]["volume_shape"]))
-    server = subject["server"]
     yield (
         f"release {subject['release']} ({subject['precision']}, {shape}), config "
         f"{subject['config']}, checkpoint {subject['provenance']['checkpoint']['sha256'][:16]}…"
     )
+    server = subject["server"]
     gpu = f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}; " if machine["gpu"] else ""
     yield (
         f"Triton {server['triton']} ({server['kind']}), vision on "
         f"{server['models']['ctclip_vision']['backend']}; {gpu}{machine['processor']}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB"
     )
-
-
-def _verdict(parity: Parity) -> str:
-    numbers = ""
-    if parity.cosine is not None:
-        numbers = (
-            f": cosine {parity.cosine:.6f}, |Δprobability| {parity.probability_difference or 0:.1e}"
-        )
-    why = f" — {escape(parity.reason)}" if parity.reason else ""
-    return f"{parity.verdict} against {parity.against}{numbers}{why}"
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:

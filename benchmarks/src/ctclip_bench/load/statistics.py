@@ -1,92 +1,94 @@
-"""Where the time goes inside Triton, by its own statistics."""
+"""Where the time goes inside Triton, by its own statistics.
+
+`Spent` is what one model has done, all its versions together: `requests` that succeeded, `rows`
+(a batch of four counts four), `executions` (how often the model ran for them), and nanoseconds of
+each phase, summed over requests: one that shared an execution with three others is counted with its
+whole length. `success` is all phases of a request together.
+"""
 
 from __future__ import annotations
 
-import operator
 import time
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-_PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
-_SETTLING_S = 2.0
-_POLL_S = 0.05
+from ctclip_client.errors import CTClipError
+from ctclip_client.transport.connection import Connection
+from ctclip_server.releases.control import Control
+
+Spent = Counter[str]
+COMPUTE = ("compute_input", "compute_infer", "compute_output")
+_PHASES = ("success", "queue", *COMPUTE)
+_SETTLING_S, _COUNTING_S, _POLL_S = 2.0, 3.0, 0.05
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What one model has done, all its versions together.
-
-    requests: that succeeded. rows: inferences (a batch of four counts four). executions: how often
-    the model ran for them. The rest are nanoseconds, summed over requests: a request that shared
-    an execution with three others is counted with its whole length.
-    """
-
-    requests: int = 0
-    rows: int = 0
-    executions: int = 0
-    success_ns: int = 0
-    queue_ns: int = 0
-    compute_input_ns: int = 0
-    compute_infer_ns: int = 0
-    compute_output_ns: int = 0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*map(operator.add, astuple(self), astuple(other)))
-
-    def __sub__(self, other: Spent) -> Spent:
-        return Spent(*map(operator.sub, astuple(self), astuple(other)))
-
-    @property
-    def batch(self) -> float:
-        """Mean size of the batches that ran."""
-        return self.rows / self.executions if self.executions else 0.0
-
-    def mean_ms(self, phase: str) -> float:
-        """Mean milliseconds a request spent in `queue`, `compute_infer`, …, or `success`: in all of
-        it together.
-        """
-        return float(getattr(self, f"{phase}_ns")) / max(self.requests, 1) / 1e6
-
-    def figures(self) -> dict[str, float]:
-        """Counts, and mean milliseconds of a request in each phase."""
-        phases = {f"{phase}_ms": self.mean_ms(phase) for phase in _PHASES[1:]}
-        return {
-            "requests": self.requests,
-            "executions": self.executions,
-            "mean_batch": self.batch,
-            "total_ms": self.mean_ms("success"),
-            **phases,
-        }
+def mean_ms(spent: Spent, *phases: str) -> float:
+    """Mean milliseconds that a request spent in these phases together."""
+    return sum(spent[phase] for phase in phases) / max(spent["requests"], 1) / 1e6
 
 
-def read_statistics(response: Any) -> dict[str, Spent]:
+def figures(spent: Spent) -> dict[str, float]:
+    """Counts, and mean milliseconds of a request in each phase."""
+    return {
+        "requests": spent["requests"],
+        "executions": spent["executions"],
+        "mean_batch": spent["rows"] / max(spent["executions"], 1),
+        "total_ms": mean_ms(spent, "success"),
+        **{f"{phase}_ms": mean_ms(spent, phase) for phase in _PHASES[1:]},
+    }
+
+
+def parse(response: Any) -> dict[str, Spent]:
     """Model -> Spent, from Triton's ModelStatisticsResponse."""
     found: dict[str, Spent] = {}
     for entry in response.model_stats:
-        phases = (getattr(entry.inference_stats, phase).ns for phase in _PHASES)
-        spent = Spent(
-            entry.inference_stats.success.count, entry.inference_count, entry.execution_count,
-            *phases,
-        )  # fmt: skip
-        found[entry.name] = found.get(entry.name, Spent()) + spent
+        told = entry.inference_stats
+        counts = {
+            "requests": told.success.count, "rows": entry.inference_count,
+            "executions": entry.execution_count,
+        }  # fmt: skip
+        found.setdefault(entry.name, Spent()).update(
+            {**counts, **{phase: getattr(told, phase).ns for phase in _PHASES}}
+        )
     return found
 
 
-def difference(later: Mapping[str, Spent], earlier: Mapping[str, Spent]) -> dict[str, Spent]:
-    """What happened between two readings, of the models that were asked in between."""
-    changes = {name: spent - earlier.get(name, Spent()) for name, spent in later.items()}
-    return {name: spent for name, spent in changes.items() if spent.requests}
+def read(connection: Connection) -> dict[str, Spent]:
+    """What every model has done since the server started, once the numbers no longer change:
+    Triton counts a request a little after it has answered. Raises: CTClipError.
+    """
+    end_s = time.monotonic() + _SETTLING_S
+    with Control(connection) as control:
+        found = parse(control.statistics())
+        while time.monotonic() < end_s:
+            time.sleep(_POLL_S)
+            before, found = found, parse(control.statistics())
+            if found == before:
+                break
+    return found
 
 
-def settled(read: Any) -> dict[str, Spent]:
-    """A reading that no longer changes: Triton counts a request a little after it has answered."""
-    last: dict[str, Spent] = read()
-    end = time.monotonic() + _SETTLING_S
-    while time.monotonic() < end:
-        time.sleep(_POLL_S)
-        now: dict[str, Spent] = read()
-        if now == last:
-            break
-        last = now
-    return last
+def count(connection: Connection) -> Callable[[Sequence[str], int], dict[str, Spent]]:
+    """Begin to count. The function that is returned takes the names of models and how many requests
+    each of them was sent; it waits until so many are counted, and returns what was done since by
+    every model that was asked. Empty where the server does not tell, or has gone.
+    """
+
+    def since(models: Sequence[str], requests: int) -> dict[str, Spent]:
+        end_s = time.monotonic() + _COUNTING_S
+        with suppress(CTClipError):
+            while before:
+                now = read(connection)
+                changes = ((name, now[name] - before.get(name, Spent())) for name in now)
+                spent = {name: done for name, done in changes if done["requests"]}
+                counted = [spent.get(name, Spent())["requests"] >= requests for name in models]
+                if all(counted) or time.monotonic() > end_s:
+                    return spent
+        return {}
+
+    before: dict[str, Spent] = {}
+    with suppress(CTClipError):  # restricted, for instance; latencies are still to be had
+        before = read(connection)
+    return since

@@ -91,6 +91,16 @@ class Control:
             sorted(map(int, self._ask(model, lambda: get(model, **self._briefly)).versions))
         )
 
+    def server_version(self) -> str:
+        """Of Triton."""
+        get = self._client.get_server_metadata
+        return str(self._ask("", lambda: get(**self._briefly)).version)
+
+    def statistics(self) -> Any:
+        """What every model has done since the start, as Triton's ModelStatisticsResponse."""
+        get = self._client.get_inference_statistics
+        return self._ask("", lambda: get(**self._briefly))
+
     def load(self, model: str) -> None:
         """Load a model, or load it again, as its config on disk says; return when that is done.
 

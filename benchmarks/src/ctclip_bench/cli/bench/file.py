@@ -36,18 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge, measure, write, print."""
     from ctclip_bench.load.file import measure
-    from ctclip_bench.load.session import read_scans, session
+    from ctclip_bench.load.session import session
     from ctclip_bench.results.files import check_folder
-    from ctclip_client.system.progress import Stages
 
     check_together(args)
     check_folder(args.out)
     inputs = read_subject(args, 0, args.scans)
-    with Stages() as stages:
-        volumes = read_scans(inputs, stages)
-        with session(
-            inputs, stages, config_name=args.config_name, timeout_s=args.timeout_s
-        ) as server:
-            result = measure(server, volumes, args.repeats)
+    with session(inputs, args.config_name, args.timeout_s) as found:
+        result = measure(found, args.repeats)
     write(result, args)
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED

@@ -19,7 +19,21 @@ from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK
 from ctclip_client.system.signals import termination_interrupts
 
 SUMMARY = "Measure how cost grows with slices, matrix, prompts, clients, scans; verdict first."
-AXES = ("slices", "matrix", "prompts", "clients", "scans")
+AXES = {
+    "slices": (64, 128, 300, 640, 1000, 1617),
+    "matrix": (512, 768, 1024),
+    "prompts": (2, 20, 200, 2000, 10_000),
+    "clients": (1, 2, 4),
+    "scans": (1, 2, 4, 8),
+}
+"""slices, matrix: of the volume (matrix² in a slice). prompts: sentences, two for each finding.
+clients: at once. scans: one after another by one client."""
+_QUICK = {
+    "slices": (20, 40, 80), "matrix": (32, 64), "prompts": (2, 8), "clients": (1, 2),
+    "scans": (1, 2),
+}  # fmt: skip
+_SIZE, _QUICK_SIZE = (300, 512), (24, 48)
+"""Slices and matrix where they are not the axis."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scan", type=Path, metavar="FILE", help="what volumes are made of (a public chest CT)"
     )
     parser.add_argument(
-        "--axes", type=one_of(AXES), default=",".join(AXES), metavar="LIST",
+        "--axes", type=one_of(tuple(AXES)), default=",".join(AXES), metavar="LIST",
         help="one at a time, the others at 300 slices of 512 × 512",
     )  # fmt: skip
     parser.add_argument("--repeats", type=at_least(1), default=3, metavar="N", help="of each point")
@@ -47,26 +61,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Judge, measure, write, print."""
     from ctclip_bench.load import growth
-    from ctclip_bench.load.session import read_scans, session
+    from ctclip_bench.load.session import session
     from ctclip_bench.results.files import check_folder
-    from ctclip_client.system.progress import Stages
 
     check_together(args)
     check_folder(args.out)
-    values = growth.QUICK if args.quick else growth.AXES
-    slices, matrix = (
-        (growth.QUICK_SLICES, growth.QUICK_MATRIX)
-        if args.quick
-        else (growth.BASE_SLICES, growth.BASE_MATRIX)
-    )
-    axes = {axis: values[axis] for axis in args.axes}
-    plan = growth.Plan(axes, slices, matrix, args.repeats, args.limit_s)
+    axes, size = (_QUICK, _QUICK_SIZE) if args.quick else (AXES, _SIZE)
+    chosen = {axis: axes[axis] for axis in args.axes}
+    plan = growth.Plan(chosen, *size, args.repeats, args.limit_s)
     inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))
-    with Stages() as stages:
-        (sample,) = read_scans(inputs, stages)
-        with session(
-            inputs, stages, config_name=args.config_name, timeout_s=args.timeout_s
-        ) as server:
-            result = growth.measure(server, sample, plan)
+    with session(inputs, args.config_name, args.timeout_s) as found:
+        result = growth.measure(found, plan)
     write(result, args)
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED

@@ -25,7 +25,8 @@ from ctclip_client.system.signals import termination_interrupts
 SUMMARY = "Measure a server with real CTs: LoadGen's scenarios, clients at once; verdict first."
 SCENARIOS = ("SingleStream", "Offline", "Server")
 _VARIATIONS = 2
-_GONE = {
+_LONGEST_ON_CPU_S = 300
+GONE = {
     "--concurrency": "it is --clients now",
     "--batch": "ctclip bench graphs measures the vision model alone",
     "--texts": "ctclip bench growth --axes prompts measures sentences",
@@ -38,7 +39,7 @@ _GONE = {
 
 class _Gone(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, _n: Any, _v: Any, flag: Any = None) -> None:
-        parser.error(f"{flag} is gone: {_GONE[flag]}")
+        parser.error(f"{flag} is gone: {GONE[flag]}")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     load.add_argument(
         "--limit-s", type=seconds, default=60.0, metavar="S",
-        help="at most, for each row; no more than 300 on a CPU",
+        help=f"at most, for each row; no more than {_LONGEST_ON_CPU_S} on a CPU",
     )  # fmt: skip
     load.add_argument(
         "--perf-analyzer", type=Path, metavar="DIR",
@@ -76,13 +77,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "command",
     )  # fmt: skip
     add_output_options(parser)
-    for flag in _GONE:
+    for flag in GONE:
         parser.add_argument(flag, action=_Gone, help=argparse.SUPPRESS)
 
 
 @termination_interrupts()
 def run(args: argparse.Namespace) -> int:
     """Judge, measure, write, print."""
+    from ctclip_bench.load.serve import Measurement, Plan
+    from ctclip_bench.load.session import session
+    from ctclip_bench.results.files import check_folder
+
     check_together(args)
     if args.scans and args.variations is not None:
         raise InvalidInput(
@@ -91,34 +96,29 @@ def run(args: argparse.Namespace) -> int:
     variations = _VARIATIONS if args.variations is None else args.variations
     if args.perf_analyzer is not None:
         return _for_perf_analyzer(args, variations)
-    return _measured(args, variations)
-
-
-def _measured(args: argparse.Namespace, variations: int) -> int:
-    from ctclip_bench.load.serve import Measurement, Plan
-    from ctclip_bench.load.session import read_scans, session
-    from ctclip_bench.results.files import check_folder
-    from ctclip_client.system.progress import Stages
-
+    if args.url is None:  # the embedded Triton computes on the CPU
+        _check_limit(args.limit_s)
     check_folder(args.out)
     inputs = read_subject(args, variations)
-    with Stages() as stages:
-        volumes = read_scans(inputs, stages)
-        with session(
-            inputs, stages, config_name=args.config_name, limit_s=args.limit_s,
-            timeout_s=args.timeout_s,
-        ) as server:  # fmt: skip
-            scenarios = args.scenario or SCENARIOS[: 3 if server.on_gpu else 2]
-            plan = Plan(scenarios, args.clients, args.requests, args.limit_s)
-            measurement = Measurement(server, volumes, plan)
-            measurement.run()
-            result = measurement.result()
+    with session(inputs, args.config_name, args.timeout_s) as found:
+        if not found.on_gpu:
+            _check_limit(args.limit_s)
+        scenarios = args.scenario or SCENARIOS[: 3 if found.on_gpu else 2]
+        measurement = Measurement(found, Plan(scenarios, args.clients, args.requests, args.limit_s))
+        result = measurement.run()
     path = write(result, args)
-    if measurement.error is not None:
-        error = measurement.error
+    if (error := measurement.error) is not None:
         error.remedy = f"{error.remedy} What was measured before: {path}".strip()
         raise error
     return EXIT_OK if result.passed else EXIT_CHECK_FAILED
+
+
+def _check_limit(limit_s: float) -> None:
+    if limit_s > _LONGEST_ON_CPU_S:
+        raise InvalidInput(
+            f"--limit-s: got {limit_s:g}, expected at most {_LONGEST_ON_CPU_S} on a CPU.",
+            "Five minutes for each part say enough of a CPU.",
+        )
 
 
 def _for_perf_analyzer(args: argparse.Namespace, variations: int) -> int:
