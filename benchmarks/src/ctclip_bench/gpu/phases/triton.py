@@ -10,7 +10,6 @@ from typing import Any
 from ctclip_bench.gpu.rows import Missing, Rows
 from ctclip_bench.gpu.settings import graph_of_release
 from ctclip_bench.gpu.subject import ON_CPU, Subject
-from ctclip_bench.load.statistics import read_statistics, settled
 from ctclip_bench.results.result import Parity
 from ctclip_client.contract import PREPROCESS, TEXT_ENCODER, VISION
 from ctclip_client.errors import Unavailable
@@ -29,10 +28,10 @@ def measure(subject: Subject, rows: Rows) -> None:
     """Needs what `ctclip serve` needs. Raises: ModuleNotFoundError, Missing with what is not here;
     RuntimeError where the models are not on the GPU.
     """
-    from tritonclient.grpc import InferenceServerClient
-
     from ctclip_bench.gpu.sessions import require_provider
+    from ctclip_bench.load import statistics
     from ctclip_client import Client
+    from ctclip_client.transport.connection import Connection
     from ctclip_server.embedded.installation import find_installation
     from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -54,8 +53,7 @@ def measure(subject: Subject, rows: Rows) -> None:
                 begun = time.perf_counter()
                 scores = client.pathologies(scan)
                 times.append((time.perf_counter() - begun) * 1000)
-        with InferenceServerClient(server.grpc_url) as asking:
-            spent = settled(lambda: read_statistics(asking.get_inference_statistics()))
+        spent = statistics.read(Connection(server.grpc_url))
         after = _gpu_gib(subject)
     if before is not None and after is not None:
         graphs = (graph_of_release(repository, model.name) for model in (VISION, TEXT_ENCODER))
@@ -73,7 +71,7 @@ def measure(subject: Subject, rows: Rows) -> None:
     )  # fmt: skip
     for model in (PREPROCESS, VISION):
         name = model.name.removeprefix("ctclip_")
-        figures: dict[str, Any] = {**spent[model.name].figures()}
+        figures: dict[str, Any] = {**statistics.figures(spent[model.name])}
         rows.add(f"inside Triton: {name}", **figures)
 
 
