@@ -8,12 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ctclip_bench.graphs.cases import ENCODERS, Case
-from ctclip_bench.graphs.peers import peer
 from ctclip_bench.graphs.runners import (
     OnnxRunner,
     OpenVINORunner,
@@ -21,9 +18,14 @@ from ctclip_bench.graphs.runners import (
     TensorRTRunner,
     missing_cuda_provider,
 )
-from ctclip_bench.graphs.subject import Subject
-from ctclip_bench.graphs.tokens import ShowTokens, Voxels, tokens_of_graph, tokens_of_module
-from ctclip_bench.graphs.torch_runner import TorchRunner, encoder_on, missing_compiler
+from ctclip_bench.graphs.tokens import Tokens, Voxels, tokens_of_graph, tokens_of_module
+from ctclip_bench.graphs.torch_runner import (
+    Function,
+    TorchRunner,
+    encoder_on,
+    fitted_float32,
+    missing_compiler,
+)
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.processor import has_bfloat16
 from ctclip_export.engines.run import EngineVision, missing_engine
@@ -33,8 +35,6 @@ from ctclip_export.parity.runtimes import (
     require_bfloat16,
 )
 from ctclip_export.precision.typed_twin import DTYPES
-
-_NO_REFERENCE = "without --against there is no PyTorch model"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Contender:
     mode: str
     file: str
     make: Callable[[], Runner]
+    tokens: Callable[[Voxels], Tokens]
     missing: str = ""
     served: bool = False
-    tokens: ShowTokens | None = None
 
     @property
     def name(self) -> str:
@@ -70,114 +70,114 @@ class Contender:
         }  # fmt: skip
 
 
-def contenders(
-    case: Case, subject: Subject, device: str, *, compiled: bool = True
-) -> list[Contender]:
+def contenders(case: Case, device: str, *, compiled: bool = True) -> list[Contender]:
     """All of them, those that cannot run here too; ONNX Runtime first, what others are compared to.
 
     device: "cpu" or "cuda". compiled: whether torch.compile is wanted.
     """
     found = []
     for path in case.files:
-        found += [*_onnx_runtime(case, path, device)]
-        found += [*_openvino(case, path)] if device == "cpu" else [*_tensorrt(case, path)]
-    return [*found, *_pytorch(case, subject, device, compiled=compiled)]
+        found.append(_onnx_runtime(case, path, device))
+        if device == "cpu":
+            found += _openvino(case, path)
+        elif case.word in ENCODERS:
+            found.append(_tensorrt(case, path))
+    return [*found, *_pytorch(case, device, compiled=compiled)]
 
 
-def _onnx_runtime(case: Case, path: Path, device: str) -> Iterator[Contender]:
+def _onnx_runtime(case: Case, path: Path, device: str) -> Contender:
     missing = missing_cuda_provider() if device == "cuda" else ""
     if device == "cpu" and case.precision not in ONNX_RUNTIME_PRECISIONS:
         missing = f"its CPU provider has no {case.precision} kernels"
-    yield Contender(
-        "ONNX Runtime", case.precision, "CUDA, no TF32" if device == "cuda" else "CPU", path.name,
-        lambda: OnnxRunner(path, device), missing, served=True,
-        tokens=_from_graph(case, path, lambda file: OnnxRunner(file, device)),
+    mode = "CUDA, no TF32" if device == "cuda" else "CPU"
+    make = partial(OnnxRunner, device=device)
+    return Contender(
+        "ONNX Runtime", case.precision, mode, path.name, partial(make, path),
+        partial(tokens_of_graph, path, make), missing, served=True,
     )  # fmt: skip
 
 
 def _openvino(case: Case, path: Path) -> Iterator[Contender]:
-    low = case.precision not in ONNX_RUNTIME_PRECISIONS
+    def missing(precision: str) -> str:
+        try:
+            openvino_core() if precision in ONNX_RUNTIME_PRECISIONS else require_bfloat16()
+        except InvalidInput as error:
+            return error.cause
+        return ""
+
     yield Contender(
-        "OpenVINO", case.precision, "CPU", path.name, lambda: OpenVINORunner(path),
-        _refusal(require_bfloat16 if low else openvino_core), served=case.word in ENCODERS,
-        tokens=_from_graph(case, path, OpenVINORunner),
+        "OpenVINO", case.precision, "CPU", path.name, partial(OpenVINORunner, path),
+        partial(tokens_of_graph, path, OpenVINORunner), missing(case.precision),
+        served=case.word in ENCODERS,
     )  # fmt: skip
     if case.word in ENCODERS and case.precision == "fp32":
         make = partial(OpenVINORunner, precision="bf16")
         yield Contender(
-            "OpenVINO", "bf16", "CPU, bf16 inference", path.name, lambda: make(path),
-            _refusal(require_bfloat16), tokens=_from_graph(case, path, make),
+            "OpenVINO", "bf16", "CPU, bf16 inference", path.name, partial(make, path),
+            partial(tokens_of_graph, path, make), missing("bf16"),
         )  # fmt: skip
 
 
-def _tensorrt(case: Case, path: Path) -> Iterator[Contender]:
-    if case.word not in ENCODERS:
-        return
-
-    def tokens(volumes: Voxels) -> list[NDArray[np.float32]]:
+def _tensorrt(case: Case, path: Path) -> Contender:
+    def tokens(volumes: Voxels) -> Tokens:
         engine = EngineVision(path, case.precision)
         return [engine.run(voxels)[1].cpu().numpy() for voxels in volumes]
 
-    yield Contender(
-        "TensorRT", case.precision, "plan", path.name,
-        lambda: TensorRTRunner(case.model, path, case.precision), missing_engine(path), served=True,
-        tokens=tokens if case.word == "vision" else None,
+    make = partial(TensorRTRunner, case.model, path, case.precision)
+    return Contender(
+        "TensorRT", case.precision, "plan", path.name, make, tokens, missing_engine(path),
+        served=True,
     )  # fmt: skip
 
 
-def _pytorch(case: Case, subject: Subject, device: str, *, compiled: bool) -> Iterator[Contender]:
+def _pytorch(case: Case, device: str, *, compiled: bool) -> Iterator[Contender]:
     precisions = ["fp32"]
-    if case.word in ENCODERS:
-        if device == "cuda":
-            precisions += ["fp16", "bf16"]
-        elif case.precision in DTYPES and case.precision != "fp32":
-            precisions.append(case.precision)
+    if case.word in ENCODERS and device == "cuda":
+        precisions += ["fp16", "bf16"]
+    elif case.word in ENCODERS and case.precision in DTYPES and case.precision != "fp32":
+        precisions.append(case.precision)
     modes = ["eager", "compiled", *(["CUDA graph"] if device == "cuda" else [])]
+    names = [tensor.name for tensor in case.model.outputs]
     for precision in precisions:
         for mode in modes:
-            missing = _no_pytorch(case, precision, mode, device)
-            if subject.model is None:
-                missing = _NO_REFERENCE
-            if mode == "compiled" and not compiled:
-                missing = missing or "--no-compile"
+            missing = _no_pytorch(case, precision, mode, device, compiled=compiled)
+            function = partial(_function, case, precision, device)
             yield Contender(
                 "PyTorch", precision, mode, "checkpoint",
-                partial(_torch_runner, case, subject, precision, device, mode), missing,
-                tokens=_from_model(case, subject, precision, device),
+                partial(_torch_runner, function, names, device, mode),
+                partial(tokens_of_module, function, device), missing,
             )  # fmt: skip
 
 
-def _torch_runner(case: Case, subject: Subject, precision: str, device: str, mode: str) -> Runner:
-    names = [tensor.name for tensor in case.model.outputs]
-    return TorchRunner(peer(subject, case.word, precision, device), names, device, mode)
+def _torch_runner(
+    function: Callable[[], Function], names: list[str], device: str, mode: str
+) -> Runner:
+    return TorchRunner(function(), names, device, mode)
 
 
-def _no_pytorch(case: Case, precision: str, mode: str, device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        return "this torch sees no GPU"
-    if device == "cpu" and precision == "fp16":
-        return "PyTorch multiplies float16 on CPUs in a plain loop"
-    if device == "cpu" and precision == "bf16" and not has_bfloat16():
-        return "this CPU has no bfloat16 arithmetic (AVX-512 BF16 or AMX)"
-    if case.word == "preprocess" and mode != "eager":
-        return "sizes follow from each scan's spacing: every scan would be compiled anew"
-    return missing_compiler(device) if mode == "compiled" else ""
+def _function(case: Case, precision: str, device: str) -> Function:
+    """The graph in PyTorch, with what does not change from scan to scan made before."""
+    subject = case.subject
+    if case.word in ENCODERS:
+        return encoder_on(getattr(subject.model, case.word), precision, device)
+    if case.word == "preprocess":
+        return fitted_float32(subject.inputs.release.geometry)
+    return subject.served.function(case.word, device)
 
 
-def _refusal(load: Callable[[], object]) -> str:
-    try:
-        load()
-    except InvalidInput as error:
-        return error.cause
-    return ""
-
-
-def _from_graph(case: Case, path: Path, make: Callable[[Path], Runner]) -> ShowTokens | None:
-    return tokens_of_graph(path, make) if case.word == "vision" else None
-
-
-def _from_model(case: Case, subject: Subject, precision: str, device: str) -> ShowTokens | None:
-    if case.word != "vision" or subject.model is None:
-        return None
-    make = partial(encoder_on, subject.model.vision, precision, device)
-    return tokens_of_module(make, device)
+def _no_pytorch(case: Case, precision: str, mode: str, device: str, *, compiled: bool) -> str:
+    on_cpu, compiling = device == "cpu", mode == "compiled"
+    reasons = {
+        "without --against there is no PyTorch model": case.subject.model is None,
+        "this torch sees no GPU": not on_cpu and not torch.cuda.is_available(),
+        "PyTorch multiplies float16 on CPUs in a plain loop": on_cpu and precision == "fp16",
+        "this CPU has no bfloat16 arithmetic (AVX-512 BF16 or AMX)": (
+            on_cpu and precision == "bf16" and not has_bfloat16()
+        ),
+        "sizes follow from each scan's spacing: every scan would be compiled anew": (
+            case.word == "preprocess" and mode != "eager"
+        ),
+        "--no-compile": compiling and not compiled,
+        missing_compiler(device): compiling,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")

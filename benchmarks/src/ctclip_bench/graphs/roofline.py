@@ -11,13 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctclip_bench.graphs.ceilings import Ceilings
-from ctclip_bench.graphs.datasheets import DATASHEETS
-from ctclip_bench.results.result import Row
+from ctclip_bench.results.result import DATASHEET, Row
 
 if TYPE_CHECKING:
     from ctclip_bench.graphs.counts import Count  # imports onnxruntime, which may not be there
 
-TABLE = "roofline"
+# What NVIDIA's datasheets say that GPUs can do at most, for bounds and never for results: dense
+# 10¹² operations a second in fp32 on the CUDA cores, TF32, fp16 and bf16, int8, and peak memory
+# bandwidth in 10⁹ bytes a second. "NVIDIA A100 Tensor Core GPU" (2021; SXM), "NVIDIA H100 Tensor
+# Core GPU" and "NVIDIA H200 Tensor Core GPU" (2024; SXM), "NVIDIA L4 Tensor Core GPU" and "NVIDIA
+# L40S" (2023). Where one states the sparse rate alone, it is halved.
+_DATASHEETS = {
+    "A100 SXM 40 GB": (19.5, 156, 312, 624, 1555),
+    "A100 SXM 80 GB": (19.5, 156, 312, 624, 2039),
+    "H100 SXM": (67, 494.5, 989.5, 1979, 3350),
+    "H200 SXM": (67, 494.5, 989.5, 1979, 4800),
+    "L4": (30.3, 60, 121, 242.5, 300),
+    "L40S": (91.6, 183, 362, 733, 864),
+}
 
 
 @dataclass(frozen=True)
@@ -38,19 +49,13 @@ def limit_of(count: Count, products: Mapping[str, float], copy: float) -> Limit:
     Elementwise operations are left out: no ceiling is measured for them, and they overlap with
     products or copies.
     """
-    slowest = products["fp32"]
     of_products = sum(
-        operations / products.get(precision, slowest) * 1000
+        operations / products.get(precision, products["fp32"]) * 1000
         for precision, operations in count.products.items()
     )
     least, by_node = (bytes_ / copy * 1000 for bytes_ in (count.bytes_least, count.bytes_by_node))
     bound_by = "products" if of_products >= least else "copies"
     return Limit(max(of_products, least), bound_by, max(of_products, by_node))
-
-
-def limit_here(count: Count, ceilings: Ceilings) -> Limit:
-    """On this machine, by what was measured on it."""
-    return limit_of(count, ceilings.products, ceilings.copy)
 
 
 def roofline_row(graph: str, precision: str, count: Count, device: str, limit: Limit) -> Row:
@@ -67,7 +72,7 @@ def roofline_row(graph: str, precision: str, count: Count, device: str, limit: L
     }
     if count.unknown:
         figures["nodes_not_counted"] = len(count.unknown)
-    return Row(TABLE, graph, {"device": device, "precision": precision}, figures=figures)
+    return Row("roofline", graph, {"device": device, "precision": precision}, figures=figures)
 
 
 def datasheet_rows(graph: str, precision: str, count: Count, *, encoder: bool = False) -> list[Row]:
@@ -75,26 +80,25 @@ def datasheet_rows(graph: str, precision: str, count: Count, *, encoder: bool = 
     its products in TF32 and its trunk in bf16 (fp16 is as fast).
     """
     rows = []
-    for sheet in DATASHEETS:
-        forms = {precision: (count, dict(sheet.products))}
+    for name, (fp32, tf32, half, int8, copy) in _DATASHEETS.items():
+        rates = {"fp32": fp32, "fp16": half, "bf16": half, "int8": int8}
+        forms = {precision: (count, rates)}
         if encoder and precision == "fp32":
-            fast = {**sheet.products, "fp32": sheet.products["tf32"]}
-            forms |= {
-                "tf32": (count, fast), "bf16": (count.typed("bf16"), dict(sheet.products)),
-            }  # fmt: skip
-        for name, (counted, products) in forms.items():
-            limit = limit_of(counted, products, sheet.copy)
-            device = f"{sheet.name} datasheet (bound, not measured)"
-            rows.append(roofline_row(graph, name, counted, device, limit))
+            forms |= {"tf32": (count, {"fp32": tf32}), "bf16": (count.typed("bf16"), rates)}
+        for form, (counted, products) in forms.items():
+            per_s = {each: rate * 1e12 for each, rate in products.items()}
+            limit = limit_of(counted, per_s, copy * 1e9)
+            device = f"{name} {DATASHEET} (bound, not measured)"
+            rows.append(roofline_row(graph, form, counted, device, limit))
     return rows
 
 
 def ceiling_rows(ceilings: Ceilings) -> list[Row]:
     """What this machine can do, as the table "ceilings"."""
-    table, device = "ceilings", ceilings.device
+    device = ceilings.device
     rows = [
         Row(
-            table, f"products, {name}", {"device": device, "size": ceilings.size},
+            "ceilings", f"products, {name}", {"device": device, "size": ceilings.size},
             figures={"operations_per_s": rate},
         )
         for name, rate in ceilings.products.items()
@@ -103,6 +107,6 @@ def ceiling_rows(ceilings: Ceilings) -> list[Row]:
     rates |= {f"host to device, {kind}": rate for kind, rate in ceilings.host_to_device.items()}
     rates |= {f"device to host, {kind}": rate for kind, rate in ceilings.device_to_host.items()}
     return rows + [
-        Row(table, name, {"device": device}, figures={"bytes_per_s": rate})
+        Row("ceilings", name, {"device": device}, figures={"bytes_per_s": rate})
         for name, rate in rates.items()
     ]

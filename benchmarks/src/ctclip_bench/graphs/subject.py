@@ -15,7 +15,7 @@ from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_client import Volume
 from ctclip_client.contract import PREPROCESS, TEXT_ENCODER, TOKENIZER, VISION
 from ctclip_client.system.progress import Stages
-from ctclip_export.checkpoint import load_checkpoint, read_text_model
+from ctclip_export.checkpoint import Checkpoint, load_checkpoint, read_text_model
 from ctclip_export.graphs.run import run_preprocess
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
@@ -24,8 +24,6 @@ from ctclip_export.parity.reference import answer_in_pytorch
 from ctclip_export.parity.runtimes import cpu_runtime
 from ctclip_export.precision.choices import precision_of
 from ctclip_export.text.tokens import Ids, tokenised
-
-PYTORCH = "PyTorch fp32"
 
 
 @dataclass(frozen=True)
@@ -64,21 +62,21 @@ def read_subject(inputs: ParityInputs, stages: Stages) -> Subject:
         for scan in inputs.scans:
             volumes.append(scan.volume())
             advance(1)
-    if inputs.checkpoint is not None:
-        return _by_checkpoint(inputs, tuple(volumes), stages)
-    return _by_graphs(inputs, tuple(volumes), stages)
+    if inputs.checkpoint is None or inputs.text_model is None:
+        return _by_graphs(inputs, volumes, stages)
+    with stages.stage("Checkpoint: read"):
+        text_model = read_text_model(inputs.text_model)
+        loaded = load_checkpoint(inputs.checkpoint, text_model, inputs.release.geometry)
+    tokens = tokenised(inputs.sentences, text_model.vocabulary_bytes.decode("utf-8"))
+    return _by_checkpoint(inputs, loaded, tokens, volumes, stages)
 
 
 @torch.no_grad()
-def _by_checkpoint(inputs: ParityInputs, volumes: Sequence[Volume], stages: Stages) -> Subject:
-    assert inputs.checkpoint is not None  # noqa: S101 (the caller has looked)
-    assert inputs.text_model is not None  # noqa: S101 (they go together)
-    with stages.stage("Checkpoint: read"):
-        text_model = read_text_model(inputs.text_model)
-        geometry = inputs.release.geometry
-        loaded = load_checkpoint(inputs.checkpoint, text_model, geometry)
-        model = loaded.model.eval()
-    ids, mask = tokenised(inputs.sentences, text_model.vocabulary_bytes.decode("utf-8"))
+def _by_checkpoint(
+    inputs: ParityInputs, loaded: Checkpoint, tokens: tuple[Ids, Ids],
+    volumes: Sequence[Volume], stages: Stages,
+) -> Subject:  # fmt: skip
+    model, geometry, (ids, mask) = loaded.model.eval(), inputs.release.geometry, tokens
     voxels, answers, norms = [], [], []
     with stages.stage("Reference: PyTorch", len(volumes)) as advance:
         bank = model.text(torch.from_numpy(ids), torch.from_numpy(mask))
@@ -91,12 +89,12 @@ def _by_checkpoint(inputs: ParityInputs, volumes: Sequence[Volume], stages: Stag
             answers.append(answer)
             norms.append(norm.numpy())
             advance(1)
-    heads = heads_of_checkpoint(model, bank.numpy(), loaded.classifier, inputs)
+    heads = heads_of_checkpoint(model, bank, loaded.classifier, inputs)
     low = precision_of(TEXT_ENCODER, inputs.release.precision) != "fp32"
     served = heads_of_graphs(inputs) if low else heads
     return Subject(
-        inputs, PYTORCH, tuple(volumes), tuple(voxels), tuple(answers), tuple(norms), ids, mask,
-        heads, served, model.vision.unit_codebook.T, model,
+        inputs, "PyTorch fp32", tuple(volumes), tuple(voxels), tuple(answers), tuple(norms),
+        ids, mask, heads, served, model.vision.unit_codebook.T, model,
     )  # fmt: skip
 
 
@@ -112,7 +110,7 @@ def _by_graphs(inputs: ParityInputs, volumes: Sequence[Volume], stages: Stages) 
         text = inputs.file(TEXT_ENCODER.name)
         parts = [slice(at, at + size) for at in range(0, len(ids), size)]
         bank = np.concatenate([run_text(text, ids[part], mask[part]) for part in parts])
-        heads = replace(heads_of_graphs(inputs), bank=bank)
+        heads = replace(heads_of_graphs(inputs), bank=torch.from_numpy(bank))
         vision = load(inputs.file(VISION.name))
         for volume in volumes:
             prepared = run_preprocess(inputs.file(PREPROCESS.name), volume)
@@ -122,7 +120,7 @@ def _by_graphs(inputs: ParityInputs, volumes: Sequence[Volume], stages: Stages) 
             voxels.append(prepared)
             norms.append(outputs["IMAGE_NORM"])
             advance(1)
-    unit = F.normalize(torch.from_numpy(heads.codebook.astype(np.float32)), dim=-1)
+    unit = F.normalize(heads.codebook.float(), dim=-1)
     against = f"{name} on the CPU, the repository's own graphs"
     return Subject(
         inputs, against, tuple(volumes), tuple(voxels), tuple(answers), tuple(norms), ids, mask,

@@ -22,45 +22,35 @@ from ctclip_export.parity.runtimes import searched_tokens
 
 Voxels = Sequence[NDArray[np.float32]]
 """VOXELS (1, 1, D, H, W) of some volumes."""
-ShowTokens = Callable[[Voxels], list[NDArray[np.float32]]]
+Tokens = list[NDArray[np.float32]]
 """Unit tokens (N, W) of each volume."""
 
 
-def tokens_of_graph(path: Path, make: Callable[[Path], Runner]) -> ShowTokens:
+def tokens_of_graph(path: Path, make: Callable[[Path], Runner], volumes: Voxels) -> Tokens:
     """By the vision graph with one more output, in the runtime that `make` loads it into."""
-
-    def tokens(volumes: Voxels) -> list[NDArray[np.float32]]:
-        with tempfile.TemporaryDirectory(
-            prefix="ctclip-tokens-", ignore_cleanup_errors=True
-        ) as folder:
-            model = onnx.load(path)
-            name = searched_tokens(model.graph)
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-            visible = Path(folder) / "model.onnx"
-            onnx.save(model, visible)
-            del model
-            runner = make(visible)
-            found = []
-            for voxels in volumes:
-                runner.bind({"VOXELS": voxels})
-                runner.run()
-                shown = runner.outputs()[name]
-                found.append(shown.reshape(-1, shown.shape[-1]).astype(np.float32))
-        return found
-
-    return tokens
-
-
-def tokens_of_module(make: Callable[[], Any], device: str) -> ShowTokens:
-    """By a CTViT, or a typed twin of it, that `make` puts on the device."""
-
-    @torch.no_grad()
-    def tokens(volumes: Voxels) -> list[NDArray[np.float32]]:
-        vision, found = make(), []
+    with tempfile.TemporaryDirectory(prefix="ctclip-tokens-", ignore_cleanup_errors=True) as folder:
+        model = onnx.load(path)
+        name = searched_tokens(model.graph)
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+        visible = Path(folder) / "model.onnx"
+        onnx.save(model, visible)
+        del model
+        runner = make(visible)
+        found = []
         for voxels in volumes:
-            stages = vision.stages(torch.from_numpy(voxels).to(device))
-            shown = F.normalize(vision.to_grid(stages.temporal_tokens).float(), dim=-1)
-            found.append(shown.flatten(0, 3).cpu().numpy())
-        return found
+            runner.bind({"VOXELS": voxels})
+            runner.run()
+            shown = runner.outputs()[name]
+            found.append(shown.reshape(-1, shown.shape[-1]).astype(np.float32))
+    return found
 
-    return tokens
+
+@torch.no_grad()
+def tokens_of_module(make: Callable[[], Any], device: str, volumes: Voxels) -> Tokens:
+    """By the reference's vision encoder, or a typed twin of it, that `make` puts on the device."""
+    vision, found = make(), []
+    for voxels in volumes:
+        stages = vision.stages(torch.from_numpy(voxels).to(device))
+        shown = F.normalize(vision.to_grid(stages.temporal_tokens).float(), dim=-1)
+        found.append(shown.flatten(0, 3).cpu().numpy())
+    return found

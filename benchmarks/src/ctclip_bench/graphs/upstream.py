@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ctclip_bench.graphs.judging import Found, judge_answers
-from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, Runner
+from ctclip_bench.graphs.cases import judge_answers
+from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs
 from ctclip_bench.graphs.subject import Subject
-from ctclip_bench.graphs.timing import by_clock, in_turn
-from ctclip_bench.graphs.tokens import ShowTokens, tokens_of_graph, tokens_of_module
+from ctclip_bench.graphs.tokens import Tokens, Voxels, tokens_of_graph, tokens_of_module
 from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32
 from ctclip_bench.results.result import Parity, Row, Times
 from ctclip_client import read_volume
 from ctclip_client.contract import FINDINGS, MAX_TOKENS, PREPROCESS, VISION
+from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Advance, Stages
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
@@ -41,30 +42,21 @@ from ctclip_export.samples.scans import Scan
 TABLE = "whole scan"
 
 
-@dataclass
-class _Way:
-    """One way from a file to the findings. tokens: see `tokens.py`. answer, voxels and stages_ms:
-    of the latest run.
-    """
-
-    name: str
-    precision: str
-    run: Callable[[_Way], StepAnswer]
-    tokens: ShowTokens
-    answer: StepAnswer | None = None
-    voxels: Any = None
-    stages_ms: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self) -> None:
-        self.stages_ms = {}
-        self.answer = self.run(self)
+class _Stages(dict[str, float]):
+    """Milliseconds of each stage of a run, as `read_ms`."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        spent = (time.perf_counter() - start) * 1000
-        self.stages_ms[f"{name}_ms"] = self.stages_ms.get(f"{name}_ms", 0.0) + spent
+        key = f"{name}_ms"
+        self[key] = self.get(key, 0.0) + (time.perf_counter() - start) * 1000
+
+
+Run = Callable[[_Stages], tuple[StepAnswer, NDArray[np.float32]]]
+"""From the file to the answer; VOXELS, on the way, is for the tokens."""
+Way = tuple[Run, Callable[[Voxels], Tokens]]
+"""A run, and what its vision encoder searches with, see `tokens.py`."""
 
 
 def upstream_rows(
@@ -73,120 +65,113 @@ def upstream_rows(
     """The table "whole scan", of the subject's first volume, and the verdict on it.
 
     findings: of how many the loop of upstream's script is run; all of them is what it does.
+    Raises: InvalidInput for a subject without a reference.
     """
-    count = min(findings, len(subject.inputs.release.findings))
+    model, precision = subject.model, subject.inputs.release.precision
+    if model is None:
+        raise InvalidInput("without --against there is no PyTorch model.", "Name a checkpoint.")
+    every = len(subject.inputs.release.findings)
+    count = min(findings, every)
+    rows = []
     with tempfile.TemporaryDirectory(
         prefix="ctclip-upstream-", ignore_cleanup_errors=True
     ) as folder:
         # Upstream never reorients: on a file that is stored L-P-S both see the same patient.
         path = Scan(Path("first"), 0).as_file(Path(folder), subject.volumes[0])
-        quick, slow = [], []
-        rows = []
-        precision = subject.inputs.release.precision
         if device == "cpu" and precision not in ONNX_RUNTIME_PRECISIONS:
-            rows.append(Row(
-                TABLE, f"ONNX Runtime {precision}", _settings("ONNX Runtime", precision),
-                not_run=f"its CPU provider has no {precision} kernels",
-            ))  # fmt: skip
+            name, reason = (
+                f"ONNX Runtime {precision}",
+                f"its CPU provider has no {precision} kernels",
+            )
+            rows.append(Row(TABLE, name, _settings("ONNX Runtime", precision), not_run=reason))
         else:
-            quick.append(_by_graphs(subject, path, device))
-        if subject.model is None:
-            rows.append(Row(
-                TABLE, "PyTorch, as upstream's script", _settings("PyTorch", "fp32"),
-                not_run="without --against there is no PyTorch model",
-            ))  # fmt: skip
-        else:
-            quick.append(_run_well(subject, subject.model, path, device))
-        with stages.stage(f"{TABLE}: warm up", len(quick)) as advance:
-            for way in quick:
-                way()
-                advance(1)
-        with stages.stage(f"{TABLE}: time", count + len(quick)) as advance:
-            if subject.model is not None:
-                slow.append(_as_upstream(subject, subject.model, path, device, (count, advance)))
-            ways = [*quick, *slow]
-            times = in_turn({w.name: w for w in ways}, by_clock, rounds=1, warmup=0)
-    measured = [_row(subject, way, times[way.name], count) for way in ways]
-    judged = [row.parity for row in measured if row.parity is not None]
+            with stages.stage(f"{TABLE}: the repository's graphs"):
+                name = f"ONNX Runtime {precision}, the repository's graphs"
+                settings = _settings("ONNX Runtime", precision)
+                rows.append(_row(subject, name, settings, _by_graphs(subject, path, device), 2))
+        settings = _settings("PyTorch", "fp32")
+        with stages.stage(f"{TABLE}: PyTorch, run well"):
+            name = "PyTorch fp32, run well"
+            rows.append(_row(subject, name, settings, _run_well(subject, model, path, device), 2))
+        with stages.stage(f"{TABLE}: as upstream's script", count) as advance:
+            name = "PyTorch fp32, as upstream's script"
+            if count < every:
+                name += f", {count} of {every} findings"
+                settings["findings"] = count
+            way = _as_upstream(subject, model, path, device, (count, advance))
+            rows.append(_row(subject, name, settings, way, 1))
+    judged = [row.parity for row in rows if row.parity is not None]
     wrong = [each.reason for each in judged if each.verdict != "PASS"]
-    verdict = Parity(
-        "FAIL" if wrong else "PASS", f"{TABLE} against {subject.against}",
-        reason="; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree",
-    )  # fmt: skip
-    return [*measured, *rows], verdict
+    said = "; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree"
+    verdict = Parity("FAIL" if wrong else "PASS", subject.against, reason=f"{TABLE}: {said}")
+    return rows, verdict
 
 
 def _settings(runtime: str, precision: str) -> dict[str, Any]:
     return {"runtime": runtime, "precision": precision, "file": "NIfTI, not compressed"}
 
 
-def _row(subject: Subject, way: _Way, times: list[float], count: int) -> Row:
-    runtime = way.name.split()[0].rstrip(",")
-    runtime = "ONNX Runtime" if runtime == "ONNX" else runtime
-    settings = _settings(runtime, way.precision)
-    assert way.answer is not None  # noqa: S101 (it has been timed)
-    reference = subject.answers[0]
-    if len(way.answer.logits) < len(reference.logits):
-        settings["findings"] = count
-        reference = replace(
-            reference, logits=reference.logits[:count],
-            probabilities=reference.probabilities[:count],
-        )  # fmt: skip
-    only = replace(subject, answers=(reference,))
-    verdict = judge_answers(
-        only, Found(way.name, way.precision, (), partial(way.tokens, [way.voxels])), [way.answer]
+def _row(subject: Subject, name: str, settings: dict[str, Any], way: Way, runs: int) -> Row:
+    """The last of so many runs, if it answers right."""
+    run, tokens = way
+    for _ in range(runs):
+        spent = _Stages()
+        start = time.perf_counter()
+        answer, voxels = run(spent)
+        taken = (time.perf_counter() - start) * 1000
+    count, reference = len(answer.logits), subject.answers[0]
+    reference = replace(
+        reference, logits=reference.logits[:count], probabilities=reference.probabilities[:count]
     )
-    taken = Times.of(times) if verdict.passed else None
-    return Row(TABLE, way.name, settings, taken, verdict.parity, way.stages_ms)
+    parity = judge_answers(
+        replace(subject, answers=(reference,)), name, settings["precision"], [answer],
+        partial(tokens, [voxels]),
+    )  # fmt: skip
+    times = Times.of([taken]) if parity.verdict == "PASS" else None
+    return Row(TABLE, name, dict(settings), times, parity, spent)
 
 
-def _by_graphs(subject: Subject, path: Path, device: str) -> _Way:
-    inputs = subject.inputs
-    runners = {
-        model.name: OnnxRunner(inputs.file(model.name), device)
-        for model in (PREPROCESS, VISION, FINDINGS)
-    }
+def _by_graphs(subject: Subject, path: Path, device: str) -> Way:
+    files = [subject.inputs.file(model.name) for model in (PREPROCESS, VISION, FINDINGS)]
+    make = partial(OnnxRunner, device=device)
+    preprocessing, vision, findings = map(make, files)
 
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
+    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
+        with spent.stage("read"):
             volume = read_volume(path)
-        with way.stage("preprocess"):
-            voxels = _answer(runners[PREPROCESS.name], volume.tensors())
-            way.voxels = voxels["VOXELS"]
-        with way.stage("encode"):
-            vision = _answer(runners[VISION.name], voxels)
-            image = {"IMAGE_EMBEDDING": vision["IMAGE_EMBEDDING"]}
-            scores = _answer(runners[FINDINGS.name], image)
-        return StepAnswer.of({**vision, **scores})
+        with spent.stage("preprocess"):
+            voxels = _answer(preprocessing, volume.tensors())
+        with spent.stage("encode"):
+            encoded = _answer(vision, voxels)
+            image = {"IMAGE_EMBEDDING": encoded["IMAGE_EMBEDDING"]}
+            answer = StepAnswer.of({**encoded, **_answer(findings, image)})
+        return answer, voxels["VOXELS"]
 
-    precision = inputs.release.precision
-    tokens = tokens_of_graph(inputs.file(VISION.name), lambda file: OnnxRunner(file, device))
-    return _Way(f"ONNX Runtime {precision}, the repository's graphs", precision, run, tokens)
+    return run, partial(tokens_of_graph, files[1], make)
 
 
-def _answer(runner: Runner, feed: Feed) -> Outputs:
+def _answer(runner: OnnxRunner, feed: Feed) -> Outputs:
     runner.bind(feed)
     runner.run()
     return runner.outputs()
 
 
-def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> _Way:
+def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> Way:
     vision = encoder_on(model.vision, "fp32", device)
     fitted = fitted_float32(subject.inputs.release.geometry)
 
     @torch.inference_mode()
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
+    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
+        with spent.stage("read"):
             volume = read_volume(path)
-        with way.stage("preprocess"):
+        with spent.stage("preprocess"):
             feed = [torch.from_numpy(np.array(each)) for each in volume.tensors().values()]
             voxels = fitted(feed[0].to(device), *feed[1:])
-        with way.stage("encode"):
+        with spent.stage("encode"):
             answer = _found(subject, vision(voxels))
-        way.voxels = voxels.cpu().numpy()
-        return answer
+        return answer, voxels.cpu().numpy()
 
-    return _Way("PyTorch fp32, run well", "fp32", run, tokens_of_module(lambda: vision, device))
+    return run, partial(tokens_of_module, lambda: vision, device)
 
 
 def _found(subject: Subject, encoded: Any) -> StepAnswer:
@@ -197,9 +182,8 @@ def _found(subject: Subject, encoded: Any) -> StepAnswer:
 
 def _as_upstream(
     subject: Subject, model: CTCLIP, path: Path, device: str, loop: tuple[int, Advance]
-) -> _Way:
-    vision = encoder_on(model.vision, "fp32", device)
-    text = encoder_on(model.text, "fp32", device)
+) -> Way:
+    vision, text = (encoder_on(each, "fp32", device) for each in (model.vision, model.text))
     length = min(MAX_TOKENS, model.config.text.positions)
     padding = ((0, 0), (0, length - subject.ids.shape[1]))
     ids, mask = (np.pad(each, padding) for each in (subject.ids, subject.mask))
@@ -207,28 +191,25 @@ def _as_upstream(
     count, advance = loop
 
     @torch.inference_mode()
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
+    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
+        with spent.stage("read"):
             data: Any = nibabel.load(path).get_fdata()  # float64 Hounsfield units (x, y, z)
-        with way.stage("preprocess"):
+        with spent.stage("preprocess"):
             hu = data.transpose(2, 0, 1)
             voxels = preprocess(hu, spacing_mm, (1.0, 0.0), geometry).to(device)
         logits, probabilities = [], []
         for finding in range(count):
             pair = slice(2 * finding, 2 * finding + 2)
-            with way.stage("encode"):
+            with spent.stage("encode"):
                 sentences = text(*(torch.from_numpy(a[pair]).to(device) for a in (ids, mask)))
                 answer = _found(subject, vision(voxels))
                 scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
             logits.append(scores["LOGITS"][0])
             probabilities.append(scores["PROBABILITIES"][0])
             advance(1)
-        way.voxels = voxels.cpu().numpy()
-        return replace(
+        answer = replace(
             answer, logits=np.concatenate(logits), probabilities=np.concatenate(probabilities)
         )
+        return answer, voxels.cpu().numpy()
 
-    whole = count == len(subject.inputs.release.findings)
-    some = "" if whole else f", {count} of {len(subject.inputs.release.findings)} findings"
-    tokens = tokens_of_module(lambda: vision, device)
-    return _Way(f"PyTorch fp32, as upstream's script{some}", "fp32", run, tokens)
+    return run, partial(tokens_of_module, lambda: vision, device)
