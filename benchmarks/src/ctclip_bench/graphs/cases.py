@@ -17,16 +17,7 @@ from ctclip_bench.graphs.subject import Subject
 from ctclip_bench.graphs.tokens import Tokens
 from ctclip_bench.parity.run import FLOAT32_ERROR
 from ctclip_bench.results.result import Parity
-from ctclip_client.contract import (
-    CLASSFINE,
-    FINDINGS,
-    PREPROCESS,
-    RELEVANCE,
-    SCORE,
-    TEXT_ENCODER,
-    VISION,
-    Model,
-)
+from ctclip_client.contract import CLASSFINE_MODELS, MODELS, TEXT_ENCODER, Model
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.check_fp32 import (
     LOGIT_BOUND,
@@ -34,26 +25,16 @@ from ctclip_export.parity.check_fp32 import (
     RELEVANCE_BOUND,
     VOXELS_BOUND,
 )
-from ctclip_export.parity.compare import Bound, ParityError, compare
+from ctclip_export.parity.compare import ParityError, compare
 from ctclip_export.parity.judge import Bounds, StepAnswer, StepVerdict, bounds_for, judge
 from ctclip_export.precision.choices import precision_of
 
-GRAPHS: dict[str, Model] = {
-    "vision": VISION, "text": TEXT_ENCODER, "preprocess": PREPROCESS, "score": SCORE,
-    "findings": FINDINGS, "relevance": RELEVANCE, "classfine": CLASSFINE,
-}  # fmt: skip
-"""Word of --graphs, and name of the table -> its model."""
 ENCODERS = ("vision", "text")
-_SCORES = {"LOGITS": LOGIT_BOUND, "PROBABILITIES": PROBABILITY_BOUND}
-_BOUNDS: dict[str, dict[str, Bound]] = {
-    "preprocess": {"VOXELS": VOXELS_BOUND},
-    "score": _SCORES,
-    "findings": _SCORES,
-    "relevance": {"RELEVANCE": RELEVANCE_BOUND},
-    "classfine": {"PROBABILITIES": PROBABILITY_BOUND},
-}
-"""Of graphs that are float32 in every release: those that an export is held to."""
-
+_BOUNDS = {
+    "VOXELS": VOXELS_BOUND, "LOGITS": LOGIT_BOUND, "PROBABILITIES": PROBABILITY_BOUND,
+    "RELEVANCE": RELEVANCE_BOUND,
+}  # fmt: skip
+"""Of graphs that are float32 in every release, by output: those that an export is held to."""
 ShowTokens = Callable[[], Tokens]
 """For the case's volumes; it costs a run of each."""
 
@@ -104,10 +85,10 @@ class Case:
             against = "PyTorch float32, by the checkpoint"
         else:
             against = "PyTorch float32, by the graph's own constants"
-        bounds, worst = _BOUNDS[self.word], dict[str, float]()
+        worst: dict[str, float] = {}
         try:
             for got, wanted in zip(outputs, self.expected, strict=True):
-                for each in compare(name, got, wanted, bounds):
+                for each in compare(name, got, wanted, _BOUNDS):
                     worst[each.quantity] = max(each.measured, worst.get(each.quantity, 0.0))
         except ParityError as error:
             return Parity("FAIL", against, reason=error.cause), {}
@@ -115,14 +96,16 @@ class Case:
             "PASS", against, logit_difference=worst.get("LOGITS"),
             probability_difference=worst.get("PROBABILITIES"),
         )  # fmt: skip
-        quantity, bound = next(iter(bounds.items()))
+        quantity = self.model.outputs[0].name
+        bound = _BOUNDS[quantity]
         figures = {"largest_difference": worst[quantity], "allowed": bound.absolute}
         return parity, figures | ({"allowed_relative": bound.relative} if bound.relative else {})
 
 
 def case_of(subject: Subject, word: str) -> Case:
-    """word: of GRAPHS; "classfine" only where the release has it."""
-    model, release = GRAPHS[word], subject.inputs.release
+    """word: "vision", "text", …; "classfine" only where the release has it."""
+    models = {model.name: model for model in (*MODELS, *CLASSFINE_MODELS)}
+    model, release = models[f"ctclip_{word}"], subject.inputs.release
     path = subject.inputs.file(model.name)
     feeds = _feeds(subject, word)
     expected: list[Outputs] = []

@@ -7,11 +7,9 @@ from __future__ import annotations
 import gc
 import os
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +25,10 @@ from ctclip_bench.graphs.roofline import (
     limit_of,
     roofline_row,
 )
-from ctclip_bench.graphs.runners import Outputs, Runner, cores, nodes_by_provider
+from ctclip_bench.graphs.runners import Outputs, Runner, cores
 from ctclip_bench.graphs.subject import Subject, read_subject
 from ctclip_bench.graphs.timing import in_turn, measure_on
-from ctclip_bench.graphs.torch_runner import TorchRunner, compiler_files_in
+from ctclip_bench.graphs.torch_runner import TorchRunner, compiled_afresh
 from ctclip_bench.graphs.upstream import TABLE as WHOLE_SCAN
 from ctclip_bench.graphs.upstream import upstream_rows
 from ctclip_bench.parity.inputs import ParityInputs
@@ -50,8 +48,8 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """device: "cpu" or "cuda". graphs: of GRAPHS. rounds: at most, and limit_s: no round of a graph
-    begins after it. compile: whether torch.compile is wanted. upstream_findings: of how many
+    """device: "cpu" or "cuda". graphs: "vision", …. rounds: at most, and limit_s: no round of a
+    graph begins after it. compile: whether torch.compile is wanted. upstream_findings: of how many
     findings the loop of upstream's script is run, 0 for none.
     """
 
@@ -155,17 +153,14 @@ def _measure_graph(
     every = {one.name: one for one in contenders(case, plan.device, compiled=plan.compile)}
     rows: dict[str, Row] = {}
     right: dict[str, Runner] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="ctclip-compile-", ignore_cleanup_errors=True) as folder,
-        compiler_files_in(Path(folder)),
-    ):
+    with compiled_afresh():
         for name, one in every.items():
             row = Row(case.word, name, one.settings(case.batch))
             try:
                 if one.missing:
                     raise InvalidInput(one.missing)
                 with stages.stage(f"{case.word}: load and judge {name}"):
-                    runner, parity, figures = _judged(case, one, plan.device)
+                    runner, parity, figures = _judged(case, one)
                 row = replace(row, parity=parity, figures=figures)
                 if parity.verdict == "PASS":
                     right[name] = runner
@@ -181,7 +176,12 @@ def _measure_graph(
             )  # fmt: skip
     first = next(iter(times.values()), [])
     for name, taken in times.items():
-        limit_ms = _limit_ms(case, counts, ceilings, every[name])
+        # A twin in bf16 computes in bf16 what the file does in float32; what has no file is held to
+        # the first one's count.
+        count = counts.get(every[name].file, counts[case.files[0].name])
+        if every[name].precision != case.precision:
+            count = count.typed(every[name].precision)
+        limit_ms = limit_of(count, ceilings.products, ceilings.copy)["limit_ms"]
         figures = {
             **rows[name].figures,
             # The median over rounds of the ratio of a pair.
@@ -192,7 +192,7 @@ def _measure_graph(
     return list(rows.values()), _verdict(case, every, rows)
 
 
-def _judged(case: Case, one: Contender, device: str) -> tuple[Runner, Parity, dict[str, Any]]:
+def _judged(case: Case, one: Contender) -> tuple[Runner, Parity, dict[str, Any]]:
     """Load it, run all volumes, judge, and leave the first one's inputs in place."""
     runner = one.make()
     outputs: list[Outputs] = []
@@ -204,36 +204,9 @@ def _judged(case: Case, one: Contender, device: str) -> tuple[Runner, Parity, di
     parity, figures = case.judge(one.name, one.precision, outputs, tokens)
     if len(case.feeds) > 1:
         runner.bind(case.feeds[0])
-    return runner, parity, figures | _figures(case, one, runner, device)
-
-
-def _figures(case: Case, one: Contender, runner: Runner, device: str) -> dict[str, Any]:
-    """What is known of a runtime beside its times."""
-    found: dict[str, Any] = {}
-    if isinstance(runner, TorchRunner):
-        if runner.compile_s is not None:
-            found["compile_s"] = runner.compile_s
-        if device == "cuda" and one.mode != "CUDA graph":  # its memory is taken when captured
-            held = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            runner.run()
-            torch.cuda.synchronize()
-            found["working_gib"] = (torch.cuda.max_memory_allocated() - held) / 2**30
-    if one.runtime == "ONNX Runtime" and device == "cuda":
-        nodes = nodes_by_provider(case.files[0].with_name(one.file), case.feeds[0], device)
-        found["nodes_on_cpu"] = nodes["CPUExecutionProvider"]
-        found["nodes"] = sum(nodes.values())
-    return found
-
-
-def _limit_ms(case: Case, counts: Mapping[str, Count], ceilings: Ceilings, one: Contender) -> float:
-    """The least time at the row's precision: a twin in bf16 computes in bf16 what the file does in
-    float32. Peers without a file are held to the first one's count.
-    """
-    count = counts.get(one.file, counts[case.files[0].name])
-    if one.precision != case.precision:
-        count = count.typed(one.precision)
-    return limit_of(count, ceilings.products, ceilings.copy).limit_ms
+    if isinstance(runner, TorchRunner) and runner.compile_s is not None:
+        figures["compile_s"] = runner.compile_s
+    return runner, parity, figures
 
 
 def _verdict(case: Case, every: Mapping[str, Contender], rows: Mapping[str, Row]) -> Parity:

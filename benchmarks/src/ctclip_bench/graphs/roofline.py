@@ -7,7 +7,6 @@ Williams, Waterman, Patterson: Roofline, Communications of the ACM 52(4), 2009.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctclip_bench.graphs.ceilings import Ceilings
@@ -31,21 +30,12 @@ _DATASHEETS = {
 }
 
 
-@dataclass(frozen=True)
-class Limit:
-    """limit_ms: no run takes less. bound_by: "products" or "copies". by_node_ms: the same if every
-    node read and wrote memory, with nothing fused or kept in a cache.
-    """
+def limit_of(count: Count, products: Mapping[str, float], copy: float) -> dict[str, Any]:
+    """`limit_ms`: no run takes less. `bound_by`: "products" or "copies". `limit_by_node_ms`: the
+    same if every node read and wrote memory, with nothing fused or kept in a cache.
 
-    limit_ms: float
-    bound_by: str
-    by_node_ms: float
-
-
-def limit_of(count: Count, products: Mapping[str, float], copy: float) -> Limit:
-    """products: operations a second by precision; a precision that is not among them is computed in
+    products: operations a second by precision; a precision that is not among them is computed in
     float32. copy: bytes a second, read and written counted.
-
     Elementwise operations are left out: no ceiling is measured for them, and they overlap with
     products or copies.
     """
@@ -54,21 +44,24 @@ def limit_of(count: Count, products: Mapping[str, float], copy: float) -> Limit:
         for precision, operations in count.products.items()
     )
     least, by_node = (bytes_ / copy * 1000 for bytes_ in (count.bytes_least, count.bytes_by_node))
-    bound_by = "products" if of_products >= least else "copies"
-    return Limit(max(of_products, least), bound_by, max(of_products, by_node))
+    return {
+        "limit_ms": max(of_products, least),
+        "bound_by": "products" if of_products >= least else "copies",
+        "limit_by_node_ms": max(of_products, by_node),
+    }
 
 
-def roofline_row(graph: str, precision: str, count: Count, device: str, limit: Limit) -> Row:
-    """graph: "vision", …; precision: of its products; device: in words."""
+def roofline_row(
+    graph: str, precision: str, count: Count, device: str, limit: Mapping[str, Any]
+) -> Row:
+    """graph: "vision", …; precision: of its products; device: in words; limit: of `limit_of`."""
     figures: dict[str, Any] = {
         "operations": count.operations,
         "product_operations": sum(count.products.values()),
         "bytes": count.bytes_least,
         "bytes_by_node": count.bytes_by_node,
         "intensity_operations_per_byte": count.operations / count.bytes_least,
-        "limit_ms": limit.limit_ms,
-        "bound_by": limit.bound_by,
-        "limit_by_node_ms": limit.by_node_ms,
+        **limit,
     }
     if count.unknown:
         figures["nodes_not_counted"] = len(count.unknown)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +15,8 @@ from torch import Tensor
 
 from ctclip_client.contract import Model
 from ctclip_client.errors import InvalidInput
-from ctclip_export.engines.run import Engine, checked_engine
-from ctclip_export.engines.target import TENSORRT, EngineError
+from ctclip_export.engines.run import checked_engine
+from ctclip_export.engines.target import EngineError
 from ctclip_export.parity.providers import load_cuda_libraries
 from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core
 
@@ -54,22 +51,14 @@ def missing_cuda_provider() -> str:
 class OnnxRunner:
     """ONNX Runtime, on the CPU or by its CUDA provider with inputs and outputs on the GPU."""
 
-    def __init__(
-        self, path: Path, device: str = "cpu", *, tf32: bool = False, profile: Path | None = None
-    ) -> None:
-        """profile: a folder for the trace of every node.
-
-        Raises: InvalidInput where there is no CUDA provider; ONNX Runtime's own errors.
-        """
+    def __init__(self, path: Path, device: str = "cpu", *, tf32: bool = False) -> None:
+        """Raises: InvalidInput where there is no CUDA provider; ONNX Runtime's own errors."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = cores()
         options.inter_op_num_threads = 1
         # Its threads would go on spinning while the next runtime is measured.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile / "trace")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
             if missing := missing_cuda_provider():
@@ -119,23 +108,6 @@ class OnnxRunner:
         return dict(zip(self._names, self._values, strict=True))
 
 
-def nodes_by_provider(path: Path, feed: Feed, device: str) -> Counter[str]:
-    """How many nodes of a graph each provider of ONNX Runtime computed, in one traced run.
-
-    Nodes are those that were left after fusing; nodes of a loop's body count once for each step.
-    """
-    with tempfile.TemporaryDirectory(prefix="ctclip-trace-", ignore_cleanup_errors=True) as folder:
-        runner = OnnxRunner(path, device, profile=Path(folder))
-        runner.bind(feed)
-        runner.run()
-        events = json.loads(Path(runner.session.end_profiling()).read_text(encoding="utf-8"))
-    return Counter(
-        event["args"]["provider"]
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    )
-
-
 class OpenVINORunner:
     """OpenVINO on the CPU."""
 
@@ -171,20 +143,25 @@ class OpenVINORunner:
         return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
 
 
-class _PlacedEngine(Engine):
-    """A plan whose inputs and outputs stay on the GPU between runs."""
+class TensorRTRunner:
+    """TensorRT, by the plan beside an ONNX file, with inputs and outputs on the GPU."""
 
-    def place(self, feed: Feed) -> None:
-        self._placed: dict[str, Tensor] = {}
-        mode = self._library.TensorIOMode
+    def __init__(self, model: Model, graph: Path, precision: str) -> None:
+        """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
+        self._plan = checked_engine(model, graph, precision)
+        self._engine, self._context = self._plan._engine, self._plan._context
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self.output_names = [n for n in names if self._engine.get_tensor_mode(n) != mode.INPUT]
+        self._outputs = [n for n in names if self._engine.get_tensor_mode(n).name != "INPUT"]
+        self._placed: dict[str, Tensor] = {}
+
+    def bind(self, feed: Feed) -> None:
+        """See `Runner`."""
         for name, array in feed.items():
             tensor = torch.from_numpy(np.ascontiguousarray(array)).cuda()
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 raise EngineError(f"engine: {name} {list(tensor.shape)} is outside of the plan.")
             self._placed[name] = tensor
-        for name in self.output_names:
+        for name in self._outputs:
             kind = self._engine.get_tensor_dtype(name).name
             dtype = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}[kind]
             shape = tuple(self._context.get_tensor_shape(name))
@@ -193,33 +170,14 @@ class _PlacedEngine(Engine):
             self._context.set_tensor_address(name, tensor.data_ptr())
         torch.cuda.synchronize()
 
-    def execute(self) -> None:
+    def run(self) -> object:
+        """See `Runner`."""
         # On the stream whose events take the time.
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise EngineError("engine: TensorRT could not run the plan.")
-
-    def fetch(self) -> Outputs:
-        torch.cuda.synchronize()
-        return {name: self._placed[name].cpu().numpy() for name in self.output_names}
-
-
-class TensorRTRunner:
-    """TensorRT, by the plan beside an ONNX file."""
-
-    def __init__(self, model: Model, graph: Path, precision: str) -> None:
-        """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
-        checked_engine(model, graph, precision)
-        self._engine = _PlacedEngine(graph.parent / TENSORRT.plan)
-
-    def bind(self, feed: Feed) -> None:
-        """See `Runner`."""
-        self._engine.place(feed)
-
-    def run(self) -> object:
-        """See `Runner`."""
-        self._engine.execute()
         return None
 
     def outputs(self) -> Outputs:
         """See `Runner`."""
-        return self._engine.fetch()
+        torch.cuda.synchronize()
+        return {name: self._placed[name].cpu().numpy() for name in self._outputs}

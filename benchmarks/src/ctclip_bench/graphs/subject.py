@@ -57,11 +57,8 @@ def read_subject(inputs: ParityInputs, stages: Stages) -> Subject:
 
     Raises: Unreadable, InvalidInput.
     """
-    volumes = []
-    with stages.stage("Scans: read", len(inputs.scans)) as advance:
-        for scan in inputs.scans:
-            volumes.append(scan.volume())
-            advance(1)
+    with stages.stage("Scans: read"):
+        volumes = [scan.volume() for scan in inputs.scans]
     if inputs.checkpoint is None or inputs.text_model is None:
         return _by_graphs(inputs, volumes, stages)
     with stages.stage("Checkpoint: read"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,31 +48,21 @@ def missing_compiler(device: str) -> str:
 
 
 @contextmanager
-def compiler_files_in(folder: Path) -> Iterator[None]:
-    """Let torch.compile keep its files there, and compile in this process: nothing is left behind,
+def compiled_afresh() -> Iterator[None]:
+    """Let torch.compile keep its files apart, and compile in this process: nothing is left behind,
     nothing is taken from an earlier run, and the time to compile is that of a first start.
     """
-    wanted = {
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
     with quiet():
-        from torch._inductor import config
-
-    threads = config.compile_threads
-    config.compile_threads = 1
-    try:
-        yield
-    finally:
-        config.compile_threads = threads
-        torch.compiler.reset()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        from torch._inductor import config, utils
+    with (
+        tempfile.TemporaryDirectory(prefix="ctclip-compile-", ignore_cleanup_errors=True) as folder,
+        utils.fresh_cache(dir=folder),
+        config.patch(compile_threads=1),
+    ):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
 
 
 class TorchRunner:

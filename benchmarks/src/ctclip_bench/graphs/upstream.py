@@ -32,7 +32,7 @@ from ctclip_bench.results.result import Parity, Row, Times
 from ctclip_client import read_volume
 from ctclip_client.contract import FINDINGS, MAX_TOKENS, PREPROCESS, VISION
 from ctclip_client.errors import InvalidInput
-from ctclip_client.system.progress import Advance, Stages
+from ctclip_client.system.progress import Stages
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.judge import StepAnswer
@@ -72,34 +72,28 @@ def upstream_rows(
         raise InvalidInput("without --against there is no PyTorch model.", "Name a checkpoint.")
     every = len(subject.inputs.release.findings)
     count = min(findings, every)
+    some = "" if count == every else f", {count} of {every} findings"
     rows = []
     with tempfile.TemporaryDirectory(
         prefix="ctclip-upstream-", ignore_cleanup_errors=True
     ) as folder:
         # Upstream never reorients: on a file that is stored L-P-S both see the same patient.
         path = Scan(Path("first"), 0).as_file(Path(folder), subject.volumes[0])
+        ways: list[tuple[str, str, int, Callable[[], Way]]] = [
+            ("PyTorch fp32, run well", "fp32", 2, partial(_run_well, subject, model, path, device)),
+            (f"PyTorch fp32, as upstream's script{some}", "fp32", 1,
+             partial(_as_upstream, subject, model, path, device, count)),
+        ]  # fmt: skip
         if device == "cpu" and precision not in ONNX_RUNTIME_PRECISIONS:
-            name, reason = (
-                f"ONNX Runtime {precision}",
-                f"its CPU provider has no {precision} kernels",
-            )
-            rows.append(Row(TABLE, name, _settings("ONNX Runtime", precision), not_run=reason))
+            name = f"ONNX Runtime {precision}"
+            reason = f"its CPU provider has no {precision} kernels"
+            rows.append(Row(TABLE, name, {"precision": precision}, not_run=reason))
         else:
-            with stages.stage(f"{TABLE}: the repository's graphs"):
-                name = f"ONNX Runtime {precision}, the repository's graphs"
-                settings = _settings("ONNX Runtime", precision)
-                rows.append(_row(subject, name, settings, _by_graphs(subject, path, device), 2))
-        settings = _settings("PyTorch", "fp32")
-        with stages.stage(f"{TABLE}: PyTorch, run well"):
-            name = "PyTorch fp32, run well"
-            rows.append(_row(subject, name, settings, _run_well(subject, model, path, device), 2))
-        with stages.stage(f"{TABLE}: as upstream's script", count) as advance:
-            name = "PyTorch fp32, as upstream's script"
-            if count < every:
-                name += f", {count} of {every} findings"
-                settings["findings"] = count
-            way = _as_upstream(subject, model, path, device, (count, advance))
-            rows.append(_row(subject, name, settings, way, 1))
+            name = f"ONNX Runtime {precision}, the repository's graphs"
+            ways.insert(0, (name, precision, 2, partial(_by_graphs, subject, path, device)))
+        for name, computed_in, runs, make in ways:
+            with stages.stage(f"{TABLE}: {name}"):
+                rows.append(_row(subject, name, computed_in, runs, make()))
     judged = [row.parity for row in rows if row.parity is not None]
     wrong = [each.reason for each in judged if each.verdict != "PASS"]
     said = "; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree"
@@ -107,11 +101,7 @@ def upstream_rows(
     return rows, verdict
 
 
-def _settings(runtime: str, precision: str) -> dict[str, Any]:
-    return {"runtime": runtime, "precision": precision, "file": "NIfTI, not compressed"}
-
-
-def _row(subject: Subject, name: str, settings: dict[str, Any], way: Way, runs: int) -> Row:
+def _row(subject: Subject, name: str, precision: str, runs: int, way: Way) -> Row:
     """The last of so many runs, if it answers right."""
     run, tokens = way
     for _ in range(runs):
@@ -119,16 +109,21 @@ def _row(subject: Subject, name: str, settings: dict[str, Any], way: Way, runs: 
         start = time.perf_counter()
         answer, voxels = run(spent)
         taken = (time.perf_counter() - start) * 1000
+    settings: dict[str, Any] = {
+        "runtime": name[: name.index(f" {precision}")], "precision": precision,
+        "file": "NIfTI, not compressed",
+    }  # fmt: skip
     count, reference = len(answer.logits), subject.answers[0]
-    reference = replace(
-        reference, logits=reference.logits[:count], probabilities=reference.probabilities[:count]
-    )
+    if count < len(reference.logits):
+        settings["findings"] = count
+        logits, probabilities = reference.logits[:count], reference.probabilities[:count]
+        reference = replace(reference, logits=logits, probabilities=probabilities)
     parity = judge_answers(
-        replace(subject, answers=(reference,)), name, settings["precision"], [answer],
+        replace(subject, answers=(reference,)), name, precision, [answer],
         partial(tokens, [voxels]),
     )  # fmt: skip
     times = Times.of([taken]) if parity.verdict == "PASS" else None
-    return Row(TABLE, name, dict(settings), times, parity, spent)
+    return Row(TABLE, name, settings, times, parity, spent)
 
 
 def _by_graphs(subject: Subject, path: Path, device: str) -> Way:
@@ -180,15 +175,12 @@ def _found(subject: Subject, encoded: Any) -> StepAnswer:
     return StepAnswer.of({"IMAGE_EMBEDDING": embedding, "CODES": codes, **scores})
 
 
-def _as_upstream(
-    subject: Subject, model: CTCLIP, path: Path, device: str, loop: tuple[int, Advance]
-) -> Way:
+def _as_upstream(subject: Subject, model: CTCLIP, path: Path, device: str, count: int) -> Way:
     vision, text = (encoder_on(each, "fp32", device) for each in (model.vision, model.text))
     length = min(MAX_TOKENS, model.config.text.positions)
     padding = ((0, 0), (0, length - subject.ids.shape[1]))
     ids, mask = (np.pad(each, padding) for each in (subject.ids, subject.mask))
     spacing_mm, geometry = subject.volumes[0].spacing_mm, subject.inputs.release.geometry
-    count, advance = loop
 
     @torch.inference_mode()
     def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
@@ -206,7 +198,6 @@ def _as_upstream(
                 scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
             logits.append(scores["LOGITS"][0])
             probabilities.append(scores["PROBABILITIES"][0])
-            advance(1)
         answer = replace(
             answer, logits=np.concatenate(logits), probabilities=np.concatenate(probabilities)
         )
