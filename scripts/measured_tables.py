@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctclip_bench.results.cells import Cells, cells, markdown
-from ctclip_bench.results.kept import newest
+from ctclip_bench.results.files import newest
 from ctclip_bench.results.result import Result, Row
 
 ROOT = Path(__file__).parents[1]

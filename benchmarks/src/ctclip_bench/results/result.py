@@ -89,6 +89,11 @@ class Row:
     figures: Mapping[str, Any] = field(default_factory=dict)
     not_run: str = ""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it follows from a datasheet, and nobody measured it."""
+        return DATASHEET in str(self.settings.get("device"))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -111,16 +116,28 @@ class Result:
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def table(self, name: str) -> tuple[Row, ...]:
+    @property
+    def tables(self) -> dict[str, list[Row]]:
+        """Rows by the table they belong to, both in their order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.table, []).append(row)
+        return found
+
+    def table(self, name: str) -> list[Row]:
         """The rows of one table, in their order."""
-        return tuple(row for row in self.rows if row.table == name)
+        return self.tables.get(name, [])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is the GPU that was measured."""
+        return isinstance(self.machine.get("gpu"), dict) and self.plan.get("device") != "cpu"
 
     @property
     def machine_name(self) -> str:
         """The GPU, or the processor with its instruction sets and so many cores."""
-        gpu = self.machine.get("gpu")
-        if isinstance(gpu, dict) and self.plan.get("device", "cuda") != "cpu":
-            return str(gpu.get("name"))
+        if self.on_gpu:
+            return str(self.machine["gpu"].get("name"))
         return f"{self.machine.get('cores')} cores of {self.machine.get('processor')}"
 
     def as_json(self) -> dict[str, Any]:

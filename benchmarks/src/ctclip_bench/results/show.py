@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctclip_bench.results.cells import cells, columns
-from ctclip_bench.results.result import DATASHEET, FEW, Parity, Result, Row
+from ctclip_bench.results.result import FEW, Parity, Result, Row
 from ctclip_client.cli.tables import print_table
 
 _BUSY = 0.3
@@ -27,8 +27,8 @@ def show(console: Console, result: Result) -> None:
     if not result.rows:
         console.print("No timings: what answers wrongly has no latency.", highlight=False)
         return
-    for name in dict.fromkeys(row.table for row in result.rows):
-        rows = [row for row in result.table(name) if not _bound(row)]
+    for name, every in result.tables.items():
+        rows = [row for row in every if not row.is_bound]
         if ran := [row for row in rows if not row.not_run]:
             print_table(console, _table(name, ran))
         for row in rows:
@@ -37,11 +37,6 @@ def show(console: Console, result: Result) -> None:
                 console.print(line, highlight=False, soft_wrap=True)
     for line in _remarks(result):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _bound(row: Row) -> bool:
-    """Whether nobody measured it."""
-    return DATASHEET in str(row.settings.get("device"))
 
 
 def _head(result: Result) -> Iterator[str]:
@@ -64,7 +59,7 @@ def _head(result: Result) -> Iterator[str]:
         server = subject["server"]
         backend = server["models"]["ctclip_vision"]["backend"]
         where = f"Triton {server['triton']} ({server['kind']}), vision on {backend}; "
-    if machine.get("gpu") and result.plan["device"] == "cuda":
+    if result.on_gpu:
         where += f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}; "
     yield escape(
         f"{where}{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
@@ -99,7 +94,7 @@ def _table(name: str, rows: Sequence[Row]) -> Table:
 
 
 def _remarks(result: Result) -> Iterator[str]:
-    if any(map(_bound, result.rows)):
+    if any(row.is_bound for row in result.rows):
         yield "Bounds of GPUs from their datasheets, not measured: ctclip bench report shows them."
     if any(row.times_ms and row.times_ms.n < FEW for row in result.rows):
         yield f"n < {FEW}: p99 is little more than the slowest run."
