@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.graphs.runners import Feed, Outputs
+from ctclip_bench.graphs.runners import Feed, Outputs, Tokens
 from ctclip_bench.graphs.subject import Subject
-from ctclip_bench.graphs.tokens import Tokens
 from ctclip_bench.parity.run import FLOAT32_ERROR
 from ctclip_bench.results.result import Parity
 from ctclip_client.contract import CLASSFINE_MODELS, MODELS, TEXT_ENCODER, Model

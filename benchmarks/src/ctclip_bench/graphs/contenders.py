@@ -16,15 +16,18 @@ from ctclip_bench.graphs.runners import (
     OpenVINORunner,
     Runner,
     TensorRTRunner,
+    Tokens,
+    Voxels,
     missing_cuda_provider,
+    tokens_of_graph,
 )
-from ctclip_bench.graphs.tokens import Tokens, Voxels, tokens_of_graph, tokens_of_module
 from ctclip_bench.graphs.torch_runner import (
     Function,
     TorchRunner,
     encoder_on,
     fitted_float32,
     missing_compiler,
+    tokens_of_module,
 )
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.processor import has_bfloat16
@@ -43,7 +46,7 @@ class Contender:
 
     make: loads it. missing: why it cannot run here, "" if it can be tried. served: the repository
     is served by it, so that a wrong answer is the release's; what a peer answers wrongly is said,
-    and not timed. tokens: of the vision graph, see `tokens.py`.
+    and not timed. tokens: of the vision graph, see `Tokens`.
     """
 
     runtime: str

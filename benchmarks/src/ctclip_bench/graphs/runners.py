@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -18,10 +20,15 @@ from ctclip_client.errors import InvalidInput
 from ctclip_export.engines.run import checked_engine
 from ctclip_export.engines.target import EngineError
 from ctclip_export.parity.providers import load_cuda_libraries
-from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core
+from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core, searched_tokens
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
+Voxels = Sequence[NDArray[np.float32]]
+"""VOXELS (1, 1, D, H, W) of some volumes."""
+Tokens = list[NDArray[np.float32]]
+"""Unit tokens (N, W) of each volume: what goes into the code search, which tells a runtime's error
+of the similarity, and so which codes it may choose otherwise."""
 
 CUDA = "CUDAExecutionProvider"
 
@@ -181,3 +188,23 @@ class TensorRTRunner:
         """See `Runner`."""
         torch.cuda.synchronize()
         return {name: self._placed[name].cpu().numpy() for name in self._outputs}
+
+
+def tokens_of_graph(path: Path, make: Callable[[Path], Runner], volumes: Voxels) -> Tokens:
+    """By the vision graph with one more output, in the runtime that `make` loads it into: another
+    graph, so it is never timed.
+    """
+    with tempfile.TemporaryDirectory(prefix="ctclip-tokens-", ignore_cleanup_errors=True) as folder:
+        model = onnx.load(path)
+        name = searched_tokens(model.graph)
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+        visible = Path(folder) / "model.onnx"
+        onnx.save(model, visible)
+        del model
+        runner, found = make(visible), []
+        for voxels in volumes:
+            runner.bind({"VOXELS": voxels})
+            runner.run()
+            shown = runner.outputs()[name]
+            found.append(shown.reshape(-1, shown.shape[-1]).astype(np.float32))
+    return found

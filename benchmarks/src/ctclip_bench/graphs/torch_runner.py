@@ -23,7 +23,7 @@ from ctclip_export.graphs.quiet import quiet
 from ctclip_export.precision.typed_twin import typed
 
 if TYPE_CHECKING:
-    from ctclip_bench.graphs.runners import Feed, Outputs  # imports onnxruntime
+    from ctclip_bench.graphs.runners import Feed, Outputs, Tokens, Voxels  # imports onnxruntime
 
 Function = Callable[..., Any]
 """Tensors in the order of a model's inputs -> a tensor, or several in the order of its outputs."""
@@ -141,6 +141,17 @@ def encoder_on(module: nn.Module, precision: str, device: str) -> nn.Module:
     if device == "cuda" and chosen is module:
         chosen = typed(module, "fp32")  # a copy: the reference stays where it is
     return chosen.to(device).eval()
+
+
+@torch.no_grad()
+def tokens_of_module(make: Callable[[], Any], device: str, volumes: Voxels) -> Tokens:
+    """By the reference's vision encoder, or a typed twin of it, that `make` puts on the device."""
+    vision, found = make(), []
+    for voxels in volumes:
+        stages = vision.stages(torch.from_numpy(voxels).to(device))
+        shown = F.normalize(vision.to_grid(stages.temporal_tokens).float(), dim=-1)
+        found.append(shown.flatten(0, 3).cpu().numpy())
+    return found
 
 
 def fitted_float32(geometry: Geometry) -> Function:

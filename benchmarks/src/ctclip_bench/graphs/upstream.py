@@ -24,10 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from ctclip_bench.graphs.cases import judge_answers
-from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs
+from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, Tokens, Voxels, tokens_of_graph
 from ctclip_bench.graphs.subject import Subject
-from ctclip_bench.graphs.tokens import Tokens, Voxels, tokens_of_graph, tokens_of_module
-from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32
+from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32, tokens_of_module
 from ctclip_bench.results.result import Parity, Row, Times
 from ctclip_client import read_volume
 from ctclip_client.contract import FINDINGS, MAX_TOKENS, PREPROCESS, VISION
@@ -56,7 +55,7 @@ class _Stages(dict[str, float]):
 Run = Callable[[_Stages], tuple[StepAnswer, NDArray[np.float32]]]
 """From the file to the answer; VOXELS, on the way, is for the tokens."""
 Way = tuple[Run, Callable[[Voxels], Tokens]]
-"""A run, and what its vision encoder searches with, see `tokens.py`."""
+"""A run, and what its vision encoder searches with, see `Tokens`."""
 
 
 def upstream_rows(

@@ -51,18 +51,8 @@ def compare(before: Result, after: Result) -> list[Change]:
             "Compare two of the same word of ctclip bench.",
         )
     old, new = _by_key(before), _by_key(after)
-    changes: list[Change] = []
-    for key, row in old.items():
-        if key in new:
-            changes += _changes(row, new[key])
-        elif not row.not_run:
-            changes.append(Change(row.table, _title(row), "gone"))
-    changes += [
-        Change(row.table, _title(row), "new")
-        for key, row in new.items()
-        if key not in old and not row.not_run
-    ]
-    return changes
+    keys = dict.fromkeys((*old, *new))
+    return [change for key in keys for change in _changes(old.get(key), new.get(key))]
 
 
 def different_machines(before: Result, after: Result) -> list[str]:
@@ -93,13 +83,14 @@ def _title(row: Row) -> str:
     return f"{row.name} ({', '.join(more)})" if more else row.name
 
 
-def _changes(old: Row, new: Row) -> Iterator[Change]:
-    change = partial(Change, old.table, _title(old))
-    if old.not_run or new.not_run:
-        if not new.not_run:
-            yield change("new")
-        elif not old.not_run:
-            yield change("gone", new.not_run)
+def _changes(old: Row | None, new: Row | None) -> Iterator[Change]:
+    if new is None or new.not_run:
+        if old is not None and not old.not_run:
+            yield Change(old.table, _title(old), "gone", new.not_run if new else "")
+        return
+    change = partial(Change, new.table, _title(new))
+    if old is None or old.not_run:
+        yield change("new")
         return
     passed = new.parity is not None and new.parity.verdict == "PASS"
     if old.parity and old.parity.verdict == "PASS" and not passed:

@@ -157,9 +157,7 @@ class Result:
                 "Name a file that this version of ctclip bench has written.",
             )
         try:
-            for name, kind in _KINDS_OF_FIELDS.items():
-                if not isinstance(content[name], kind):
-                    raise TypeError(f"{name}: {type(content[name]).__name__}")
+            _check(content)
             rows = tuple(_row(each) for each in content["rows"])
             verdicts = tuple(Parity(**each) for each in content["verdicts"])
             names = (each.name for each in dataclasses.fields(cls))
@@ -182,24 +180,25 @@ def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_KINDS_OF_FIELDS: Mapping[str, Any] = {
+_KINDS: Mapping[str, type] = {
     "kind": str, "passed": bool, "subject": dict, "plan": dict, "rows": list, "verdicts": list,
     "notes": list, "machine": dict, "date": str,
+    "table": str, "name": str, "not_run": str, "settings": dict, "figures": dict,
 }  # fmt: skip
 
 
+def _check(content: Mapping[str, Any]) -> None:
+    for name, value in content.items():
+        if name in _KINDS and not isinstance(value, _KINDS[name]):
+            raise TypeError(f"{name}: {type(value).__name__}")
+
+
 def _row(content: Mapping[str, Any]) -> Row:
+    _check(content)
     more: dict[str, Any] = {}
     if "times_ms" in content:
         numbers = {name: float(value) for name, value in content["times_ms"].items()}
         more["times_ms"] = Times(int(numbers.pop("n")), **numbers)
     if "parity" in content:
         more["parity"] = Parity(**content["parity"])
-    row = Row(**{**content, **more})
-    for name in ("settings", "figures"):
-        if not isinstance(getattr(row, name), dict):
-            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
-    for name in ("table", "name", "not_run"):
-        if not isinstance(getattr(row, name), str):
-            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
-    return row
+    return Row(**{**content, **more})
