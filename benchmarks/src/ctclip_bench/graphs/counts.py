@@ -42,7 +42,7 @@ _TYPES = {
 _SHARES = {"fp16": 0.5, "bf16": 0.5, "int8": 0.25}
 """Of the bytes of float32."""
 _LARGE_BYTES = 8192
-"""Constants above it are no shapes: they are dropped before shapes are inferred, which is quick."""
+"""Constants above it are no shapes: without them, shapes are inferred quickly."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def count_graph(
     if values:
         model = _folded(model, values)
         graph = model.graph
-    _lighten(graph)
+    for tensor in graph.initializer:  # of large constants shapes are all that matters
+        if math.prod(tensor.dims) * _TYPES[tensor.data_type][1] > _LARGE_BYTES:
+            tensor.ClearField("raw_data")
     # Shapes beyond a guard are found only where it is passed, and some only where it is not.
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     _pass_guards(graph)
@@ -171,19 +173,6 @@ def _folded(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.
             used = {name for inner in body.node for name in inner.input if name in constants}
             body.initializer.extend(constants[name] for name in sorted(used))
     return folded
-
-
-def _lighten(graph: onnx.GraphProto) -> None:
-    """Declare large constants as inputs: their shapes are all that matters."""
-    small = []
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) * _TYPES[tensor.data_type][1] <= _LARGE_BYTES:
-            small.append(tensor)
-            continue
-        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        graph.input.append(info)
-    del graph.initializer[:]
-    graph.initializer.extend(small)
 
 
 def _pass_guards(graph: onnx.GraphProto) -> None:

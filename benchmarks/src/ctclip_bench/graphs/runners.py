@@ -58,8 +58,8 @@ def missing_cuda_provider() -> str:
 class OnnxRunner:
     """ONNX Runtime, on the CPU or by its CUDA provider with inputs and outputs on the GPU."""
 
-    def __init__(self, path: Path, device: str = "cpu", *, tf32: bool = False) -> None:
-        """Raises: InvalidInput where there is no CUDA provider; ONNX Runtime's own errors."""
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        """Raises: InvalidInput where its CUDA provider does not start; its own errors."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = cores()
@@ -68,51 +68,38 @@ class OnnxRunner:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
-            if missing := missing_cuda_provider():
-                raise InvalidInput(missing, "Or measure with --device cpu.")
             load_cuda_libraries()
-            chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
-            providers = [(CUDA, chosen), *providers]
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        if device == "cuda" and CUDA not in self.session.get_providers():
+            providers.insert(0, (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}))
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if device == "cuda" and CUDA not in self._session.get_providers():
             raise InvalidInput(  # it falls back in silence
                 "ONNX Runtime could not start its CUDA provider.",
                 "Do its CUDA and cuDNN fit this driver? Its log says more.",
             )
-        self._on_gpu = device == "cuda"
-        self._names = [output.name for output in self.session.get_outputs()]
-        self._feed: dict[str, NDArray[Any]] = {}
-        self._values: list[NDArray[Any]] = []
-        self._binding: Any = None
-        self._held: list[Any] = []
+        self._device = device
+        self._names = [output.name for output in self._session.get_outputs()]
 
     def bind(self, feed: Feed) -> None:
         """See `Runner`."""
-        self._feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
-        if not self._on_gpu:
-            return
-        self._binding = self.session.io_binding()
-        self._held = []
-        for name, array in self._feed.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-            self._held.append(value)
+        place = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._binding = self._session.io_binding()
+        self._held = {  # on a CPU a value is the array's own memory
+            name: place(np.ascontiguousarray(array), self._device, 0)
+            for name, array in feed.items()
+        }
+        for name, value in self._held.items():
             self._binding.bind_ortvalue_input(name, value)
         for name in self._names:
-            self._binding.bind_output(name, "cuda")
+            self._binding.bind_output(name, self._device)
 
     def run(self) -> object:
         """See `Runner`."""
-        if self._on_gpu:
-            self.session.run_with_iobinding(self._binding)  # returns when the GPU has finished
-        else:
-            self._values = self.session.run(self._names, self._feed)
+        self._session.run_with_iobinding(self._binding)  # returns when the device has finished
         return None
 
     def outputs(self) -> Outputs:
         """See `Runner`."""
-        if self._on_gpu:
-            self._values = self._binding.copy_outputs_to_cpu()
-        return dict(zip(self._names, self._values, strict=True))
+        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 class OpenVINORunner:
