@@ -253,7 +253,7 @@ def test_a_tie_is_forgiven_only_within_the_error_that_tokens_show(subject: Subje
     where = int(margins.argmin())
     outputs[0]["CODES"].reshape(-1)[where] = int(best.indices[where, 1])
 
-    def shown() -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    def shown(_: object) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """The second best code is as near as the best, for this runtime."""
         every = [answer.tokens.copy() for answer in subject.answers if answer.tokens is not None]
         first, second = (subject.codebook[:, index] for index in best.indices[where])

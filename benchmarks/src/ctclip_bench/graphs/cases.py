@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctclip_bench.graphs.runners import Feed, Outputs, Tokens
+from ctclip_bench.graphs.runners import Feed, Outputs, Tokens, Voxels
 from ctclip_bench.graphs.subject import Subject
 from ctclip_bench.parity.run import FLOAT32_ERROR
 from ctclip_bench.results.result import Parity
@@ -34,8 +34,8 @@ _BOUNDS = {
     "RELEVANCE": RELEVANCE_BOUND,
 }  # fmt: skip
 """Of graphs that are float32 in every release, by output: those that an export is held to."""
-ShowTokens = Callable[[], Tokens]
-"""For the case's volumes; it costs a run of each."""
+ShowTokens = Callable[[Voxels], Tokens]
+"""Of volumes, by a runtime that hides its tokens where it is timed; it costs a run of each."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def judge_answers(
     if verdict.verdict != "PASS" and verdict.flipped_margin and tokens is not None:
         # Codes differ where the reference does not hesitate within float32's own error. Whether
         # that is this runtime's error of the similarity, its tokens tell.
-        pairs = zip(answers, tokens(), strict=True)
+        pairs = zip(answers, tokens(subject.voxels), strict=True)
         verdict = compared([replace(answer, tokens=shown) for answer, shown in pairs])
     return Parity.of(verdict, subject.against)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,14 +78,26 @@ def contenders(case: Case, device: str, *, compiled: bool = True) -> list[Conten
 
     device: "cpu" or "cuda". compiled: whether torch.compile is wanted.
     """
-    found = []
+    found, encoder = [], case.word in ENCODERS
     for path in case.files:
         found.append(_onnx_runtime(case, path, device))
         if device == "cpu":
-            found += _openvino(case, path)
-        elif case.word in ENCODERS:
+            found.append(_openvino(path, "CPU", case.precision, "f32", served=encoder))
+            if encoder and case.precision == "fp32":
+                found.append(_openvino(path, "CPU, bf16 inference", "bf16", "bf16"))
+        elif encoder:
             found.append(_tensorrt(case, path))
-    return [*found, *_pytorch(case, device, compiled=compiled)]
+    precisions = ["fp32"]
+    if encoder and device == "cuda":
+        precisions += ["fp16", "bf16"]
+    elif encoder and case.precision in DTYPES and case.precision != "fp32":
+        precisions.append(case.precision)
+    modes = ["eager", "compiled", *(["CUDA graph"] if device == "cuda" else [])]
+    return found + [
+        _pytorch(case, precision, mode, device, compiled=compiled)
+        for precision in precisions
+        for mode in modes
+    ]
 
 
 def _onnx_runtime(case: Case, path: Path, device: str) -> Contender:
@@ -100,25 +112,19 @@ def _onnx_runtime(case: Case, path: Path, device: str) -> Contender:
     )  # fmt: skip
 
 
-def _openvino(case: Case, path: Path) -> Iterator[Contender]:
-    def missing(precision: str) -> str:
-        try:
-            openvino_core() if precision in ONNX_RUNTIME_PRECISIONS else require_bfloat16()
-        except InvalidInput as error:
-            return error.cause
-        return ""
-
-    yield Contender(
-        "OpenVINO", case.precision, "CPU", path.name, partial(OpenVINORunner, path),
-        partial(tokens_of_graph, path, OpenVINORunner), missing(case.precision),
-        served=case.word in ENCODERS,
+def _openvino(
+    path: Path, mode: str, precision: str, hint: str, *, served: bool = False
+) -> Contender:
+    missing = ""
+    try:
+        openvino_core() if precision in ONNX_RUNTIME_PRECISIONS else require_bfloat16()
+    except InvalidInput as error:
+        missing = error.cause
+    make = partial(OpenVINORunner, precision=hint)
+    return Contender(
+        "OpenVINO", precision, mode, path.name, partial(make, path),
+        partial(tokens_of_graph, path, make), missing, served,
     )  # fmt: skip
-    if case.word in ENCODERS and case.precision == "fp32":
-        make = partial(OpenVINORunner, precision="bf16")
-        yield Contender(
-            "OpenVINO", "bf16", "CPU, bf16 inference", path.name, partial(make, path),
-            partial(tokens_of_graph, path, make), missing("bf16"),
-        )  # fmt: skip
 
 
 def _tensorrt(case: Case, path: Path) -> Contender:
@@ -133,45 +139,23 @@ def _tensorrt(case: Case, path: Path) -> Contender:
     )  # fmt: skip
 
 
-def _pytorch(case: Case, device: str, *, compiled: bool) -> Iterator[Contender]:
-    precisions = ["fp32"]
-    if case.word in ENCODERS and device == "cuda":
-        precisions += ["fp16", "bf16"]
-    elif case.word in ENCODERS and case.precision in DTYPES and case.precision != "fp32":
-        precisions.append(case.precision)
-    modes = ["eager", "compiled", *(["CUDA graph"] if device == "cuda" else [])]
-    names = [tensor.name for tensor in case.model.outputs]
-    for precision in precisions:
-        for mode in modes:
-            missing = _no_pytorch(case, precision, mode, device, compiled=compiled)
-            function = partial(_function, case, precision, device)
-            yield Contender(
-                "PyTorch", precision, mode, "checkpoint",
-                partial(_torch_runner, function, names, device, mode),
-                partial(tokens_of_module, function, device), missing,
-            )  # fmt: skip
+def _pytorch(case: Case, precision: str, mode: str, device: str, *, compiled: bool) -> Contender:
+    """With what does not change from scan to scan made before."""
+    subject, on_cpu = case.subject, device == "cpu"
 
+    def function() -> Function:
+        if case.word in ENCODERS:
+            return encoder_on(getattr(subject.model, case.word), precision, device)
+        if case.word == "preprocess":
+            return fitted_float32(subject.inputs.release.geometry)
+        return subject.served.function(case.word, device)
 
-def _torch_runner(
-    function: Callable[[], Function], names: list[str], device: str, mode: str
-) -> Runner:
-    return TorchRunner(function(), names, device, mode)
+    def make() -> Runner:
+        names = [tensor.name for tensor in case.model.outputs]
+        return TorchRunner(function(), names, device, mode)
 
-
-def _function(case: Case, precision: str, device: str) -> Function:
-    """The graph in PyTorch, with what does not change from scan to scan made before."""
-    subject = case.subject
-    if case.word in ENCODERS:
-        return encoder_on(getattr(subject.model, case.word), precision, device)
-    if case.word == "preprocess":
-        return fitted_float32(subject.inputs.release.geometry)
-    return subject.served.function(case.word, device)
-
-
-def _no_pytorch(case: Case, precision: str, mode: str, device: str, *, compiled: bool) -> str:
-    on_cpu, compiling = device == "cpu", mode == "compiled"
     reasons = {
-        "without --against there is no PyTorch model": case.subject.model is None,
+        "without --against there is no PyTorch model": subject.model is None,
         "this torch sees no GPU": not on_cpu and not torch.cuda.is_available(),
         "PyTorch multiplies float16 on CPUs in a plain loop": on_cpu and precision == "fp16",
         "this CPU has no bfloat16 arithmetic (AVX-512 BF16 or AMX)": (
@@ -180,7 +164,9 @@ def _no_pytorch(case: Case, precision: str, mode: str, device: str, *, compiled:
         "sizes follow from each scan's spacing: every scan would be compiled anew": (
             case.word == "preprocess" and mode != "eager"
         ),
-        "--no-compile": compiling and not compiled,
-        missing_compiler(device): compiling,
+        "--no-compile": mode == "compiled" and not compiled,
+        missing_compiler(device): mode == "compiled",
     }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    missing = next((reason for reason, holds in reasons.items() if holds), "")
+    tokens = partial(tokens_of_module, function, device)
+    return Contender("PyTorch", precision, mode, "checkpoint", make, tokens, missing)

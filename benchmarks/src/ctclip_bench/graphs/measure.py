@@ -9,7 +9,6 @@ import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -200,8 +199,7 @@ def _judged(case: Case, one: Contender) -> tuple[Runner, Parity, dict[str, Any]]
         runner.bind(feed)
         runner.run()
         outputs.append(runner.outputs())
-    tokens = partial(one.tokens, [feed["VOXELS"] for feed in case.feeds if "VOXELS" in feed])
-    parity, figures = case.judge(one.name, one.precision, outputs, tokens)
+    parity, figures = case.judge(one.name, one.precision, outputs, one.tokens)
     if len(case.feeds) > 1:
         runner.bind(case.feeds[0])
     if isinstance(runner, TorchRunner) and runner.compile_s is not None:
@@ -217,10 +215,8 @@ def _verdict(case: Case, every: Mapping[str, Contender], rows: Mapping[str, Row]
     failed = not judged
     for name, row in rows.items():
         one = every[name]
-        trouble = row.not_run if one.served and not one.missing else ""
-        if row.parity is not None and row.parity.verdict != "PASS":
-            trouble = row.parity.reason
-        if trouble:
+        broken = row.not_run if one.served and not one.missing else ""
+        if trouble := row.parity.reason if row.parity else broken:
             failed |= one.served
             said.append(f"{name}: {trouble}")
     against = judged[0].against if judged else "nothing"

@@ -118,9 +118,8 @@ def _row(subject: Subject, name: str, precision: str, runs: int, way: Way) -> Ro
         logits, probabilities = reference.logits[:count], reference.probabilities[:count]
         reference = replace(reference, logits=logits, probabilities=probabilities)
     parity = judge_answers(
-        replace(subject, answers=(reference,)), name, precision, [answer],
-        partial(tokens, [voxels]),
-    )  # fmt: skip
+        replace(subject, answers=(reference,), voxels=(voxels,)), name, precision, [answer], tokens
+    )
     times = Times.of([taken]) if parity.verdict == "PASS" else None
     return Row(TABLE, name, settings, times, parity, spent)
 
