@@ -64,8 +64,11 @@ def test_every_graph_beside_its_peers(
     scans: Path,
     reference: list[str],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    ceilings = measure_module.measure_ceilings("cpu", small=True)
+    monkeypatch.setattr(measure_module, "measure_ceilings", lambda *_, **__: ceilings)
     flags = ["--scans", str(scans), "--rounds", str(ROUNDS), "--no-compile", "--upstream", "1"]
     code = main([
         "bench", "graphs", "--repository", str(repository), *flags, *reference,

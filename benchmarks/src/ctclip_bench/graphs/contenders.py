@@ -147,7 +147,7 @@ def _pytorch(case: Case, precision: str, mode: str, device: str, *, compiled: bo
         if case.word in ENCODERS:
             return encoder_on(getattr(subject.model, case.word), precision, device)
         if case.word == "preprocess":
-            return fitted_float32(subject.inputs.release.geometry)
+            return partial(fitted_float32, subject.inputs.release.geometry)
         return subject.served.function(case.word, device)
 
     def make() -> Runner:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctclip_client.contract import Geometry
@@ -88,8 +87,10 @@ class TorchRunner:
 
     def bind(self, feed: Feed) -> None:
         """See `Runner`. feed: in the order of the function's arguments."""
-        arrays = (np.ascontiguousarray(array) for array in feed.values())
-        self._inputs = tuple(_tensor(array).to(self._device) for array in arrays)
+        self._inputs = tuple(
+            torch.tensor(np.ascontiguousarray(array), device=self._device)
+            for array in feed.values()
+        )
         if self._mode == "compiled" and self.compile_s is None:
             start = time.perf_counter()
             with quiet():
@@ -129,12 +130,6 @@ class TorchRunner:
         self._graph = graph
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array)
-
-
 def encoder_on(module: nn.Module, precision: str, device: str) -> nn.Module:
     """An encoder, or its typed twin, on a device; the reference itself on a CPU in float32."""
     chosen = module if precision == "fp32" else typed(module, precision)
@@ -154,27 +149,25 @@ def tokens_of_module(make: Callable[[], Any], device: str, volumes: Voxels) -> T
     return found
 
 
-def fitted_float32(geometry: Geometry) -> Function:
+def fitted_float32(
+    geometry: Geometry, voxels: Tensor, spacing_mm: Tensor, rescale: Tensor
+) -> Tensor:
     """Preprocessing as one would write it in PyTorch to be quick: float32, one interpolation.
 
-    Returns a function of stored voxels int16 (z, x, y), spacing (3,) float64 in mm and rescale (2,)
-    float32 that gives (1, 1, D, H, W) float32. The values are those of
-    `ctclip_export.model.preprocess`, which computes in float64 as upstream does.
+    Takes stored voxels int16 (z, x, y), spacing (3,) float64 in mm and rescale (2,) float32, and
+    gives (1, 1, D, H, W) float32. The values are those of `ctclip_export.model.preprocess`, which
+    computes in float64 as upstream does.
     """
-
-    def fitted(voxels: Tensor, spacing_mm: Tensor, rescale: Tensor) -> Tensor:
-        slope, intercept = rescale.tolist()
-        hu = (voxels.float() * slope + intercept).clamp_(-1000, 1000)
-        ratios = np.asarray(spacing_mm.tolist()) / np.asarray(geometry.target_spacing_mm)
-        size = [int(count * ratio) for count, ratio in zip(voxels.shape, ratios, strict=True)]
-        scaled = F.interpolate(hu[None, None], size, mode="trilinear", align_corners=False)
-        out = scaled.new_full((1, 1, *geometry.volume_shape), -1.0)
-        source, target = scaled[0, 0], out[0, 0]
-        for axis, (have, want) in enumerate(zip(size, geometry.volume_shape, strict=True)):
-            shown = min(have, want)
-            source = source.narrow(axis, max((have - want) // 2, 0), shown)
-            target = target.narrow(axis, max((want - have) // 2, 0), shown)
-        target.copy_(source / 1000)
-        return out
-
-    return fitted
+    slope, intercept = rescale.tolist()
+    hu = (voxels.float() * slope + intercept).clamp_(-1000, 1000)
+    ratios = np.asarray(spacing_mm.tolist()) / np.asarray(geometry.target_spacing_mm)
+    size = [int(count * ratio) for count, ratio in zip(voxels.shape, ratios, strict=True)]
+    scaled = F.interpolate(hu[None, None], size, mode="trilinear", align_corners=False)
+    out = scaled.new_full((1, 1, *geometry.volume_shape), -1.0)
+    source, target = scaled[0, 0], out[0, 0]
+    for axis, (have, want) in enumerate(zip(size, geometry.volume_shape, strict=True)):
+        shown = min(have, want)
+        source = source.narrow(axis, max((have - want) // 2, 0), shown)
+        target = target.narrow(axis, max((want - have) // 2, 0), shown)
+    target.copy_(source / 1000)
+    return out

@@ -151,7 +151,7 @@ def _answer(runner: OnnxRunner, feed: Feed) -> Outputs:
 
 def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> Way:
     vision = encoder_on(model.vision, "fp32", device)
-    fitted = fitted_float32(subject.inputs.release.geometry)
+    geometry = subject.inputs.release.geometry
 
     @torch.inference_mode()
     def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
@@ -159,7 +159,7 @@ def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> Way:
             volume = read_volume(path)
         with spent.stage("preprocess"):
             feed = [torch.from_numpy(np.array(each)) for each in volume.tensors().values()]
-            voxels = fitted(feed[0].to(device), *feed[1:])
+            voxels = fitted_float32(geometry, feed[0].to(device), *feed[1:])
         with spent.stage("encode"):
             answer = _found(subject, vision(voxels))
         return answer, voxels.cpu().numpy()
