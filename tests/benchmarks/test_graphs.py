@@ -22,7 +22,7 @@ from ctclip_bench.graphs.reasons import without_paths
 from ctclip_bench.graphs.runners import OnnxRunner
 from ctclip_bench.graphs.subject import Subject, read_subject
 from ctclip_bench.graphs.torch_runner import missing_compiler
-from ctclip_bench.parity.inputs import read_inputs
+from ctclip_bench.parity.inputs import ParityInputs, read_inputs
 from ctclip_bench.results.files import read
 from ctclip_bench.results.result import Result, Row
 from ctclip_client.cli.program import main
@@ -47,22 +47,26 @@ def scans(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(golden: Golden) -> list[str]:
-    return ["--against", str(golden.checkpoint), "--text-model", str(golden.text_model)]
+def inputs(repository: Path, scans: Path, golden: Golden) -> ParityInputs:
+    return read_inputs(repository, scans_in(scans), golden.checkpoint, golden.text_model)
 
 
 @pytest.fixture(scope="module")
-def subject(repository: Path, scans: Path, golden: Golden) -> Subject:
-    text_model = golden.text_model
-    inputs = read_inputs(repository, scans_in(scans), golden.checkpoint, text_model)
+def subject(inputs: ParityInputs) -> Subject:
     with Stages() as stages:
         return read_subject(inputs, stages)
+
+
+def measured(inputs: ParityInputs, *graphs: str, **more: Any) -> Result:
+    plan = Plan("cpu", graphs, 1, 10.0, **{"compile": False, **more})
+    with Stages() as stages:
+        return measure(inputs, plan, stages, small=True)
 
 
 def test_every_graph_beside_its_peers(
     repository: Path,
     scans: Path,
-    reference: list[str],
+    golden: Golden,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -71,8 +75,8 @@ def test_every_graph_beside_its_peers(
     monkeypatch.setattr(measure_module, "measure_ceilings", lambda *_, **__: ceilings)
     flags = ["--scans", str(scans), "--rounds", str(ROUNDS), "--no-compile", "--upstream", "1"]
     code = main([
-        "bench", "graphs", "--repository", str(repository), *flags, *reference,
-        "--out", str(tmp_path),
+        "bench", "graphs", "--repository", str(repository), *flags, "--out", str(tmp_path),
+        "--against", str(golden.checkpoint), "--text-model", str(golden.text_model),
     ])  # fmt: skip
     assert code == 0
     printed = capsys.readouterr().out
@@ -126,9 +130,7 @@ def test_without_a_checkpoint_the_graphs_are_their_own_reference(
     exported_in: Any, scans: Path
 ) -> None:
     inputs = read_inputs(exported_in("int8").repository, scans_in(scans), None, None)
-    plan = Plan("cpu", ("vision", "classfine"), 1, 10.0)
-    with Stages() as stages:
-        found = measure(inputs, plan, stages, small=True)
+    found = measured(inputs, "vision", "classfine")
     assert found.passed, found.verdicts
     rows = {(row.table, row.name): row for row in found.rows}
     check_timed(rows["vision", "ONNX Runtime int8"], 1)
@@ -149,9 +151,7 @@ def test_what_answers_wrongly_has_no_times(copied: Path, scans: Path, golden: Go
     bank.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), bank.name))
     onnx.save(proto, path)
     inputs = read_inputs(copied, scans_in(scans), golden.checkpoint, golden.text_model)
-    plan = Plan("cpu", ("score", "findings"), 1, 10.0, compile=False)
-    with Stages() as stages:
-        found = measure(inputs, plan, stages, small=True)
+    found = measured(inputs, "score", "findings")
     assert not found.passed
     assert [verdict.verdict for verdict in found.verdicts] == ["PASS", "FAIL"]
     assert "ONNX Runtime fp32: parity: " in found.verdicts[1].reason
@@ -162,12 +162,8 @@ def test_what_answers_wrongly_has_no_times(copied: Path, scans: Path, golden: Go
 
 
 @pytest.mark.slow
-def test_a_compiled_peer_says_how_long_it_took_to_compile(
-    repository: Path, scans: Path, golden: Golden
-) -> None:
-    inputs = read_inputs(repository, scans_in(scans), golden.checkpoint, golden.text_model)
-    with Stages() as stages:
-        found = measure(inputs, Plan("cpu", ("score",), 1, 10.0), stages, small=True)
+def test_a_compiled_peer_says_how_long_it_took_to_compile(inputs: ParityInputs) -> None:
+    found = measured(inputs, "score", compile=True)
     (row,) = (row for row in found.rows if row.name == "PyTorch fp32, compiled")
     check_timed(row, 1)
     assert row.figures["compile_s"] > 0
@@ -192,9 +188,7 @@ def test_what_cannot_be_run_to_the_end_leaves_the_graphs(
 
     monkeypatch.setattr(measure_module, "upstream_rows", broken)
     monkeypatch.setattr(measure_module, "read_subject", lambda *_: subject)
-    plan = Plan("cpu", ("score",), 1, 10.0, compile=False, upstream_findings=1)
-    with Stages() as stages:
-        found = measure(subject.inputs, plan, stages, small=True)
+    found = measured(subject.inputs, "score", upstream_findings=1)
     assert not found.passed
     check_timed(next(row for row in found.rows if row.table == "score"), 1)
     (row,) = (row for row in found.rows if row.table == "whole scan")

@@ -28,8 +28,7 @@ from ctclip_bench.graphs.runners import Outputs, Runner, cores
 from ctclip_bench.graphs.subject import Subject, read_subject
 from ctclip_bench.graphs.timing import in_turn, measure_on
 from ctclip_bench.graphs.torch_runner import TorchRunner, compiled_afresh
-from ctclip_bench.graphs.upstream import TABLE as WHOLE_SCAN
-from ctclip_bench.graphs.upstream import upstream_rows
+from ctclip_bench.graphs.upstream import WHOLE_SCAN, upstream_rows
 from ctclip_bench.parity.inputs import ParityInputs
 from ctclip_bench.parity.step_process import reason_of
 from ctclip_bench.results.files import without_name

@@ -38,7 +38,7 @@ from ctclip_export.parity.judge import StepAnswer
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS
 from ctclip_export.samples.scans import Scan
 
-TABLE = "whole scan"
+WHOLE_SCAN = "whole scan"
 
 
 class _Stages(dict[str, float]):
@@ -86,17 +86,17 @@ def upstream_rows(
         if device == "cpu" and precision not in ONNX_RUNTIME_PRECISIONS:
             name = f"ONNX Runtime {precision}"
             reason = f"its CPU provider has no {precision} kernels"
-            rows.append(Row(TABLE, name, {"precision": precision}, not_run=reason))
+            rows.append(Row(WHOLE_SCAN, name, {"precision": precision}, not_run=reason))
         else:
             name = f"ONNX Runtime {precision}, the repository's graphs"
             ways.insert(0, (name, precision, 2, partial(_by_graphs, subject, path, device)))
         for name, computed_in, runs, make in ways:
-            with stages.stage(f"{TABLE}: {name}"):
+            with stages.stage(f"{WHOLE_SCAN}: {name}"):
                 rows.append(_row(subject, name, computed_in, runs, make()))
     judged = [row.parity for row in rows if row.parity is not None]
     wrong = [each.reason for each in judged if each.verdict != "PASS"]
     said = "; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree"
-    verdict = Parity("FAIL" if wrong else "PASS", subject.against, reason=f"{TABLE}: {said}")
+    verdict = Parity("FAIL" if wrong else "PASS", subject.against, reason=f"{WHOLE_SCAN}: {said}")
     return rows, verdict
 
 
@@ -121,7 +121,7 @@ def _row(subject: Subject, name: str, precision: str, runs: int, way: Way) -> Ro
         replace(subject, answers=(reference,), voxels=(voxels,)), name, precision, [answer], tokens
     )
     times = Times.of([taken]) if parity.verdict == "PASS" else None
-    return Row(TABLE, name, settings, times, parity, spent)
+    return Row(WHOLE_SCAN, name, settings, times, parity, spent)
 
 
 def _by_graphs(subject: Subject, path: Path, device: str) -> Way:
