@@ -291,7 +291,7 @@ def test_a_gpu_that_is_not_there(
         (["--graphs", "classfine"], "this release has no ClassFine head"),
         (["--upstream"], "it needs --against and --text-model"),
         (["--against", "a.pt"], "--against and --text-model go together"),
-        (["--rounds", "0"], "expected a whole number, at least 1"),
+        (["--rounds", "0"], "expected at least 1"),
     ],
 )
 def test_flags_that_cannot_be_meant(

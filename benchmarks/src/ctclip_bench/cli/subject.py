@@ -74,11 +74,13 @@ def at_least(least: int) -> Callable[[str], int]:
     """For a flag that takes a number."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}, expected a whole number, at least {least}"
-            )
-        return int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected at least {least}")
+        return value
 
     return parse
 

@@ -109,7 +109,8 @@ def _row(subject: Subject, name: str, precision: str, runs: int, way: Way) -> Ro
         answer, voxels = run(spent)
         taken = (time.perf_counter() - start) * 1000
     settings: dict[str, Any] = {
-        "runtime": name[: name.index(f" {precision}")], "precision": precision,
+        "runtime": "PyTorch" if name.startswith("PyTorch") else "ONNX Runtime",
+        "precision": precision,
         "file": "NIfTI, not compressed",
     }  # fmt: skip
     count, reference = len(answer.logits), subject.answers[0]

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctclip_bench.results.cells import cells, columns
-from ctclip_bench.results.result import FEW, Parity, Result, Row
+from ctclip_bench.results.result import FEW, Result, Row
 from ctclip_client.cli.tables import print_table
 
 _BUSY = 0.3
@@ -21,29 +21,34 @@ _WIDEST = 24
 
 def show(console: Console, result: Result) -> None:
     """Print the verdict, and under a passed one the numbers."""
-    for line in _head(result):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print()
+
+    def say(*lines: str) -> None:
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+
+    say(*_head(result), "")
     if not result.rows:
-        console.print("No timings: what answers wrongly has no latency.", highlight=False)
-        return
+        say("No timings: what answers wrongly has no latency.")
     for name, every in result.tables.items():
         rows = [row for row in every if not row.is_bound]
         if ran := [row for row in rows if not row.not_run]:
             print_table(console, _table(name, ran))
         for row in rows:
             if row.not_run:
-                line = f"  [yellow]NOT RUN[/] {escape(row.name)}: {escape(row.not_run)}"
-                console.print(line, highlight=False, soft_wrap=True)
-    for line in _remarks(result):
-        console.print(line, highlight=False, soft_wrap=True)
+                say(f"  [yellow]NOT RUN[/] {escape(f'{row.name}: {row.not_run}')}")
+    if result.rows:
+        say(*_remarks(result))
 
 
 def _head(result: Result) -> Iterator[str]:
     right = all(each.verdict == "PASS" for each in result.verdicts)
-    style = "bold green" if right else "bold red"
-    yield f"[{style}]PARITY {'PASS' if right else 'FAIL'}[/]"
-    yield from (f"  {_verdict(each)}" for each in result.verdicts)
+    yield "[bold green]PARITY PASS[/]" if right else "[bold red]PARITY FAIL[/]"
+    for each in result.verdicts:
+        line = f"  {each.verdict} against {each.against}"
+        if each.cosine is not None:
+            line += f": cosine {each.cosine:.6f}"
+            line += f", |Δprobability| {each.probability_difference or 0:.1e}"
+        yield escape(f"{line} — {each.reason}" if each.reason else line)
     subject, machine = result.subject, result.machine
     if subject["random_weights"]:
         yield "[bold yellow]RANDOM WEIGHTS[/]: a demo checkpoint; its findings mean nothing"
@@ -64,16 +69,6 @@ def _head(result: Result) -> Iterator[str]:
     yield escape(
         f"{where}{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
     )
-
-
-def _verdict(parity: Parity) -> str:
-    numbers = ""
-    if parity.cosine is not None:
-        numbers = (
-            f": cosine {parity.cosine:.6f}, |Δprobability| {parity.probability_difference or 0:.1e}"
-        )
-    why = f" — {parity.reason}" if parity.reason else ""
-    return escape(f"{parity.verdict} against {parity.against}{numbers}{why}")
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:
