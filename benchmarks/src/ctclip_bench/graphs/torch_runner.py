@@ -56,7 +56,7 @@ def compiled_afresh() -> Iterator[None]:
     with (
         tempfile.TemporaryDirectory(prefix="ctclip-compile-", ignore_cleanup_errors=True) as folder,
         utils.fresh_cache(dir=folder),
-        config.patch(compile_threads=1),
+        config.patch(compile_threads=1, cpp_cache_precompile_headers=False),  # kept elsewhere
     ):
         try:
             yield
