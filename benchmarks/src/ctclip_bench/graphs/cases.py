@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ctclip_bench.graphs.runners import Feed, Outputs, Tokens, Voxels
 from ctclip_bench.graphs.subject import Subject
+from ctclip_bench.graphs.torch_runner import TorchRunner
 from ctclip_bench.parity.run import FLOAT32_ERROR
 from ctclip_bench.results.result import Parity
 from ctclip_client.contract import CLASSFINE_MODELS, MODELS, TEXT_ENCODER, Model
-from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.check_fp32 import (
     LOGIT_BOUND,
     PROBABILITY_BOUND,
@@ -109,14 +108,14 @@ def case_of(subject: Subject, word: str) -> Case:
     feeds = _feeds(subject, word)
     expected: list[Outputs] = []
     if word == "preprocess":
-        expected = [{"VOXELS": each} for each in _prepared(subject)]
+        expected = [{"VOXELS": each} for each in subject.voxels]
     elif word not in ENCODERS:
-        function = subject.served.function(word)
         names = [tensor.name for tensor in model.outputs]
+        runner = TorchRunner(subject.served.function(word), names)
         for feed in feeds:
-            found = function(*map(torch.tensor, feed.values()))
-            every = found if isinstance(found, tuple) else (found,)
-            expected.append(dict(zip(names, (each.numpy() for each in every), strict=True)))
+            runner.bind(feed)
+            runner.run()
+            expected.append(runner.outputs())
     return Case(
         subject, word, model, precision_of(model, release.precision),
         (path, *sorted(path.parent.glob("model_*.onnx"))), feeds, tuple(expected),
@@ -140,17 +139,6 @@ def _feeds(subject: Subject, word: str) -> tuple[Feed, ...]:
     return tuple(
         {"IMAGE_EMBEDDING": answer.image_embedding[None], **texts} for answer in subject.answers
     )
-
-
-def _prepared(subject: Subject) -> Sequence[NDArray[np.float32]]:
-    """VOXELS by the reference; without a checkpoint, the subject's are the graph's own."""
-    if subject.model:
-        return subject.voxels
-    geometry = subject.inputs.release.geometry
-    return [
-        preprocess(each.voxels, each.spacing_mm, each.rescale, geometry).numpy()
-        for each in subject.volumes
-    ]
 
 
 def judge_answers(

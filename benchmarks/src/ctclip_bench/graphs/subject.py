@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,6 @@ from ctclip_client import Volume
 from ctclip_client.contract import (
     CLASSFINE,
     FINDINGS,
-    PREPROCESS,
     RELEVANCE,
     SCORE,
     TEXT_ENCODER,
@@ -28,7 +26,6 @@ from ctclip_client.contract import (
 )
 from ctclip_client.system.progress import Stages
 from ctclip_export.checkpoint import Checkpoint, load_checkpoint, read_text_model
-from ctclip_export.graphs.run import run_preprocess
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.judge import StepAnswer
@@ -38,6 +35,8 @@ from ctclip_export.precision.choices import precision_of
 from ctclip_export.text.tokens import Ids, tokenised
 
 Array = NDArray[np.float32]
+_Scans = tuple[tuple[Volume, ...], tuple[Array, ...]]
+"""Volumes, and VOXELS of each."""
 
 
 @dataclass(frozen=True)
@@ -122,34 +121,37 @@ def read_subject(inputs: ParityInputs, stages: Stages) -> Subject:
 
     Raises: Unreadable, InvalidInput.
     """
-    with stages.stage("Scans: read"):
-        volumes = [scan.volume() for scan in inputs.scans]
+    geometry = inputs.release.geometry
+    with stages.stage("Scans: read and prepare"):
+        volumes = tuple(scan.volume() for scan in inputs.scans)
+        voxels = tuple(
+            preprocess(each.voxels, each.spacing_mm, each.rescale, geometry).numpy()
+            for each in volumes
+        )
     if inputs.checkpoint is None or inputs.text_model is None:
-        return _by_graphs(inputs, volumes, stages)
+        return _by_graphs(inputs, (volumes, voxels), stages)
     with stages.stage("Checkpoint: read"):
         text_model = read_text_model(inputs.text_model)
-        loaded = load_checkpoint(inputs.checkpoint, text_model, inputs.release.geometry)
+        loaded = load_checkpoint(inputs.checkpoint, text_model, geometry)
     tokens = tokenised(inputs.sentences, text_model.vocabulary_bytes.decode("utf-8"))
-    return _by_checkpoint(inputs, loaded, tokens, volumes, stages)
+    return _by_checkpoint(inputs, loaded, tokens, (volumes, voxels), stages)
 
 
 @torch.no_grad()
 def _by_checkpoint(
-    inputs: ParityInputs, loaded: Checkpoint, tokens: tuple[Ids, Ids],
-    volumes: Sequence[Volume], stages: Stages,
-) -> Subject:  # fmt: skip
+    inputs: ParityInputs, loaded: Checkpoint, tokens: tuple[Ids, Ids], scans: _Scans, stages: Stages
+) -> Subject:
     model, head = loaded.model.eval(), loaded.classifier
     found = []
-    with stages.stage("Reference: PyTorch", len(volumes)) as advance:
+    with stages.stage("Reference: PyTorch", len(scans[1])) as advance:
         bank = model.text(*map(torch.from_numpy, tokens))
-        for volume in volumes:
-            of_volume = volume.voxels, volume.spacing_mm, volume.rescale
-            prepared = preprocess(*of_volume, inputs.release.geometry)
-            answer = answer_in_pytorch(model, model.vision, bank, prepared)
+        for each in scans[1]:
+            answer = answer_in_pytorch(model, model.vision, bank, torch.from_numpy(each))
             codes = torch.from_numpy(answer.codes)[None]
             _, norm = model.vision.project(F.embedding(codes, model.vision.codebook))
-            found.append((prepared.numpy(), answer, norm.numpy()))
+            found.append((answer, norm.numpy()))
             advance(1)
+    answers, norms = zip(*found, strict=True)
     heads = Heads(
         float(model.temperature.exp()), bank,
         model.relevance_weights(bank).transpose(1, 2).contiguous(),  # (N, W, F)
@@ -157,40 +159,37 @@ def _by_checkpoint(
         # The repository's may have come from a checkpoint of its own.
         tuple(map(torch.detach, head.linear.parameters())) if head else _classifier(inputs),
     )  # fmt: skip
-    voxels, answers, norms = zip(*found, strict=True)
     low = precision_of(TEXT_ENCODER, inputs.release.precision) != "fp32"
     return Subject(
-        inputs, "PyTorch fp32", tuple(volumes), voxels, answers, norms, *tokens, heads,
+        inputs, "PyTorch fp32", *scans, answers, norms, *tokens, heads,
         _heads_of_graphs(inputs) if low else heads, model.vision.unit_codebook.T, model,
     )  # fmt: skip
 
 
-def _by_graphs(inputs: ParityInputs, volumes: Sequence[Volume], stages: Stages) -> Subject:
+def _by_graphs(inputs: ParityInputs, scans: _Scans, stages: Stages) -> Subject:
     precision = inputs.release.precision
     name, load, _ = cpu_runtime(precision)
     _, _, run_text = cpu_runtime(precision_of(TEXT_ENCODER, precision))
     vocabulary = inputs.file(TOKENIZER.name, "vocab.txt").read_text(encoding="utf-8")
     ids, mask = tokenised(inputs.sentences, vocabulary)
     found = []
-    with stages.stage(f"Reference: {name}", len(volumes)) as advance:
+    with stages.stage(f"Reference: {name}", len(scans[1])) as advance:
         size = TEXT_ENCODER.max_batch_size
         text = inputs.file(TEXT_ENCODER.name)
         parts = [slice(at, at + size) for at in range(0, len(ids), size)]
         bank = np.concatenate([run_text(text, ids[part], mask[part]) for part in parts])
         heads = replace(_heads_of_graphs(inputs), bank=torch.from_numpy(bank))
         vision = load(inputs.file(VISION.name))
-        for volume in volumes:
-            prepared = run_preprocess(inputs.file(PREPROCESS.name), volume)
-            outputs, tokens = vision.run(prepared)
+        for each in scans[1]:
+            outputs, tokens = vision.run(each)
             scores = heads.scores(outputs["IMAGE_EMBEDDING"])
             answer = StepAnswer.of({**outputs, **scores}, bank, F.normalize(tokens).numpy())
-            found.append((prepared, answer, outputs["IMAGE_NORM"]))
+            found.append((answer, outputs["IMAGE_NORM"]))
             advance(1)
-    voxels, answers, norms = zip(*found, strict=True)
+    answers, norms = zip(*found, strict=True)
     return Subject(
-        inputs, f"{name} on the CPU, the repository's own graphs", tuple(volumes),
-        voxels, answers, norms, ids, mask, heads, heads,
-        F.normalize(heads.codebook.float(), dim=-1).T, None,
+        inputs, f"{name} on the CPU, the repository's own graphs", *scans, answers, norms,
+        ids, mask, heads, heads, F.normalize(heads.codebook.float(), dim=-1).T, None,
     )  # fmt: skip
 
 
