@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ctclip_bench.graphs.cases import judge_answers
-from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, Tokens, Voxels, tokens_of_graph
+from ctclip_bench.graphs.cases import ShowTokens, judge_answers
+from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, tokens_of_graph
 from ctclip_bench.graphs.subject import Subject
 from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32, tokens_of_module
 from ctclip_bench.results.result import Parity, Row, Times
-from ctclip_client import read_volume
+from ctclip_client import Volume, read_volume
 from ctclip_client.contract import FINDINGS, MAX_TOKENS, PREPROCESS, VISION
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.progress import Stages
@@ -41,21 +42,14 @@ from ctclip_export.samples.scans import Scan
 WHOLE_SCAN = "whole scan"
 
 
-class _Stages(dict[str, float]):
-    """Milliseconds of each stage of a run, as `read_ms`."""
+@dataclass(frozen=True)
+class _Way:
+    """A file is read, made VOXELS (1, 1, D, H, W), and encoded. tokens: see `Tokens`."""
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        key = f"{name}_ms"
-        self[key] = self.get(key, 0.0) + (time.perf_counter() - start) * 1000
-
-
-Run = Callable[[_Stages], tuple[StepAnswer, NDArray[np.float32]]]
-"""From the file to the answer; VOXELS, on the way, is for the tokens."""
-Way = tuple[Run, Callable[[Voxels], Tokens]]
-"""A run, and what its vision encoder searches with, see `Tokens`."""
+    read: Callable[[], Any]
+    prepare: Callable[[Any], Any]
+    encode: Callable[[Any], StepAnswer]
+    tokens: ShowTokens
 
 
 def upstream_rows(
@@ -78,7 +72,7 @@ def upstream_rows(
     ) as folder:
         # Upstream never reorients: on a file that is stored L-P-S both see the same patient.
         path = Scan(Path("first"), 0).as_file(Path(folder), subject.volumes[0])
-        ways: list[tuple[str, str, int, Callable[[], Way]]] = [
+        ways: list[tuple[str, str, int, Callable[[], _Way]]] = [
             ("PyTorch fp32, run well", "fp32", 2, partial(_run_well, subject, model, path, device)),
             (f"PyTorch fp32, as upstream's script{some}", "fp32", 1,
              partial(_as_upstream, subject, model, path, device, count)),
@@ -100,48 +94,53 @@ def upstream_rows(
     return rows, verdict
 
 
-def _row(subject: Subject, name: str, precision: str, runs: int, way: Way) -> Row:
+@torch.inference_mode()
+def _row(subject: Subject, name: str, precision: str, runs: int, way: _Way) -> Row:
     """The last of so many runs, if it answers right."""
-    run, tokens = way
     for _ in range(runs):
-        spent = _Stages()
-        start = time.perf_counter()
-        answer, voxels = run(spent)
-        taken = (time.perf_counter() - start) * 1000
+        at = [time.perf_counter()]
+        data = way.read()
+        at.append(time.perf_counter())
+        voxels = way.prepare(data)
+        at.append(time.perf_counter())
+        answer = way.encode(voxels)
+        at.append(time.perf_counter())
+    read, prepared, encoded = ((end - start) * 1000 for start, end in pairwise(at))
+    spent = {"read_ms": read, "preprocess_ms": prepared, "encode_ms": encoded}
     settings: dict[str, Any] = {
         "runtime": "PyTorch" if name.startswith("PyTorch") else "ONNX Runtime",
         "precision": precision,
         "file": "NIfTI, not compressed",
-    }  # fmt: skip
+    }
     count, reference = len(answer.logits), subject.answers[0]
     if count < len(reference.logits):
         settings["findings"] = count
         logits, probabilities = reference.logits[:count], reference.probabilities[:count]
         reference = replace(reference, logits=logits, probabilities=probabilities)
+    shown = torch.as_tensor(voxels).cpu().numpy()
     parity = judge_answers(
-        replace(subject, answers=(reference,), voxels=(voxels,)), name, precision, [answer], tokens
-    )
-    times = Times.of([taken]) if parity.verdict == "PASS" else None
+        replace(subject, answers=(reference,), voxels=(shown,)), name, precision, [answer],
+        way.tokens,
+    )  # fmt: skip
+    times = Times.of([(at[-1] - at[0]) * 1000]) if parity.verdict == "PASS" else None
     return Row(WHOLE_SCAN, name, settings, times, parity, spent)
 
 
-def _by_graphs(subject: Subject, path: Path, device: str) -> Way:
+def _by_graphs(subject: Subject, path: Path, device: str) -> _Way:
     files = [subject.inputs.file(model.name) for model in (PREPROCESS, VISION, FINDINGS)]
     make = partial(OnnxRunner, device=device)
     preprocessing, vision, findings = map(make, files)
 
-    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
-        with spent.stage("read"):
-            volume = read_volume(path)
-        with spent.stage("preprocess"):
-            voxels = _answer(preprocessing, volume.tensors())
-        with spent.stage("encode"):
-            encoded = _answer(vision, voxels)
-            image = {"IMAGE_EMBEDDING": encoded["IMAGE_EMBEDDING"]}
-            answer = StepAnswer.of({**encoded, **_answer(findings, image)})
-        return answer, voxels["VOXELS"]
+    def encode(voxels: NDArray[np.float32]) -> StepAnswer:
+        encoded = _answer(vision, {"VOXELS": voxels})
+        image = {"IMAGE_EMBEDDING": encoded["IMAGE_EMBEDDING"]}
+        return StepAnswer.of({**encoded, **_answer(findings, image)})
 
-    return run, partial(tokens_of_graph, files[1], make)
+    return _Way(
+        partial(read_volume, path),
+        lambda volume: _answer(preprocessing, volume.tensors())["VOXELS"],
+        encode, partial(tokens_of_graph, files[1], make),
+    )  # fmt: skip
 
 
 def _answer(runner: OnnxRunner, feed: Feed) -> Outputs:
@@ -150,22 +149,18 @@ def _answer(runner: OnnxRunner, feed: Feed) -> Outputs:
     return runner.outputs()
 
 
-def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> Way:
+def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> _Way:
     vision = encoder_on(model.vision, "fp32", device)
     geometry = subject.inputs.release.geometry
 
-    @torch.inference_mode()
-    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
-        with spent.stage("read"):
-            volume = read_volume(path)
-        with spent.stage("preprocess"):
-            feed = [torch.from_numpy(np.array(each)) for each in volume.tensors().values()]
-            voxels = fitted_float32(geometry, feed[0].to(device), *feed[1:])
-        with spent.stage("encode"):
-            answer = _found(subject, vision(voxels))
-        return answer, voxels.cpu().numpy()
+    def prepare(volume: Volume) -> Tensor:
+        voxels, *others = (torch.tensor(np.array(each)) for each in volume.tensors().values())
+        return fitted_float32(geometry, voxels.to(device), *others)
 
-    return run, partial(tokens_of_module, lambda: vision, device)
+    return _Way(
+        partial(read_volume, path), prepare, lambda voxels: _found(subject, vision(voxels)),
+        partial(tokens_of_module, lambda: vision, device),
+    )  # fmt: skip
 
 
 def _found(subject: Subject, encoded: Any) -> StepAnswer:
@@ -174,32 +169,31 @@ def _found(subject: Subject, encoded: Any) -> StepAnswer:
     return StepAnswer.of({"IMAGE_EMBEDDING": embedding, "CODES": codes, **scores})
 
 
-def _as_upstream(subject: Subject, model: CTCLIP, path: Path, device: str, count: int) -> Way:
+def _as_upstream(subject: Subject, model: CTCLIP, path: Path, device: str, count: int) -> _Way:
     vision, text = (encoder_on(each, "fp32", device) for each in (model.vision, model.text))
     length = min(MAX_TOKENS, model.config.text.positions)
     padding = ((0, 0), (0, length - subject.ids.shape[1]))
     ids, mask = (np.pad(each, padding) for each in (subject.ids, subject.mask))
     spacing_mm, geometry = subject.volumes[0].spacing_mm, subject.inputs.release.geometry
 
-    @torch.inference_mode()
-    def run(spent: _Stages) -> tuple[StepAnswer, NDArray[np.float32]]:
-        with spent.stage("read"):
-            data: Any = nibabel.load(path).get_fdata()  # float64 Hounsfield units (x, y, z)
-        with spent.stage("preprocess"):
-            hu = data.transpose(2, 0, 1)
-            voxels = preprocess(hu, spacing_mm, (1.0, 0.0), geometry).to(device)
+    def prepare(data: Any) -> Tensor:  # float64 Hounsfield units (x, y, z)
+        return preprocess(data.transpose(2, 0, 1), spacing_mm, (1.0, 0.0), geometry).to(device)
+
+    def encode(voxels: Tensor) -> StepAnswer:
         logits, probabilities = [], []
         for finding in range(count):
             pair = slice(2 * finding, 2 * finding + 2)
-            with spent.stage("encode"):
-                sentences = text(*(torch.from_numpy(a[pair]).to(device) for a in (ids, mask)))
-                answer = _found(subject, vision(voxels))
-                scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
+            sentences = text(*(torch.from_numpy(a[pair]).to(device) for a in (ids, mask)))
+            answer = _found(subject, vision(voxels))
+            scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
             logits.append(scores["LOGITS"][0])
             probabilities.append(scores["PROBABILITIES"][0])
-        answer = replace(
+        return replace(
             answer, logits=np.concatenate(logits), probabilities=np.concatenate(probabilities)
         )
-        return answer, voxels.cpu().numpy()
 
-    return run, partial(tokens_of_module, lambda: vision, device)
+    load: Any = nibabel.load
+    return _Way(
+        lambda: load(path).get_fdata(), prepare, encode,
+        partial(tokens_of_module, lambda: vision, device),
+    )  # fmt: skip
