@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctclip_bench.results.cells import Cells, cells, markdown
-from ctclip_bench.results.kept import newest
-from ctclip_bench.results.result import Result, Row
+from ctclip_bench.results.files import newest
+from ctclip_bench.results.result import Result
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -24,12 +24,6 @@ PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Kept = Sequence[tuple[Path, Result]]
 NOTHING = "Not measured yet.\n"
-
-
-def chosen(row: Row, names: Sequence[str]) -> Cells:
-    """Of a row's cells those that a page has room for."""
-    found = cells(row)
-    return {name: found[name] for name in names if name in found}
 
 
 def about(path: Path, result: Result, folder: str) -> str:
@@ -48,34 +42,30 @@ def about(path: Path, result: Result, folder: str) -> str:
 
 
 def tables(
-    kind: str, names: Sequence[str], columns: Sequence[str], rows: Callable[[Row], bool]
+    kind: str, names: Sequence[str], columns: Sequence[str], only: str = ""
 ) -> Callable[[Kept, str], str]:
-    """A table for each result of the kind; where it has several tables of ours, they are told."""
+    """A table for each result of the kind; where it has several tables of ours, they are told.
+
+    columns: those that a page has room for. only: the name of the rows that are shown.
+    """
 
     def write(kept: Kept, folder: str) -> str:
         parts = []
         for path, result in kept:
-            if result.kind != kind:
-                continue
             found: list[Cells] = []
-            for name in names:
-                several = {"table": name} if len(names) > 1 else {}
-                found += [
-                    {**several, **chosen(row, columns)} for row in result.table(name) if rows(row)
-                ]
+            for name in names if result.kind == kind else ():
+                for row in result.table(name):
+                    if row.not_run or only not in ("", row.name):
+                        continue
+                    known = cells(row) | ({"table": name} if len(names) > 1 else {})
+                    found.append(
+                        {each: known[each] for each in ("table", *columns) if each in known}
+                    )
             if found:
                 parts.append(f"{about(path, result, folder)}\n\n{markdown(found)}")
         return "\n".join(parts) or NOTHING
 
     return write
-
-
-def measured(row: Row) -> bool:
-    return not row.not_run
-
-
-def is_fit(row: Row) -> bool:
-    return row.name == "fit"
 
 
 def on_gpu(kept: Kept, _: str) -> str:
@@ -92,23 +82,23 @@ PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     "graphs": tables(
         "graphs", ["vision", "text", "preprocess"],
-        ("", "p50 ms", "p90 ms", "share of limit", *PARITY), measured,
+        ("", "p50 ms", "p90 ms", "share of limit", *PARITY),
     ),
     "whole": tables(
-        "graphs", ["whole scan"], ("", "p50 ms", *PARITY), measured,
+        "graphs", ["whole scan"], ("", "p50 ms", *PARITY),
     ),
-    "file": tables("file", ["stages"], ("", "p50 ms", "p90 ms"), measured),
+    "file": tables("file", ["stages"], ("", "p50 ms", "p90 ms")),
     "serve": tables(
         "serve", ["scenarios", "clients"],
-        ("", "n", "p50 ms", "p90 ms", "p99 ms", "scans per s", "peak gib"), measured,
+        ("", "n", "p50 ms", "p90 ms", "p99 ms", "scans per s", "peak gib"),
     ),
     "growth": tables(
         "growth", ["slices", "matrix", "prompts", "clients", "scans"],
-        ("fixed ms", "per unit ms", "power"), is_fit,
+        ("fixed ms", "per unit ms", "power"), only="fit",
     ),
     "gpu": tables(
         "gpu", ["parity", "onnx", "latency", "transfer", "compile", "triton"],
-        ("", "p50 ms", "p90 ms", *PARITY), measured,
+        ("", "p50 ms", "p90 ms", *PARITY),
     ),
     "missing": on_gpu,
 }  # fmt: skip

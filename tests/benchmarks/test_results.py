@@ -10,7 +10,7 @@ import pytest
 
 from ctclip_bench.graphs.ceilings import Ceilings
 from ctclip_bench.graphs.counts import Count
-from ctclip_bench.graphs.roofline import ceiling_rows, limit_here, roofline_row
+from ctclip_bench.graphs.roofline import ceiling_rows, limit_of, roofline_row
 from ctclip_bench.results import files
 from ctclip_bench.results.cells import cells, markdown
 from ctclip_bench.results.compare import Change, compare
@@ -36,12 +36,13 @@ def result(*rows: Row, **more: object) -> Result:
 
 CEILINGS = Ceilings("cpu", 2048, {"fp32": 1.2e11, "bf16": 4e11}, 2e10, {}, {})
 COUNT = Count({"fp32": 7.2e11}, 0.0, 0.0, 9e8, 2e9)
+LIMIT = limit_of(COUNT, CEILINGS.products, CEILINGS.copy)
 
 ROWS = (
     Row("vision", "ONNX Runtime", {"precision": "fp32"}, TIMES, GOOD,
         {"share_of_limit": 0.8, "log": {"deep": 1}}),
     Row("vision", "TensorRT", not_run="no <GPU>"),
-    *(roofline_row("vision", "fp32", COUNT, device, limit_here(COUNT, CEILINGS))
+    *(roofline_row("vision", "fp32", COUNT, device, LIMIT)
       for device in ("this cpu, by its measured ceilings", "A100 datasheet (bound)")),
     *ceiling_rows(CEILINGS),
     Row("stages", "read", times_ms=TIMES),

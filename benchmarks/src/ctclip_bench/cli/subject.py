@@ -27,6 +27,19 @@ def add_subject_options(
     parser: argparse.ArgumentParser, url_help: str, *, scans: bool = True
 ) -> None:
     """The flags that all these commands have. scans: --scans, too."""
+    add_release_options(parser, scans=scans)
+    parser.add_argument(
+        "--config-name", metavar="NAME",
+        help="configs (MODEL/configs/NAME.pbtxt) of the embedded server (default: the "
+        "repository's own; openvino for bf16)",
+    )  # fmt: skip
+    add_connection_options(
+        parser, f"{url_help} (never taken from the environment)", timeout_s=600.0
+    )
+
+
+def add_release_options(parser: argparse.ArgumentParser, *, scans: bool = True) -> None:
+    """Those of the release and its reference. scans: --scans, too."""
     parser.add_argument(
         "--repository", type=Path, required=True, metavar="DIR", help="written by ctclip export"
     )
@@ -41,14 +54,6 @@ def add_subject_options(
             "--scans", type=Path, metavar="DIR",
             help="NIfTI files; without it a public chest CT and variations of it",
         )  # fmt: skip
-    parser.add_argument(
-        "--config-name", metavar="NAME",
-        help="configs (MODEL/configs/NAME.pbtxt) of the embedded server (default: the "
-        "repository's own; openvino for bf16)",
-    )  # fmt: skip
-    add_connection_options(
-        parser, f"{url_help} (never taken from the environment)", timeout_s=600.0
-    )
 
 
 def check_together(args: argparse.Namespace) -> None:
@@ -103,14 +108,14 @@ def write(result: Result, args: argparse.Namespace) -> Path:
     """Keep a result below --out, and print it. Raises: InvalidInput where it cannot be kept."""
     from rich.console import Console
 
-    from ctclip_bench.load.show import show
     from ctclip_bench.results.files import keep
+    from ctclip_bench.results.show import show
 
     path = keep(result, args.out)
     if args.json:
         print(path.read_text(encoding="utf-8"), end="")
     else:
-        console = Console(width=None if sys.stdout.isatty() else 120)
+        console = Console(width=None if sys.stdout.isatty() else 140)
         show(console, result)
         console.print(f"Written: {path}", highlight=False, soft_wrap=True, markup=False)
     return path

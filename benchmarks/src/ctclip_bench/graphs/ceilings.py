@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,12 +57,9 @@ def tf32(on: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def measure_ceilings(device: str, *, size: int | None = None, small: bool = False) -> Ceilings:
-    """device: "cpu" or "cuda". size: of the square matrices (8,192 on a GPU, 2,048 on a CPU).
-
-    small: for a test: tiny matrices and copies.
-    """
-    size = size or (256 if small else 8192 if device == "cuda" else 2048)
+def measure_ceilings(device: str, *, small: bool = False) -> Ceilings:
+    """device: "cpu" or "cuda". small: for a test: tiny matrices and copies."""
+    size = 256 if small else 8192 if device == "cuda" else 2048
     products = {}
     for name, (dtype, fast) in PRODUCTS.items():
         if name in _GPU_ONLY and device != "cuda":
@@ -72,29 +70,25 @@ def measure_ceilings(device: str, *, size: int | None = None, small: bool = Fals
     scale = 64 if small else 1
     source = torch.ones(_COPY_BYTES[device] // scale, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = 2 * source.nbytes / _least(device, lambda: target.copy_(source)) * 1000
+    copy = 2 * source.nbytes / _least(device, partial(target.copy_, source)) * 1000
     to_device, to_host = {}, {}
     if device == "cuda":
         count = _TRANSFER_BYTES // scale
         there = torch.empty(count, dtype=torch.uint8, device=device)
         for kind in ("pinned", "pageable"):
             here = torch.ones(count, dtype=torch.uint8, pin_memory=kind == "pinned")
-            to_device[kind] = count / _least(device, _copy(there, here)) * 1000
-            to_host[kind] = count / _least(device, _copy(here, there)) * 1000
+            to_device[kind] = count / _least(device, partial(there.copy_, here)) * 1000
+            to_host[kind] = count / _least(device, partial(here.copy_, there)) * 1000
     return Ceilings(device, size, products, copy, to_device, to_host)
-
-
-def _copy(target: Tensor, source: Tensor) -> Work:
-    return lambda: target.copy_(source)
 
 
 def _product(device: str, dtype: torch.dtype, size: int) -> Work:
     if dtype == torch.int8:
         a, b = (torch.randint(-128, 128, (size, size), device=device).to(dtype) for _ in range(2))
         multiply: Callable[[Tensor, Tensor], Tensor] = torch._int_mm
-        return lambda: multiply(a, b)
+        return partial(multiply, a, b)
     x, y = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return lambda: x @ y
+    return partial(torch.matmul, x, y)
 
 
 def _least(device: str, work: Work) -> float:

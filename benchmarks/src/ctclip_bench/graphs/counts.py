@@ -16,34 +16,33 @@ from onnx import TensorProto, shape_inference
 
 from ctclip_client.errors import InvalidInput
 
-Shape = tuple[int, ...]
-
-_PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1, "FusedMatMul": 1}
-"""Matrix products -> which input is the second matrix."""
-_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""Convolutions -> which input is the kernel (out, in of a group, ...)."""
-_VIEWS = {
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+_VIEWS = (
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Constant",
-}  # fmt: skip
+)  # fmt: skip
 """Neither compute nor copy."""
-_COPIES = {
+_COPIES = (
     "Transpose", "Gather", "Concat", "Split", "Slice", "Expand", "Cast", "Pad", "Range",
     "ConstantOfShape", "NonZero", "DequantizeLinear", "QuantizeLinear",
-}  # fmt: skip
+)  # fmt: skip
 """Copy, or change the type, and compute nothing that is counted."""
-_PRECISIONS = {
-    TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16",
-    TensorProto.INT8: "int8", TensorProto.UINT8: "int8", TensorProto.DOUBLE: "fp64",
+_UNCOUNTED = (
+    "Loop", "If", "MatMulInteger", "QLinearMatMul", "FusedMatMul", "ConvInteger", "QLinearConv",
+    "ConvTranspose", "Einsum",
+)  # fmt: skip
+"""Their steps, or products, would be missed; no export has them."""
+_TYPES = {
+    TensorProto.FLOAT: ("fp32", 4), TensorProto.FLOAT16: ("fp16", 2),
+    TensorProto.BFLOAT16: ("bf16", 2), TensorProto.DOUBLE: ("fp64", 8),
+    TensorProto.INT8: ("int8", 1), TensorProto.UINT8: ("int8", 1), TensorProto.BOOL: ("bool", 1),
+    TensorProto.INT16: ("int16", 2), TensorProto.INT32: ("int32", 4),
+    TensorProto.INT64: ("int64", 8),
 }  # fmt: skip
-_BYTES = {
-    TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2, TensorProto.DOUBLE: 8,
-    TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.BOOL: 1, TensorProto.INT16: 2,
-    TensorProto.INT32: 4, TensorProto.INT64: 8,
-}  # fmt: skip
+"""Precision, and bytes of an element."""
 _SHARES = {"fp16": 0.5, "bf16": 0.5, "int8": 0.25}
 """Of the bytes of float32."""
 _LARGE_BYTES = 8192
-"""Constants above it are no shapes: they are dropped before shapes are inferred, which is quick."""
+"""Constants above it are no shapes: without them, shapes are inferred quickly."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Count:
 
 @dataclass(frozen=True)
 class _Tensor:
-    shape: Shape
+    shape: tuple[int, ...]
     dtype: int
 
     @property
@@ -99,7 +98,7 @@ class _Tensor:
 
     @property
     def bytes(self) -> int:
-        return self.elements * _BYTES.get(self.dtype, 0)
+        return self.elements * _TYPES[self.dtype][1]
 
 
 def count_graph(
@@ -112,7 +111,7 @@ def count_graph(
     values: of small inputs on which shapes inside depend, such as SPACING in preprocessing.
     Guards (a `Reshape` to a shape that a `Where` chooses) are taken as passed. Bodies of `Scan`
     count once for each step. Raises: InvalidInput for inputs that the graph does not have, or a
-    graph with loops or branches, whose number of steps no shape tells.
+    graph with loops or branches, whose number of steps no shape tells, or other products.
     """
     model = onnx.load(path)
     graph = model.graph
@@ -122,16 +121,17 @@ def count_graph(
                 f"{path.name}: no shape is given for its input {value.name}.",
                 f"Give shapes of {', '.join(each.name for each in graph.input)}.",
             )
-        given = inputs[value.name]
         del value.type.tensor_type.shape.dim[:]
-        for size in given:
+        for size in inputs[value.name]:
             value.type.tensor_type.shape.dim.add().dim_value = int(size)
     ends = [value.name for value in (*graph.input, *graph.output)]
     weights = [tensor.name for tensor in graph.initializer]
     if values:
         model = _folded(model, values)
         graph = model.graph
-    _lighten(graph)
+    for tensor in graph.initializer:  # of large constants shapes are all that matters
+        if math.prod(tensor.dims) * _TYPES[tensor.data_type][1] > _LARGE_BYTES:
+            tensor.ClearField("raw_data")
     # Shapes beyond a guard are found only where it is passed, and some only where it is not.
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     _pass_guards(graph)
@@ -139,7 +139,15 @@ def count_graph(
     tensors = _tensors(inferred, _tensors(passed, {}))
     counter = _Counter(inferred)
     counter.nodes(inferred, tensors, 1)
-    return counter.finished(tensors, ends, weights)
+    least = sum(tensors[name].bytes for name in ends if name in tensors)
+    for name in weights:
+        if name in tensors:  # else it was folded away
+            size = tensors[name].bytes
+            least += size if name in counter.read else min(size, counter.gathered.get(name, 0))
+    return Count(
+        counter.products, counter.search, counter.elementwise, float(least), counter.bytes,
+        tuple(counter.unknown),
+    )  # fmt: skip
 
 
 def _folded(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
@@ -165,19 +173,6 @@ def _folded(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.
             used = {name for inner in body.node for name in inner.input if name in constants}
             body.initializer.extend(constants[name] for name in sorted(used))
     return folded
-
-
-def _lighten(graph: onnx.GraphProto) -> None:
-    """Declare large constants as inputs: their shapes are all that matters."""
-    small = []
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) * _BYTES.get(tensor.data_type, 1) <= _LARGE_BYTES:
-            small.append(tensor)
-            continue
-        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        graph.input.append(info)
-    del graph.initializer[:]
-    graph.initializer.extend(small)
 
 
 def _pass_guards(graph: onnx.GraphProto) -> None:
@@ -208,97 +203,61 @@ def _tensors(graph: onnx.GraphProto, outer: Mapping[str, _Tensor]) -> dict[str, 
 
 
 class _Counter:
+    """Sums over the nodes of a graph."""
+
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.products: dict[str, float] = {}
         self.search = self.elementwise = self.bytes = 0.0
         self.unknown: list[str] = []
-        self.gathered: dict[str, float] = {}  # constants of which only some rows are read
+        self.gathered: dict[str, int] = {}  # constants of which only some rows are read
         self.read: set[str] = set()
-        self._searches = {
-            node.input[0] for node in graph.node if node.op_type == "ArgMax"
-        }  # what the largest is taken of
-        self._quantised = {
-            output
-            for node in graph.node
-            if node.op_type == "DequantizeLinear"
-            for output in node.output
-        }
+        nodes = graph.node
+        self._searches = {node.input[0] for node in nodes if node.op_type == "ArgMax"}
+        self._quantised = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
 
     def nodes(self, graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], times: int) -> None:
+        """Add those of a graph, or of a `Scan`'s body, that run so many times."""
         for node in graph.node:
-            if node.op_type in ("Loop", "If"):
-                raise InvalidInput(
-                    f"the graph has a node {node.op_type}: its steps cannot be counted.",
-                    "Count a graph without loops and branches.",
-                )
-            if node.op_type == "Scan":
-                self._scan(node, tensors, times)
-                continue
-            self.read.update(name for name in node.input if node.op_type != "Gather")
-            needed = [*node.output]
-            if node.op_type in _PRODUCTS or node.op_type in _CONVOLUTIONS:
-                needed += node.input
+            kind = node.op_type
+            if kind in _UNCOUNTED:
+                raise InvalidInput(f"the graph has a node {kind}, which cannot be counted.")
+            if kind == "Scan":
+                attributes = {each.name: each for each in node.attribute}
+                sequence = node.input[len(node.input) - attributes["num_scan_inputs"].i]
+                body = attributes["body"].g
+                if sequence in tensors:
+                    steps = times * tensors[sequence].shape[0]
+                    self.nodes(body, _tensors(body, tensors), steps)
+                    continue
+            elif kind != "Gather":
+                self.read.update(node.input)
+            needed = [*node.output, *(node.input if kind in _PRODUCTS else [])]
             if any(name and name not in tensors for name in needed):
-                self.unknown.append(f"{node.op_type} {node.name or node.output[0]}")
-                continue
-            self._node(node, tensors, times)
-
-    def _scan(self, node: onnx.NodeProto, tensors: Mapping[str, _Tensor], times: int) -> None:
-        attributes = {each.name: each for each in node.attribute}
-        sequences = node.input[len(node.input) - attributes["num_scan_inputs"].i :]
-        if sequences[0] not in tensors:
-            self.unknown.append(f"Scan {node.name or node.output[0]}")
-            return
-        steps = tensors[sequences[0]].shape[0]
-        body = attributes["body"].g
-        self.nodes(body, _tensors(body, tensors), times * steps)
+                self.unknown.append(f"{kind} {node.name or node.output[0]}")
+            elif kind not in _VIEWS:
+                self._node(node, tensors, times)
 
     def _node(self, node: onnx.NodeProto, tensors: Mapping[str, _Tensor], times: int) -> None:
-        kind = node.op_type
-        if kind in _VIEWS:
-            return
         ins = [tensors[name] for name in node.input if name in tensors]
         outs = [tensors[name] for name in node.output if name]
         written = sum(tensor.bytes for tensor in outs)
-        if kind == "Gather":  # reads what it returns, however much there is
-            rows = self.gathered.get(node.input[0], 0.0)
-            self.gathered[node.input[0]] = rows + written * times
+        if node.op_type == "Gather":  # reads what it returns, however much there is
+            table = node.input[0]
+            self.gathered[table] = self.gathered.get(table, 0) + written * times
             self.bytes += times * (2 * written + sum(each.bytes for each in ins[1:]))
             return
         self.bytes += times * (written + sum(tensor.bytes for tensor in ins))
-        if kind in _PRODUCTS or kind in _CONVOLUTIONS:
-            self._product(node, tensors, outs[0], times)
-        elif kind not in _COPIES:
+        if node.op_type in _PRODUCTS:
+            if node.op_type == "Conv":
+                inner = math.prod(ins[1].shape[1:])  # of a kernel (out, in of a group, ...)
+            else:
+                turned = any(each.name == "transA" and each.i for each in node.attribute)
+                inner = ins[0].shape[-2 if turned else -1]
+            operations = 2.0 * outs[0].elements * inner * times
+            both = {*node.input[:2]} <= self._quantised
+            precision = "int8" if both else _TYPES[ins[0].dtype][0]
+            self.products[precision] = self.products.get(precision, 0.0) + operations
+            if node.output[0] in self._searches:
+                self.search += operations
+        elif node.op_type not in _COPIES:
             self.elementwise += times * max(tensor.elements for tensor in (*ins, *outs))
-
-    def _product(
-        self, node: onnx.NodeProto, tensors: Mapping[str, _Tensor], out: _Tensor, times: int
-    ) -> None:
-        first = tensors[node.input[0]]
-        if node.op_type in _CONVOLUTIONS:
-            kernel = tensors[node.input[_CONVOLUTIONS[node.op_type]]]
-            inner = math.prod(kernel.shape[1:])
-        else:
-            turned = any(each.name == "transA" and each.i for each in node.attribute)
-            inner = first.shape[-2 if turned else -1]
-        operations = 2.0 * out.elements * inner * times
-        second = node.input[(_PRODUCTS | _CONVOLUTIONS)[node.op_type]]
-        both = node.input[0] in self._quantised and second in self._quantised
-        precision = "int8" if both else _PRECISIONS.get(first.dtype, "fp32")
-        self.products[precision] = self.products.get(precision, 0.0) + operations
-        if node.output[0] in self._searches:
-            self.search += operations
-
-    def finished(
-        self, tensors: Mapping[str, _Tensor], ends: Sequence[str], weights: Sequence[str]
-    ) -> Count:
-        """ends: inputs and outputs of the graph."""
-        least = float(sum(tensors[name].bytes for name in ends if name in tensors))
-        for name in weights:
-            if name not in tensors:  # folded away
-                continue
-            size = tensors[name].bytes
-            least += size if name in self.read else min(size, self.gathered.get(name, 0.0))
-        return Count(
-            self.products, self.search, self.elementwise, least, self.bytes, tuple(self.unknown)
-        )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -18,13 +17,18 @@ from torch import Tensor
 
 from ctclip_client.contract import Model
 from ctclip_client.errors import InvalidInput
-from ctclip_export.engines.run import Engine, checked_engine
-from ctclip_export.engines.target import TENSORRT, EngineError
+from ctclip_export.engines.run import checked_engine
+from ctclip_export.engines.target import EngineError
 from ctclip_export.parity.providers import load_cuda_libraries
-from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core
+from ctclip_export.parity.runtimes import OPENVINO_OPTIONS, openvino_core, searched_tokens
 
 Feed = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
+Voxels = Sequence[NDArray[np.float32]]
+"""VOXELS (1, 1, D, H, W) of some volumes."""
+Tokens = list[NDArray[np.float32]]
+"""Unit tokens (N, W) of each volume: what goes into the code search, which tells a runtime's error
+of the similarity, and so which codes it may choose otherwise."""
 
 CUDA = "CUDAExecutionProvider"
 
@@ -54,86 +58,48 @@ def missing_cuda_provider() -> str:
 class OnnxRunner:
     """ONNX Runtime, on the CPU or by its CUDA provider with inputs and outputs on the GPU."""
 
-    def __init__(
-        self, path: Path, device: str = "cpu", *, tf32: bool = False, profile: Path | None = None
-    ) -> None:
-        """profile: a folder for the trace of every node.
-
-        Raises: InvalidInput where there is no CUDA provider; ONNX Runtime's own errors.
-        """
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        """Raises: InvalidInput where its CUDA provider does not start; its own errors."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = cores()
         options.inter_op_num_threads = 1
         # Its threads would go on spinning while the next runtime is measured.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile / "trace")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device == "cuda":
-            if missing := missing_cuda_provider():
-                raise InvalidInput(missing, "Or measure with --device cpu.")
             load_cuda_libraries()
-            chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": "HEURISTIC"}
-            providers = [(CUDA, chosen), *providers]
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        if device == "cuda" and CUDA not in self.session.get_providers():
+            providers.insert(0, (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}))
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if device == "cuda" and CUDA not in self._session.get_providers():
             raise InvalidInput(  # it falls back in silence
                 "ONNX Runtime could not start its CUDA provider.",
                 "Do its CUDA and cuDNN fit this driver? Its log says more.",
             )
-        self._on_gpu = device == "cuda"
-        self._names = [output.name for output in self.session.get_outputs()]
-        self._feed: dict[str, NDArray[Any]] = {}
-        self._values: list[NDArray[Any]] = []
-        self._binding: Any = None
-        self._held: list[Any] = []
+        self._device = device
+        self._names = [output.name for output in self._session.get_outputs()]
 
     def bind(self, feed: Feed) -> None:
         """See `Runner`."""
-        self._feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
-        if not self._on_gpu:
-            return
-        self._binding = self.session.io_binding()
-        self._held = []
-        for name, array in self._feed.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-            self._held.append(value)
+        place = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._binding = self._session.io_binding()
+        self._held = {  # on a CPU a value is the array's own memory
+            name: place(np.ascontiguousarray(array), self._device, 0)
+            for name, array in feed.items()
+        }
+        for name, value in self._held.items():
             self._binding.bind_ortvalue_input(name, value)
         for name in self._names:
-            self._binding.bind_output(name, "cuda")
+            self._binding.bind_output(name, self._device)
 
     def run(self) -> object:
         """See `Runner`."""
-        if self._on_gpu:
-            self.session.run_with_iobinding(self._binding)  # returns when the GPU has finished
-        else:
-            self._values = self.session.run(self._names, self._feed)
+        self._session.run_with_iobinding(self._binding)  # returns when the device has finished
         return None
 
     def outputs(self) -> Outputs:
         """See `Runner`."""
-        if self._on_gpu:
-            self._values = self._binding.copy_outputs_to_cpu()
-        return dict(zip(self._names, self._values, strict=True))
-
-
-def nodes_by_provider(path: Path, feed: Feed, device: str) -> Counter[str]:
-    """How many nodes of a graph each provider of ONNX Runtime computed, in one traced run.
-
-    Nodes are those that were left after fusing; nodes of a loop's body count once for each step.
-    """
-    with tempfile.TemporaryDirectory(prefix="ctclip-trace-", ignore_cleanup_errors=True) as folder:
-        runner = OnnxRunner(path, device, profile=Path(folder))
-        runner.bind(feed)
-        runner.run()
-        events = json.loads(Path(runner.session.end_profiling()).read_text(encoding="utf-8"))
-    return Counter(
-        event["args"]["provider"]
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    )
+        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 class OpenVINORunner:
@@ -171,20 +137,25 @@ class OpenVINORunner:
         return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
 
 
-class _PlacedEngine(Engine):
-    """A plan whose inputs and outputs stay on the GPU between runs."""
+class TensorRTRunner:
+    """TensorRT, by the plan beside an ONNX file, with inputs and outputs on the GPU."""
 
-    def place(self, feed: Feed) -> None:
-        self._placed: dict[str, Tensor] = {}
-        mode = self._library.TensorIOMode
+    def __init__(self, model: Model, graph: Path, precision: str) -> None:
+        """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
+        self._plan = checked_engine(model, graph, precision)
+        self._engine, self._context = self._plan._engine, self._plan._context
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self.output_names = [n for n in names if self._engine.get_tensor_mode(n) != mode.INPUT]
+        self._outputs = [n for n in names if self._engine.get_tensor_mode(n).name != "INPUT"]
+        self._placed: dict[str, Tensor] = {}
+
+    def bind(self, feed: Feed) -> None:
+        """See `Runner`."""
         for name, array in feed.items():
             tensor = torch.from_numpy(np.ascontiguousarray(array)).cuda()
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
                 raise EngineError(f"engine: {name} {list(tensor.shape)} is outside of the plan.")
             self._placed[name] = tensor
-        for name in self.output_names:
+        for name in self._outputs:
             kind = self._engine.get_tensor_dtype(name).name
             dtype = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}[kind]
             shape = tuple(self._context.get_tensor_shape(name))
@@ -193,33 +164,34 @@ class _PlacedEngine(Engine):
             self._context.set_tensor_address(name, tensor.data_ptr())
         torch.cuda.synchronize()
 
-    def execute(self) -> None:
+    def run(self) -> object:
+        """See `Runner`."""
         # On the stream whose events take the time.
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise EngineError("engine: TensorRT could not run the plan.")
-
-    def fetch(self) -> Outputs:
-        torch.cuda.synchronize()
-        return {name: self._placed[name].cpu().numpy() for name in self.output_names}
-
-
-class TensorRTRunner:
-    """TensorRT, by the plan beside an ONNX file."""
-
-    def __init__(self, model: Model, graph: Path, precision: str) -> None:
-        """Raises: EngineError if the plan is not the one that belongs to this graph and GPU."""
-        checked_engine(model, graph, precision)
-        self._engine = _PlacedEngine(graph.parent / TENSORRT.plan)
-
-    def bind(self, feed: Feed) -> None:
-        """See `Runner`."""
-        self._engine.place(feed)
-
-    def run(self) -> object:
-        """See `Runner`."""
-        self._engine.execute()
         return None
 
     def outputs(self) -> Outputs:
         """See `Runner`."""
-        return self._engine.fetch()
+        torch.cuda.synchronize()
+        return {name: self._placed[name].cpu().numpy() for name in self._outputs}
+
+
+def tokens_of_graph(path: Path, make: Callable[[Path], Runner], volumes: Voxels) -> Tokens:
+    """By the vision graph with one more output, in the runtime that `make` loads it into: another
+    graph, so it is never timed.
+    """
+    with tempfile.TemporaryDirectory(prefix="ctclip-tokens-", ignore_cleanup_errors=True) as folder:
+        model = onnx.load(path)
+        name = searched_tokens(model.graph)
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+        visible = Path(folder) / "model.onnx"
+        onnx.save(model, visible)
+        del model
+        runner, found = make(visible), []
+        for voxels in volumes:
+            runner.bind({"VOXELS": voxels})
+            runner.run()
+            shown = runner.outputs()[name]
+            found.append(shown.reshape(-1, shown.shape[-1]).astype(np.float32))
+    return found

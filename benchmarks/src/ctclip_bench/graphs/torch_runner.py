@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctclip_client.contract import Geometry
@@ -22,7 +22,7 @@ from ctclip_export.graphs.quiet import quiet
 from ctclip_export.precision.typed_twin import typed
 
 if TYPE_CHECKING:
-    from ctclip_bench.graphs.runners import Feed, Outputs  # imports onnxruntime
+    from ctclip_bench.graphs.runners import Feed, Outputs, Tokens, Voxels  # imports onnxruntime
 
 Function = Callable[..., Any]
 """Tensors in the order of a model's inputs -> a tensor, or several in the order of its outputs."""
@@ -47,31 +47,21 @@ def missing_compiler(device: str) -> str:
 
 
 @contextmanager
-def compiler_files_in(folder: Path) -> Iterator[None]:
-    """Let torch.compile keep its files there, and compile in this process: nothing is left behind,
+def compiled_afresh() -> Iterator[None]:
+    """Let torch.compile keep its files apart, and compile in this process: nothing is left behind,
     nothing is taken from an earlier run, and the time to compile is that of a first start.
     """
-    wanted = {
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
     with quiet():
-        from torch._inductor import config
-
-    threads = config.compile_threads
-    config.compile_threads = 1
-    try:
-        yield
-    finally:
-        config.compile_threads = threads
-        torch.compiler.reset()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        from torch._inductor import config, utils
+    with (
+        tempfile.TemporaryDirectory(prefix="ctclip-compile-", ignore_cleanup_errors=True) as folder,
+        utils.fresh_cache(dir=folder),
+        config.patch(compile_threads=1, cpp_cache_precompile_headers=False),  # kept elsewhere
+    ):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
 
 
 class TorchRunner:
@@ -97,8 +87,10 @@ class TorchRunner:
 
     def bind(self, feed: Feed) -> None:
         """See `Runner`. feed: in the order of the function's arguments."""
-        arrays = (np.ascontiguousarray(array) for array in feed.values())
-        self._inputs = tuple(_tensor(array).to(self._device) for array in arrays)
+        self._inputs = tuple(
+            torch.tensor(np.ascontiguousarray(array), device=self._device)
+            for array in feed.values()
+        )
         if self._mode == "compiled" and self.compile_s is None:
             start = time.perf_counter()
             with quiet():
@@ -138,12 +130,6 @@ class TorchRunner:
         self._graph = graph
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array)
-
-
 def encoder_on(module: nn.Module, precision: str, device: str) -> nn.Module:
     """An encoder, or its typed twin, on a device; the reference itself on a CPU in float32."""
     chosen = module if precision == "fp32" else typed(module, precision)
@@ -152,27 +138,36 @@ def encoder_on(module: nn.Module, precision: str, device: str) -> nn.Module:
     return chosen.to(device).eval()
 
 
-def fitted_float32(geometry: Geometry) -> Function:
+@torch.no_grad()
+def tokens_of_module(make: Callable[[], Any], device: str, volumes: Voxels) -> Tokens:
+    """By the reference's vision encoder, or a typed twin of it, that `make` puts on the device."""
+    vision, found = make(), []
+    for voxels in volumes:
+        stages = vision.stages(torch.from_numpy(voxels).to(device))
+        shown = F.normalize(vision.to_grid(stages.temporal_tokens).float(), dim=-1)
+        found.append(shown.flatten(0, 3).cpu().numpy())
+    return found
+
+
+def fitted_float32(
+    geometry: Geometry, voxels: Tensor, spacing_mm: Tensor, rescale: Tensor
+) -> Tensor:
     """Preprocessing as one would write it in PyTorch to be quick: float32, one interpolation.
 
-    Returns a function of stored voxels int16 (z, x, y), spacing (3,) float64 in mm and rescale (2,)
-    float32 that gives (1, 1, D, H, W) float32. The values are those of
-    `ctclip_export.model.preprocess`, which computes in float64 as upstream does.
+    Takes stored voxels int16 (z, x, y), spacing (3,) float64 in mm and rescale (2,) float32, and
+    gives (1, 1, D, H, W) float32. The values are those of `ctclip_export.model.preprocess`, which
+    computes in float64 as upstream does.
     """
-
-    def fitted(voxels: Tensor, spacing_mm: Tensor, rescale: Tensor) -> Tensor:
-        slope, intercept = rescale.tolist()
-        hu = (voxels.float() * slope + intercept).clamp_(-1000, 1000)
-        ratios = np.asarray(spacing_mm.tolist()) / np.asarray(geometry.target_spacing_mm)
-        size = [int(count * ratio) for count, ratio in zip(voxels.shape, ratios, strict=True)]
-        scaled = F.interpolate(hu[None, None], size, mode="trilinear", align_corners=False)
-        out = scaled.new_full((1, 1, *geometry.volume_shape), -1.0)
-        source, target = scaled[0, 0], out[0, 0]
-        for axis, (have, want) in enumerate(zip(size, geometry.volume_shape, strict=True)):
-            shown = min(have, want)
-            source = source.narrow(axis, max((have - want) // 2, 0), shown)
-            target = target.narrow(axis, max((want - have) // 2, 0), shown)
-        target.copy_(source / 1000)
-        return out
-
-    return fitted
+    slope, intercept = rescale.tolist()
+    hu = (voxels.float() * slope + intercept).clamp_(-1000, 1000)
+    ratios = np.asarray(spacing_mm.tolist()) / np.asarray(geometry.target_spacing_mm)
+    size = [int(count * ratio) for count, ratio in zip(voxels.shape, ratios, strict=True)]
+    scaled = F.interpolate(hu[None, None], size, mode="trilinear", align_corners=False)
+    out = scaled.new_full((1, 1, *geometry.volume_shape), -1.0)
+    source, target = scaled[0, 0], out[0, 0]
+    for axis, (have, want) in enumerate(zip(size, geometry.volume_shape, strict=True)):
+        shown = min(have, want)
+        source = source.narrow(axis, max((have - want) // 2, 0), shown)
+        target = target.narrow(axis, max((want - have) // 2, 0), shown)
+    target.copy_(source / 1000)
+    return out

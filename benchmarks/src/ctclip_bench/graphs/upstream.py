@@ -11,60 +11,45 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ctclip_bench.graphs.judging import Found, judge_answers
-from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, Runner
+from ctclip_bench.graphs.cases import ShowTokens, judge_answers
+from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, tokens_of_graph
 from ctclip_bench.graphs.subject import Subject
-from ctclip_bench.graphs.timing import by_clock, in_turn
-from ctclip_bench.graphs.tokens import ShowTokens, tokens_of_graph, tokens_of_module
-from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32
+from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32, tokens_of_module
 from ctclip_bench.results.result import Parity, Row, Times
-from ctclip_client import read_volume
+from ctclip_client import Volume, read_volume
 from ctclip_client.contract import FINDINGS, MAX_TOKENS, PREPROCESS, VISION
-from ctclip_client.system.progress import Advance, Stages
+from ctclip_client.errors import InvalidInput
+from ctclip_client.system.progress import Stages
 from ctclip_export.model import CTCLIP
 from ctclip_export.model.preprocess import preprocess
 from ctclip_export.parity.judge import StepAnswer
 from ctclip_export.parity.runtimes import ONNX_RUNTIME_PRECISIONS
 from ctclip_export.samples.scans import Scan
 
-TABLE = "whole scan"
+WHOLE_SCAN = "whole scan"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Way:
-    """One way from a file to the findings. tokens: see `tokens.py`. answer, voxels and stages_ms:
-    of the latest run.
-    """
+    """A file is read, made VOXELS (1, 1, D, H, W), and encoded. tokens: see `Tokens`."""
 
-    name: str
-    precision: str
-    run: Callable[[_Way], StepAnswer]
+    read: Callable[[], Any]
+    prepare: Callable[[Any], Any]
+    encode: Callable[[Any], StepAnswer]
     tokens: ShowTokens
-    answer: StepAnswer | None = None
-    voxels: Any = None
-    stages_ms: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self) -> None:
-        self.stages_ms = {}
-        self.answer = self.run(self)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        spent = (time.perf_counter() - start) * 1000
-        self.stages_ms[f"{name}_ms"] = self.stages_ms.get(f"{name}_ms", 0.0) + spent
 
 
 def upstream_rows(
@@ -73,98 +58,92 @@ def upstream_rows(
     """The table "whole scan", of the subject's first volume, and the verdict on it.
 
     findings: of how many the loop of upstream's script is run; all of them is what it does.
+    Raises: InvalidInput for a subject without a reference.
     """
-    count = min(findings, len(subject.inputs.release.findings))
+    model, precision = subject.model, subject.inputs.release.precision
+    if model is None:
+        raise InvalidInput("without --against there is no PyTorch model.", "Name a checkpoint.")
+    every = len(subject.inputs.release.findings)
+    count = min(findings, every)
+    some = "" if count == every else f", {count} of {every} findings"
+    rows = []
     with tempfile.TemporaryDirectory(
         prefix="ctclip-upstream-", ignore_cleanup_errors=True
     ) as folder:
         # Upstream never reorients: on a file that is stored L-P-S both see the same patient.
         path = Scan(Path("first"), 0).as_file(Path(folder), subject.volumes[0])
-        quick, slow = [], []
-        rows = []
-        precision = subject.inputs.release.precision
+        ways: list[tuple[str, str, int, Callable[[], _Way]]] = [
+            ("PyTorch fp32, run well", "fp32", 2, partial(_run_well, subject, model, path, device)),
+            (f"PyTorch fp32, as upstream's script{some}", "fp32", 1,
+             partial(_as_upstream, subject, model, path, device, count)),
+        ]  # fmt: skip
         if device == "cpu" and precision not in ONNX_RUNTIME_PRECISIONS:
-            rows.append(Row(
-                TABLE, f"ONNX Runtime {precision}", _settings("ONNX Runtime", precision),
-                not_run=f"its CPU provider has no {precision} kernels",
-            ))  # fmt: skip
+            name = f"ONNX Runtime {precision}"
+            reason = f"its CPU provider has no {precision} kernels"
+            rows.append(Row(WHOLE_SCAN, name, {"precision": precision}, not_run=reason))
         else:
-            quick.append(_by_graphs(subject, path, device))
-        if subject.model is None:
-            rows.append(Row(
-                TABLE, "PyTorch, as upstream's script", _settings("PyTorch", "fp32"),
-                not_run="without --against there is no PyTorch model",
-            ))  # fmt: skip
-        else:
-            quick.append(_run_well(subject, subject.model, path, device))
-        with stages.stage(f"{TABLE}: warm up", len(quick)) as advance:
-            for way in quick:
-                way()
-                advance(1)
-        with stages.stage(f"{TABLE}: time", count + len(quick)) as advance:
-            if subject.model is not None:
-                slow.append(_as_upstream(subject, subject.model, path, device, (count, advance)))
-            ways = [*quick, *slow]
-            times = in_turn({w.name: w for w in ways}, by_clock, rounds=1, warmup=0)
-    measured = [_row(subject, way, times[way.name], count) for way in ways]
-    judged = [row.parity for row in measured if row.parity is not None]
+            name = f"ONNX Runtime {precision}, the repository's graphs"
+            ways.insert(0, (name, precision, 2, partial(_by_graphs, subject, path, device)))
+        for name, computed_in, runs, make in ways:
+            with stages.stage(f"{WHOLE_SCAN}: {name}"):
+                rows.append(_row(subject, name, computed_in, runs, make()))
+    judged = [row.parity for row in rows if row.parity is not None]
     wrong = [each.reason for each in judged if each.verdict != "PASS"]
-    verdict = Parity(
-        "FAIL" if wrong else "PASS", f"{TABLE} against {subject.against}",
-        reason="; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree",
-    )  # fmt: skip
-    return [*measured, *rows], verdict
+    said = "; ".join(wrong) or f"{len(judged)} of {len(judged)} that ran agree"
+    verdict = Parity("FAIL" if wrong else "PASS", subject.against, reason=f"{WHOLE_SCAN}: {said}")
+    return rows, verdict
 
 
-def _settings(runtime: str, precision: str) -> dict[str, Any]:
-    return {"runtime": runtime, "precision": precision, "file": "NIfTI, not compressed"}
-
-
-def _row(subject: Subject, way: _Way, times: list[float], count: int) -> Row:
-    runtime = way.name.split()[0].rstrip(",")
-    runtime = "ONNX Runtime" if runtime == "ONNX" else runtime
-    settings = _settings(runtime, way.precision)
-    assert way.answer is not None  # noqa: S101 (it has been timed)
-    reference = subject.answers[0]
-    if len(way.answer.logits) < len(reference.logits):
+@torch.inference_mode()
+def _row(subject: Subject, name: str, precision: str, runs: int, way: _Way) -> Row:
+    """The last of so many runs, if it answers right."""
+    for _ in range(runs):
+        at = [time.perf_counter()]
+        data = way.read()
+        at.append(time.perf_counter())
+        voxels = way.prepare(data)
+        at.append(time.perf_counter())
+        answer = way.encode(voxels)
+        at.append(time.perf_counter())
+    read, prepared, encoded = ((end - start) * 1000 for start, end in pairwise(at))
+    spent = {"read_ms": read, "preprocess_ms": prepared, "encode_ms": encoded}
+    settings: dict[str, Any] = {
+        "runtime": "PyTorch" if name.startswith("PyTorch") else "ONNX Runtime",
+        "precision": precision,
+        "file": "NIfTI, not compressed",
+    }
+    count, reference = len(answer.logits), subject.answers[0]
+    if count < len(reference.logits):
         settings["findings"] = count
-        reference = replace(
-            reference, logits=reference.logits[:count],
-            probabilities=reference.probabilities[:count],
-        )  # fmt: skip
-    only = replace(subject, answers=(reference,))
-    verdict = judge_answers(
-        only, Found(way.name, way.precision, (), partial(way.tokens, [way.voxels])), [way.answer]
-    )
-    taken = Times.of(times) if verdict.passed else None
-    return Row(TABLE, way.name, settings, taken, verdict.parity, way.stages_ms)
+        logits, probabilities = reference.logits[:count], reference.probabilities[:count]
+        reference = replace(reference, logits=logits, probabilities=probabilities)
+    shown = torch.as_tensor(voxels).cpu().numpy()
+    parity = judge_answers(
+        replace(subject, answers=(reference,), voxels=(shown,)), name, precision, [answer],
+        way.tokens,
+    )  # fmt: skip
+    times = Times.of([(at[-1] - at[0]) * 1000]) if parity.verdict == "PASS" else None
+    return Row(WHOLE_SCAN, name, settings, times, parity, spent)
 
 
 def _by_graphs(subject: Subject, path: Path, device: str) -> _Way:
-    inputs = subject.inputs
-    runners = {
-        model.name: OnnxRunner(inputs.file(model.name), device)
-        for model in (PREPROCESS, VISION, FINDINGS)
-    }
+    files = [subject.inputs.file(model.name) for model in (PREPROCESS, VISION, FINDINGS)]
+    make = partial(OnnxRunner, device=device)
+    preprocessing, vision, findings = map(make, files)
 
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
-            volume = read_volume(path)
-        with way.stage("preprocess"):
-            voxels = _answer(runners[PREPROCESS.name], volume.tensors())
-            way.voxels = voxels["VOXELS"]
-        with way.stage("encode"):
-            vision = _answer(runners[VISION.name], voxels)
-            image = {"IMAGE_EMBEDDING": vision["IMAGE_EMBEDDING"]}
-            scores = _answer(runners[FINDINGS.name], image)
-        return StepAnswer.of({**vision, **scores})
+    def encode(voxels: NDArray[np.float32]) -> StepAnswer:
+        encoded = _answer(vision, {"VOXELS": voxels})
+        image = {"IMAGE_EMBEDDING": encoded["IMAGE_EMBEDDING"]}
+        return StepAnswer.of({**encoded, **_answer(findings, image)})
 
-    precision = inputs.release.precision
-    tokens = tokens_of_graph(inputs.file(VISION.name), lambda file: OnnxRunner(file, device))
-    return _Way(f"ONNX Runtime {precision}, the repository's graphs", precision, run, tokens)
+    return _Way(
+        partial(read_volume, path),
+        lambda volume: _answer(preprocessing, volume.tensors())["VOXELS"],
+        encode, partial(tokens_of_graph, files[1], make),
+    )  # fmt: skip
 
 
-def _answer(runner: Runner, feed: Feed) -> Outputs:
+def _answer(runner: OnnxRunner, feed: Feed) -> Outputs:
     runner.bind(feed)
     runner.run()
     return runner.outputs()
@@ -172,21 +151,16 @@ def _answer(runner: Runner, feed: Feed) -> Outputs:
 
 def _run_well(subject: Subject, model: CTCLIP, path: Path, device: str) -> _Way:
     vision = encoder_on(model.vision, "fp32", device)
-    fitted = fitted_float32(subject.inputs.release.geometry)
+    geometry = subject.inputs.release.geometry
 
-    @torch.inference_mode()
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
-            volume = read_volume(path)
-        with way.stage("preprocess"):
-            feed = [torch.from_numpy(np.array(each)) for each in volume.tensors().values()]
-            voxels = fitted(feed[0].to(device), *feed[1:])
-        with way.stage("encode"):
-            answer = _found(subject, vision(voxels))
-        way.voxels = voxels.cpu().numpy()
-        return answer
+    def prepare(volume: Volume) -> Tensor:
+        voxels, *others = (torch.tensor(np.array(each)) for each in volume.tensors().values())
+        return fitted_float32(geometry, voxels.to(device), *others)
 
-    return _Way("PyTorch fp32, run well", "fp32", run, tokens_of_module(lambda: vision, device))
+    return _Way(
+        partial(read_volume, path), prepare, lambda voxels: _found(subject, vision(voxels)),
+        partial(tokens_of_module, lambda: vision, device),
+    )  # fmt: skip
 
 
 def _found(subject: Subject, encoded: Any) -> StepAnswer:
@@ -195,40 +169,31 @@ def _found(subject: Subject, encoded: Any) -> StepAnswer:
     return StepAnswer.of({"IMAGE_EMBEDDING": embedding, "CODES": codes, **scores})
 
 
-def _as_upstream(
-    subject: Subject, model: CTCLIP, path: Path, device: str, loop: tuple[int, Advance]
-) -> _Way:
-    vision = encoder_on(model.vision, "fp32", device)
-    text = encoder_on(model.text, "fp32", device)
+def _as_upstream(subject: Subject, model: CTCLIP, path: Path, device: str, count: int) -> _Way:
+    vision, text = (encoder_on(each, "fp32", device) for each in (model.vision, model.text))
     length = min(MAX_TOKENS, model.config.text.positions)
     padding = ((0, 0), (0, length - subject.ids.shape[1]))
     ids, mask = (np.pad(each, padding) for each in (subject.ids, subject.mask))
     spacing_mm, geometry = subject.volumes[0].spacing_mm, subject.inputs.release.geometry
-    count, advance = loop
 
-    @torch.inference_mode()
-    def run(way: _Way) -> StepAnswer:
-        with way.stage("read"):
-            data: Any = nibabel.load(path).get_fdata()  # float64 Hounsfield units (x, y, z)
-        with way.stage("preprocess"):
-            hu = data.transpose(2, 0, 1)
-            voxels = preprocess(hu, spacing_mm, (1.0, 0.0), geometry).to(device)
+    def prepare(data: Any) -> Tensor:  # float64 Hounsfield units (x, y, z)
+        return preprocess(data.transpose(2, 0, 1), spacing_mm, (1.0, 0.0), geometry).to(device)
+
+    def encode(voxels: Tensor) -> StepAnswer:
         logits, probabilities = [], []
         for finding in range(count):
             pair = slice(2 * finding, 2 * finding + 2)
-            with way.stage("encode"):
-                sentences = text(*(torch.from_numpy(a[pair]).to(device) for a in (ids, mask)))
-                answer = _found(subject, vision(voxels))
-                scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
+            sentences = text(*(torch.from_numpy(a[pair]).to(device) for a in (ids, mask)))
+            answer = _found(subject, vision(voxels))
+            scores = subject.heads.scores(answer.image_embedding[None], sentences.cpu().numpy())
             logits.append(scores["LOGITS"][0])
             probabilities.append(scores["PROBABILITIES"][0])
-            advance(1)
-        way.voxels = voxels.cpu().numpy()
         return replace(
             answer, logits=np.concatenate(logits), probabilities=np.concatenate(probabilities)
         )
 
-    whole = count == len(subject.inputs.release.findings)
-    some = "" if whole else f", {count} of {len(subject.inputs.release.findings)} findings"
-    tokens = tokens_of_module(lambda: vision, device)
-    return _Way(f"PyTorch fp32, as upstream's script{some}", "fp32", run, tokens)
+    load: Any = nibabel.load
+    return _Way(
+        lambda: load(path).get_fdata(), prepare, encode,
+        partial(tokens_of_module, lambda: vision, device),
+    )  # fmt: skip

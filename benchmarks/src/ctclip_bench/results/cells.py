@@ -58,10 +58,13 @@ def columns(rows: Sequence[Cells]) -> list[str]:
 
 
 def number(value: Any) -> str:
-    """Three significant figures of a float; anything else as it is."""
+    """Three significant figures of a float, from a million with a prefix; others as they are."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
+        for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+            if abs(value) >= scale:
+                return f"{value / scale:.3g} {prefix}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     if isinstance(value, int):
         return f"{value:,}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from ctclip_bench.results.result import Result, Row
+from ctclip_bench.results.result import Result, Row, Times
 from ctclip_client.errors import InvalidInput
 
 TIME_CHANGE = 0.05
@@ -14,7 +14,6 @@ FEWEST = 3
 """Runs on either side without which nothing is known of the noise."""
 RATE_CHANGE = 0.1
 _RATE = "_per_s"
-_CEILINGS = "ceilings"
 
 
 @dataclass(frozen=True)
@@ -52,42 +51,30 @@ def compare(before: Result, after: Result) -> list[Change]:
             "Compare two of the same word of ctclip bench.",
         )
     old, new = _by_key(before), _by_key(after)
-    changes = []
-    for key, row in old.items():
-        if key in new:
-            changes += _changes(row, new[key])
-        elif not row.not_run:
-            changes.append(Change(row.table, _title(row), "gone"))
-    changes += [
-        Change(row.table, _title(row), "new")
-        for key, row in new.items()
-        if key not in old and not row.not_run
-    ]
-    return changes
+    keys = dict.fromkeys((*old, *new))
+    return [change for key in keys for change in _changes(old.get(key), new.get(key))]
 
 
 def different_machines(before: Result, after: Result) -> list[str]:
     """What of the two machines or releases differs, in words; then times compare them, too."""
     found = []
-    for name in ("processor", "cores", "gpu", "memory_gib"):
-        ours, theirs = before.machine.get(name), after.machine.get(name)
-        if ours != theirs:
-            found.append(f"{name.replace('_', ' ')}: {_short(ours)} → {_short(theirs)}")
-    for name in ("geometry", "precision", "config"):
-        ours, theirs = before.subject.get(name), after.subject.get(name)
-        if ours != theirs:
-            found.append(f"{name}: {_short(ours)} → {_short(theirs)}")
+    for names, ours, theirs in (
+        (("processor", "cores", "gpu", "memory_gib"), before.machine, after.machine),
+        (("geometry", "precision", "config"), before.subject, after.subject),
+    ):
+        for name in names:
+            if ours.get(name) != theirs.get(name):
+                a, b = (
+                    each["name"] if isinstance(each, Mapping) and "name" in each else each
+                    for each in (ours.get(name), theirs.get(name))
+                )  # fmt: skip
+                found.append(f"{name.replace('_', ' ')}: {a} → {b}")
     return found
 
 
-def _short(value: Any) -> str:
-    return str(value["name"] if isinstance(value, Mapping) and "name" in value else value)
-
-
-def _by_key(result: Result) -> dict[str, Row]:
-    return {
-        f"{row.table}\n{_title(row)}": row for row in result.rows if row.table != _CEILINGS
-    }  # ceilings are the machine's
+def _by_key(result: Result) -> dict[tuple[str, str], Row]:
+    """By table and title; ceilings are the machine's."""
+    return {(row.table, _title(row)): row for row in result.rows if row.table != "ceilings"}
 
 
 def _title(row: Row) -> str:
@@ -96,38 +83,34 @@ def _title(row: Row) -> str:
     return f"{row.name} ({', '.join(more)})" if more else row.name
 
 
-def _changes(old: Row, new: Row) -> list[Change]:
-    title = _title(old)
-    if new.not_run:
-        return [] if old.not_run else [Change(old.table, title, "gone", new.not_run)]
-    if old.not_run:
-        return [Change(old.table, title, "new")]
-    found = []
-    if (
-        old.parity
-        and old.parity.verdict == "PASS"
-        and (new.parity is None or new.parity.verdict != "PASS")
-    ):
-        reason = "no parity figure" if new.parity is None else new.parity.reason
-        found.append(Change(old.table, title, "wrong", reason))
+def _changes(old: Row | None, new: Row | None) -> Iterator[Change]:
+    if new is None or new.not_run:
+        if old is not None and not old.not_run:
+            yield Change(old.table, _title(old), "gone", new.not_run if new else "")
+        return
+    change = partial(Change, new.table, _title(new))
+    if old is None or old.not_run:
+        yield change("new")
+        return
+    passed = new.parity is not None and new.parity.verdict == "PASS"
+    if old.parity and old.parity.verdict == "PASS" and not passed:
+        yield change("wrong", new.parity.reason if new.parity else "no parity figure")
     a, b = old.times_ms, new.times_ms
     if a and b:
-        verdict = "same"
+        verdict = "slower" if _slower(b, a) else "faster" if _slower(a, b) else "same"
         if min(a.n, b.n) < FEWEST:
             verdict = "too few"
-        elif b.p50 > a.p50 * (1 + TIME_CHANGE) and b.p50 > a.p90 and b.least > a.least:
-            verdict = "slower"
-        elif a.p50 > b.p50 * (1 + TIME_CHANGE) and a.p50 > b.p90 and a.least > b.least:
-            verdict = "faster"
-        found.append(Change(old.table, title, verdict, "ms", a.p50, b.p50))
+        yield change(verdict, "ms", a.p50, b.p50)
     for name, value in old.figures.items():
         other = new.figures.get(name)
         if name.endswith(_RATE) and isinstance(value, int | float) and other is not None:
-            verdict = "same"
-            if other < value * (1 - RATE_CHANGE):
-                verdict = "slower"
-            elif other > value * (1 + RATE_CHANGE):
-                verdict = "faster"
+            slower, faster = other < value * (1 - RATE_CHANGE), other > value * (1 + RATE_CHANGE)
+            verdict = "slower" if slower else "faster" if faster else "same"
             what = name.removesuffix(_RATE).replace("_", " ") + " a second"
-            found.append(Change(old.table, title, verdict, what, float(value), float(other)))
-    return found
+            yield change(verdict, what, float(value), float(other))
+
+
+def _slower(one: Times, other: Times) -> bool:
+    """Beyond the noise."""
+    longer = one.p50 > other.p50 * (1 + TIME_CHANGE)
+    return longer and one.p50 > other.p90 and one.least > other.least

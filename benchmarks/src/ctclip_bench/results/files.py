@@ -7,24 +7,30 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ctclip_bench.results.result import Result
+from ctclip_bench.results.result import FORMAT, Result
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.system.files import placed
 
 _FIGURES = 6
 """Significant figures that are kept of a number."""
+_PARTS = (
+    "device", "phases", "small", "graphs", "scenarios", "axes", "slices", "matrix",
+    "upstream_findings",
+)  # fmt: skip
+"""Settings of a plan that make it another measurement, and not the same once more."""
 
 
 def file_name(result: Result) -> str:
     """`<date>-<kind>-<GPU or processor>[-<release>][-<config>].json`; a failed one says so."""
-    on_gpu = result.machine.get("gpu") and result.plan.get("device", "cuda") != "cpu"
+    machine = result.machine["gpu"]["name"] if result.on_gpu else result.machine["processor"]
     parts = [
         result.date[:10],
         result.kind,
-        slug(str(result.machine["gpu"]["name"] if on_gpu else result.machine["processor"])),
+        slug(str(machine)),
         *(slug(str(result.subject[key])) for key in ("release", "config") if key in result.subject),
     ]
     return "-".join([*parts, *([] if result.passed else ["FAILED"])]) + ".json"
@@ -48,6 +54,32 @@ def read(path: Path) -> Result:
     return Result.from_json(content, str(path))
 
 
+def newest(folder: Path) -> list[tuple[Path, Result]]:
+    """The newest that passed of each kind, machine, release's geometry, precision and config, and
+    of the same parts of the measurement.
+
+    Files of another format, such as a parity check's, are passed over.
+    Raises: Unreadable, InvalidInput for a damaged one.
+    """
+    found: dict[str, tuple[Path, Result]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            if json.loads(path.read_bytes()).get("format") != FORMAT:
+                continue
+        except (ValueError, AttributeError):
+            pass  # `read` says what is wrong with it
+        result = read(path)
+        if not result.passed:
+            continue
+        about: list[Any] = [result.kind, result.machine_name]
+        about += [result.plan.get(key) for key in _PARTS]
+        about += [result.subject.get(key) for key in ("geometry", "precision", "config")]
+        key = json.dumps(about)
+        if key not in found or found[key][1].date <= result.date:
+            found[key] = path, result
+    return list(found.values())
+
+
 def without_name(release: Mapping[str, Any]) -> dict[str, Any]:
     """A release without its checkpoint's file name."""
     checkpoint = {key: value for key, value in release["checkpoint"].items() if key != "name"}
@@ -56,12 +88,8 @@ def without_name(release: Mapping[str, Any]) -> dict[str, Any]:
 
 def free_path(path: Path) -> Path:
     """The path, or with -2, -3, … where a file lies already: no measurement replaces another."""
-    number = 1
-    found = path
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return found
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(found for found in chain([path], others) if not found.exists())
 
 
 def slug(text: str) -> str:

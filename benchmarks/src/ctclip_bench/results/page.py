@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ctclip_bench.results.cells import cells, columns, number
-from ctclip_bench.results.plots import by_table, plots
+from ctclip_bench.results.plots import plots
 from ctclip_bench.results.result import FEW, Parity, Result, Row
 
 _STYLE = """
@@ -22,6 +22,8 @@ td.number { text-align: right; white-space: nowrap }
 .note { color: #57606a } svg { max-width: 100%; height: auto }
 nav a { margin-right: 1rem }
 """
+_RANDOM = "<p><b>RANDOM WEIGHTS</b>: times are real, findings mean nothing.</p>"
+_FEW = f'<p class="note">n below {FEW}: there p99 is little more than the slowest run.</p>'
 
 
 def page(results: Sequence[tuple[str, Result]]) -> str:
@@ -40,17 +42,17 @@ def page(results: Sequence[tuple[str, Result]]) -> str:
 
 def _section(at: int, name: str, result: Result) -> str:
     drawn = "".join(f"<h3>{escape(title)}</h3>{svg}" for title, svg in plots(result).items())
-    tables = "".join(_table(title, rows) for title, rows in by_table(result.rows).items())
+    tables = "".join(_table(title, rows) for title, rows in result.tables.items())
     return (
         f'<section id="r{at}"><h2>{escape(result.kind)}: {escape(result.machine_name)}</h2>'
         f'<p class="note">{escape(name)}, {escape(result.date)}</p>'
         + "".join(_verdict(each) for each in result.verdicts)
         + ("" if result.passed else '<p class="FAIL">This measurement failed.</p>')
-        + _random(result)
+        + (_RANDOM if result.subject.get("random_weights") else "")
         + "".join(f'<p class="note">{escape(note)}</p>' for note in result.notes)
         + drawn
         + tables
-        + _few(result)
+        + (_FEW if any(row.times_ms and row.times_ms.n < FEW for row in result.rows) else "")
         + _facts("What was measured", {**result.subject, **result.plan})
         + _facts("Machine", result.machine)
         + "</section>"
@@ -67,18 +69,6 @@ def _verdict(parity: Parity) -> str:
     reason = f" — {escape(parity.reason)}" if parity.reason else ""
     more = f": {escape(numbers)}" if numbers else ""
     return f'<p class="{escape(parity.verdict)}">{told}{reason}{more}</p>'
-
-
-def _random(result: Result) -> str:
-    if not result.subject.get("random_weights"):
-        return ""
-    return "<p><b>RANDOM WEIGHTS</b>: times are real, findings mean nothing.</p>"
-
-
-def _few(result: Result) -> str:
-    few = any(row.times_ms and row.times_ms.n < FEW for row in result.rows)
-    text = f"n below {FEW}: there p99 is little more than the slowest run."
-    return f'<p class="note">{text}</p>' if few else ""
 
 
 def _table(title: str, rows: Sequence[Row]) -> str:

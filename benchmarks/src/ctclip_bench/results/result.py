@@ -89,6 +89,11 @@ class Row:
     figures: Mapping[str, Any] = field(default_factory=dict)
     not_run: str = ""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it follows from a datasheet, and nobody measured it."""
+        return DATASHEET in str(self.settings.get("device"))
+
 
 @dataclass(frozen=True)
 class Result:
@@ -111,16 +116,28 @@ class Result:
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def table(self, name: str) -> tuple[Row, ...]:
+    @property
+    def tables(self) -> dict[str, list[Row]]:
+        """Rows by the table they belong to, both in their order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.table, []).append(row)
+        return found
+
+    def table(self, name: str) -> list[Row]:
         """The rows of one table, in their order."""
-        return tuple(row for row in self.rows if row.table == name)
+        return self.tables.get(name, [])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is the GPU that was measured."""
+        return isinstance(self.machine.get("gpu"), dict) and self.plan.get("device") != "cpu"
 
     @property
     def machine_name(self) -> str:
         """The GPU, or the processor with its instruction sets and so many cores."""
-        gpu = self.machine.get("gpu")
-        if isinstance(gpu, dict) and self.plan.get("device", "cuda") != "cpu":
-            return str(gpu.get("name"))
+        if self.on_gpu:
+            return str(self.machine["gpu"].get("name"))
         return f"{self.machine.get('cores')} cores of {self.machine.get('processor')}"
 
     def as_json(self) -> dict[str, Any]:
@@ -140,9 +157,7 @@ class Result:
                 "Name a file that this version of ctclip bench has written.",
             )
         try:
-            for name, kind in _KINDS_OF_FIELDS.items():
-                if not isinstance(content[name], kind):
-                    raise TypeError(f"{name}: {type(content[name]).__name__}")
+            _check(content)
             rows = tuple(_row(each) for each in content["rows"])
             verdicts = tuple(Parity(**each) for each in content["verdicts"])
             names = (each.name for each in dataclasses.fields(cls))
@@ -165,24 +180,25 @@ def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_KINDS_OF_FIELDS: Mapping[str, Any] = {
+_KINDS: Mapping[str, type] = {
     "kind": str, "passed": bool, "subject": dict, "plan": dict, "rows": list, "verdicts": list,
     "notes": list, "machine": dict, "date": str,
+    "table": str, "name": str, "not_run": str, "settings": dict, "figures": dict,
 }  # fmt: skip
 
 
+def _check(content: Mapping[str, Any]) -> None:
+    for name, value in content.items():
+        if name in _KINDS and not isinstance(value, _KINDS[name]):
+            raise TypeError(f"{name}: {type(value).__name__}")
+
+
 def _row(content: Mapping[str, Any]) -> Row:
+    _check(content)
     more: dict[str, Any] = {}
     if "times_ms" in content:
         numbers = {name: float(value) for name, value in content["times_ms"].items()}
         more["times_ms"] = Times(int(numbers.pop("n")), **numbers)
     if "parity" in content:
         more["parity"] = Parity(**content["parity"])
-    row = Row(**{**content, **more})
-    for name in ("settings", "figures"):
-        if not isinstance(getattr(row, name), dict):
-            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
-    for name in ("table", "name", "not_run"):
-        if not isinstance(getattr(row, name), str):
-            raise TypeError(f"{name}: {type(getattr(row, name)).__name__}")
-    return row
+    return Row(**{**content, **more})

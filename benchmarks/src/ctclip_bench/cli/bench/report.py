@@ -29,8 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, draw, write."""
-    from ctclip_bench.results.files import read
-    from ctclip_bench.results.kept import newest
+    from ctclip_bench.results.files import newest, read
     from ctclip_bench.results.page import page
     from ctclip_client.cli.output_files import check_output_files
     from ctclip_client.system.files import placed
