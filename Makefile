@@ -19,7 +19,7 @@
 #   URL              HOST:PORT (gRPC) of a Triton that runs: measure that one, start none
 #   RESULTS          where JSON files go (benchmarks/results)
 #   BENCH_FLAGS      further flags of ctclip bench (make bench, gpu-bench)
-#   TEST_WORKERS     processes of make test and test-slow (3)
+#   TEST_WORKERS     processes of make test and test-slow (4)
 #   PARITY_FLAGS     further flags of ctclip parity (make gpu-check)
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12; do \
@@ -41,9 +41,10 @@ INSTALLED := $(VENV)/installed$(if $(ON_GPU),-gpu)
 INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt
 # A test often waits for a process to start: one worker more than CI's two cores. Four import torch
 # once more and take longer.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 TEST_FLAGS ?=
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+# More threads would only wait for each other: the models of the tests are small.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 DEMO := build/demo/published
 ifndef REPOSITORY
@@ -85,7 +86,7 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
 	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
 	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # some are templates, or of another Python
+	@$(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/|/pip/' $(VENV)/lib || true # some are templates, or of another Python
 	@touch $@
 
 demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (two minutes once installed)

@@ -39,6 +39,29 @@ os.environ[TRACEBACK_VARIABLE] = "1"  # what no command foresaw fails the test
 
 
 _STARTED = time.time()
+_LONGEST = (
+    "end_to_end/test_demo.py",
+    "benchmarks/test_gpu_phases.py",
+    "server/test_self_check.py",
+    "benchmarks/test_parity.py",
+    "export/test_precision.py",
+    "export/test_export.py",
+    "export/test_geometries.py",
+    "engines/test_rtx.py",
+    "server/test_promotion.py",
+    "server/test_release_switch.py",
+    "end_to_end/test_bad_tensors.py",
+    "end_to_end/test_termination.py",
+    "export/test_int8.py",
+    "server/test_embedded.py",
+)
+"""Begun last, they would keep one worker of pytest-xdist busy while the rest has none to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first; the Makefile has pytest-xdist keep this order."""
+    rank = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(rank)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -140,6 +140,7 @@ def test_a_matching_engine_is_kept(
     assert [(engine.folder / "model.rtx").stat().st_mtime_ns for engine in again] == times
 
 
+@pytest.mark.slow
 def test_another_architecture_is_another_engine(exported: Callable[[str], Path], tmp_path: Path):
     for capability, reason in (
         ("8.6", "there is no model.rtx"),

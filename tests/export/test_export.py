@@ -122,13 +122,27 @@ def test_configs_in_git_are_what_the_exporter_writes(tmp_path: Path) -> None:
         assert (published / ensemble.name / "1" / ".gitkeep").is_file()
 
 
+@pytest.mark.slow
 def test_exports_of_the_same_things_are_the_same_release(
     repository: Path,
     checkpoint: Checkpoint,
     text_model: TextModel,
     golden: Golden,
     tmp_path: Path,
+) -> None:
+    again = build.export_repository(
+        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "again"
+    )
+    record = repository / "ctclip_check" / "1" / "provenance.json"
+    assert json.loads(record.read_text())["release"] == again.release
+
+
+def test_export_on_the_command_line(
+    arguments: Callable[..., list[str]],
+    repository: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, volumes = CTViT.stages, []
 
@@ -138,23 +152,10 @@ def test_exports_of_the_same_things_are_the_same_release(
         return run(self, volume)
 
     monkeypatch.setattr(CTViT, "stages", counted)
-    again = build.export_repository(
-        checkpoint, text_model, golden.geometry, PUBLISHED_FINDINGS, tmp_path / "again"
-    )
-    assert len(volumes) == 1  # seconds each at the published geometry; the self-check shares it
-    record = repository / "ctclip_check" / "1" / "provenance.json"
-    assert json.loads(record.read_text())["release"] == again.release
-
-
-def test_export_on_the_command_line(
-    arguments: Callable[..., list[str]],
-    repository: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
     bank = [{"finding": "Stone", "present": "A stone.", "absent": "No stone."}]
     (tmp_path / "bank.json").write_text(json.dumps(bank))
     assert main(arguments(prompts=tmp_path / "bank.json")) == 0
+    assert len(volumes) == 1  # seconds each at the published geometry; the self-check shares it
     printed = capsys.readouterr()
     assert "ctclip_vision" in printed.out
     assert "ctclip serve --repository" in printed.out

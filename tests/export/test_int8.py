@@ -167,7 +167,9 @@ def judging(exported: Path, phantoms: Path) -> np.ndarray:
     return voxels
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_a_cpu_without_vnni_gives_the_same_answers(
     runtime: str,
     exported: Path,

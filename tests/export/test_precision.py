@@ -141,7 +141,10 @@ def _outlier(model: CTCLIP) -> None:
             _deep_in_text, "fp16", r"ctclip_text in fp16: .*First part beyond: layers\.1\.",
             marks=pytest.mark.slow,
         ),
-        (_outlier, "int8", r"vision in int8: .*First part beyond: temporal\.blocks\.0\."),
+        pytest.param(
+            _outlier, "int8", r"vision in int8: .*First part beyond: temporal\.blocks\.0\.",
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_the_first_part_beyond_is_named_and_nothing_is_placed(

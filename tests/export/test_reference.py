@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.checkpoint import Checkpoint
@@ -83,6 +82,8 @@ def test_scores(golden: Golden, checkpoint: Checkpoint) -> None:
 
 def test_text_encoder_is_transformers_bert(golden: Golden, checkpoint: Checkpoint) -> None:
     """The same weights in the library's BertModel, on random tokens of every length."""
+    from transformers import BertConfig, BertModel  # seconds, which every worker would wait for
+
     seed = 5
     print(f"seed {seed}")
     config = BertConfig(**json.loads((golden.text_model / "config.json").read_text()))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from ctclip_client.contract import MAX_TOKENS
 from ctclip_client.errors import InvalidInput
@@ -46,7 +46,7 @@ def assert_same_ids(folder: Path, name: str = "") -> TextModel:
     """As BertTokenizer makes them of the same folder."""
     model = read_text_model(folder)
     ids, mask = tokenised(TEXTS, model.vocabulary_bytes.decode())
-    theirs = BertTokenizer.from_pretrained(str(folder), do_lower_case=True)
+    theirs = transformers.BertTokenizer.from_pretrained(str(folder), do_lower_case=True)
     expected = theirs(TEXTS, padding="longest", truncation=True, max_length=MAX_TOKENS)
     assert ids.tolist() == expected["input_ids"], name
     assert mask.tolist() == expected["attention_mask"], name
@@ -168,7 +168,7 @@ def test_forms_of_a_vocabulary(form: bytes, folder: Path) -> None:
 @pytest.fixture
 def whole(folder: Path) -> dict[str, Any]:
     """`tokenizer.json` as this version of transformers writes it, with a folder around it."""
-    BertTokenizer.from_pretrained(str(folder)).save_pretrained(folder)
+    transformers.BertTokenizer.from_pretrained(str(folder)).save_pretrained(folder)
     content: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text())
     return content
 
@@ -259,8 +259,8 @@ def others(field: str, value: object) -> object:
     return 5 if value is None else "other"
 
 
-def cls_state(config: BertConfig, weights: dict[str, Tensor]) -> Tensor:
-    model = BertModel(config, add_pooling_layer=False).eval()
+def cls_state(config: transformers.BertConfig, weights: dict[str, Tensor]) -> Tensor:
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
     model.load_state_dict(weights)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     with torch.no_grad():
@@ -270,9 +270,9 @@ def cls_state(config: BertConfig, weights: dict[str, Tensor]) -> Tensor:
 def test_every_field_of_bert_s_config(tmp_path: Path) -> None:
     stated = json.loads((SOURCE / "config.json").read_text())
     path = tmp_path / "config.json"
-    base = BertConfig(**stated)
+    base = transformers.BertConfig(**stated)
     torch.manual_seed(0)
-    weights = BertModel(base, add_pooling_layer=False).state_dict()
+    weights = transformers.BertModel(base, add_pooling_layer=False).state_dict()
     expected = cls_state(base, weights)
     served = asdict(read_config(SOURCE / "config.json"))
     honoured, refused = set(), set()
@@ -288,7 +288,7 @@ def test_every_field_of_bert_s_config(tmp_path: Path) -> None:
             honoured.add(field)
             continue
         if field in base.to_dict() and field != "dtype":  # how weights are kept, not what is served
-            config = BertConfig(**{**stated, field: other})
+            config = transformers.BertConfig(**{**stated, field: other})
             torch.testing.assert_close(cls_state(config, weights), expected, msg=field)
     assert refused == {
         "model_type", "hidden_act", "position_embedding_type", "is_decoder", "add_cross_attention",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertTokenizer
 
 from ctclip_client.contract import MAX_TOKENS
 from ctclip_export.repository import python_models
@@ -23,11 +24,17 @@ from ..conftest import DATA, Golden
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 FOLDER = DATA / "golden" / "small" / "text_model"
 OURS = bert_tokenizer((FOLDER / "vocab.txt").read_text(encoding="utf-8"), MAX_TOKENS)
-THEIRS = BertTokenizer.from_pretrained(str(FOLDER), do_lower_case=True)
+
+
+@functools.cache
+def theirs() -> Any:
+    from transformers import BertTokenizer  # seconds, which every worker would wait for
+
+    return BertTokenizer.from_pretrained(str(FOLDER), do_lower_case=True)
 
 
 def assert_same(texts: list[str]) -> None:
-    expected = THEIRS(texts, padding="longest", truncation=True, max_length=MAX_TOKENS)
+    expected = theirs()(texts, padding="longest", truncation=True, max_length=MAX_TOKENS)
     got = OURS.encode_batch(texts)
     assert [encoding.ids for encoding in got] == expected["input_ids"]
     assert [encoding.attention_mask for encoding in got] == expected["attention_mask"]

@@ -77,7 +77,12 @@ def served(process) -> str:
             "onnxruntime",
             r"error: self-check: .*embedding 0\.\d+, expected 0\.9999",
         ),
-        ("ctclip_text", "openvino", r"error: self-check: .*\|Δprobability\| "),
+        pytest.param(
+            "ctclip_text",
+            "openvino",
+            r"error: self-check: .*\|Δprobability\| ",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_fault_in_a_graph_keeps_it_from_being_ready(model, backend, said, own, serve):
@@ -156,9 +161,6 @@ def test_every_version_that_serves_is_asked_after_an_interrupted_promotion(two, 
             path.write_text(text.replace("versions: [1]", "versions: [1, 2]"))
     path = two / "ctclip_pathologies" / "config.pbtxt"
     path.write_text(path.read_text().replace("model_version: 1", "model_version: 2"))
-    err = served(serve("--repository", two))
-    assert err.count("self-check passed in fp32") == 2
-
     plant(two, "ctclip_vision", weight(two, "ctclip_vision"), 2)
     assert "self-check: cosine of the embedding 0." in refused(serve("--repository", two))
 
