@@ -43,6 +43,8 @@ INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check 
 # once more and take longer.
 TEST_WORKERS ?= 4
 TEST_FLAGS ?=
+# What is left out is compiled when it is used; some files are templates, or of another Python.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/|/pip/' $(VENV)/lib || true
 # More threads would only wait for each other: the models of the tests are small.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -84,9 +86,9 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 		$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi)
 	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch \
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
-	@$(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%)
+	@$(COMPILE) & $(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%) && wait
 	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
-	@$(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/|/pip/' $(VENV)/lib || true # some are templates, or of another Python
+	@$(COMPILE)
 	@touch $@
 
 demo: $(INSTALLED) ## A real CT through a real Triton at the published geometry (two minutes once installed)

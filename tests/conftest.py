@@ -46,7 +46,6 @@ _LONGEST = (
     "benchmarks/test_parity.py",
     "export/test_precision.py",
     "export/test_export.py",
-    "export/test_geometries.py",
     "engines/test_rtx.py",
     "server/test_promotion.py",
     "server/test_release_switch.py",

@@ -42,9 +42,8 @@ def test_the_plain_vision_is_upstreams(golden: Golden) -> None:
     np.testing.assert_allclose(unit, golden.expected["b3_image_latent"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["tall", pytest.param("one slab of cubes", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_any_sizes_are_read_off_the_file_and_exported(
     name: str, golden: Golden, tmp_path: Path
 ) -> None:
