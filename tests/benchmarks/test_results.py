@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from ctclip_bench.graphs.ceilings import Ceilings
 from ctclip_bench.graphs.counts import Count
 from ctclip_bench.graphs.roofline import ceiling_rows, limit_of, roofline_row
+from ctclip_bench.machine import describe_machine
 from ctclip_bench.results import files
 from ctclip_bench.results.cells import cells, markdown
 from ctclip_bench.results.compare import Change, compare
@@ -21,6 +23,12 @@ from ctclip_client.cli.program import main
 GOOD = Parity("PASS", "PyTorch", codes_agree=0.9999, cosine=0.999995, logit_difference=1e-6)
 TIMES = Times.of([100.0, 101, 102, 103, 110])
 MACHINE = {"processor": "AMD EPYC <x>", "cores": 2, "gpu": None, "memory_gib": 24}
+
+
+def test_the_load_is_that_before_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = describe_machine()["load_before"]
+    monkeypatch.setattr(os, "getloadavg", lambda: (before + 50, 0.0, 0.0))
+    assert describe_machine()["load_before"] == before
 
 
 WHOLE = {

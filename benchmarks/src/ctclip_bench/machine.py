@@ -15,13 +15,16 @@ _PACKAGES = (
     "nvidia-pytriton", "mlcommons-loadgen", "nibabel", "numpy",
 )  # fmt: skip
 
+_LOAD_BEFORE = os.getloadavg()[0]
+"""Read when this is imported: at the end, when a result is written, it would be our own work."""
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor with its instruction sets, cores, memory, GPU, system and versions; nothing that
     names the machine or its user.
 
-    load_before: the kernel's load average of the last minute, in busy cores: other work here makes
-    everything slower.
+    load_before: the kernel's load average of the minute before this process began to measure, in
+    busy cores: other work here makes everything slower.
     """
     versions = {}
     for package in _PACKAGES:
@@ -33,7 +36,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": round(_LOAD_BEFORE, 2),
         "gpu": _gpu(),
         "system": f"{platform.system()} {platform.machine()}, glibc {platform.libc_ver()[1]}",
         "python": platform.python_version(),
