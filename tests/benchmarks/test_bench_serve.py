@@ -228,7 +228,7 @@ def test_a_server_that_is_killed_ends_the_run(
     assert one["figures"]["peak_gib"] > 0.05
     (row,) = table(found, "scenarios")
     assert row["name"] == "SingleStream"
-    assert row["not_run"].startswith("Unavailable: ")
+    assert row["not_run"].startswith("Unavailable ended ")
 
 
 def test_a_dead_server_is_said_at_once(
@@ -246,10 +246,16 @@ def test_a_dead_server_is_said_at_once(
 
 
 def test_numbers_do_not_go_under_a_wrong_name(
-    running: Bench, capsys: pytest.CaptureFixture[str]
+    running: Bench, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert running(*LITTLE, "--config-name", "openvino") == 2
     assert "runs it on onnxruntime; config openvino" in capsys.readouterr().err
+    file = copied / "ctclip_check" / "1" / "provenance.json"
+    content = json.loads(file.read_text())
+    content["release"]["release"] = "feedfeedfeedfeed"
+    file.write_text(json.dumps(content))
+    assert running(*LITTLE, repository=copied) == 2
+    assert ", expected feedfeedfeedfeed." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -257,6 +263,10 @@ def test_numbers_do_not_go_under_a_wrong_name(
     [
         (["--url", "localhost"], "--url: got 'localhost', expected host:port."),
         (["--limit-s", "301"], "expected at most 300 on a CPU"),
+        (["--variations", "1"], "Leave one out"),
+        (["--out", __file__], "--out"),
+        (["--scans", "/nowhere"], "is not a folder"),
+        (["--repository", "/nowhere"], "/nowhere"),
         (["--clients", "a"], "argument --clients: got"),
         (["--requests", "0"], "argument --requests: got"),
         (["--limit-s", "0"], "argument --limit-s: got"),

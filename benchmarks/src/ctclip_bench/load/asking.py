@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -137,12 +137,15 @@ class ClosedLoop:
             return answered
 
         with ThreadPoolExecutor(self.clients) as pool:
+            asking = [pool.submit(ask, n) for n in range(max(self.requests, self.clients))]
             try:
-                found = list(pool.map(ask, range(max(self.requests, self.clients))))
+                for each in as_completed(asking):
+                    each.result()
             except BaseException:
-                caller.close()  # the others would be waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                caller.close()  # those under way would be waited for
                 raise
-        return [each for each in found if each is not None]
+        return [found for each in asking if (found := each.result()) is not None]
 
 
 def per_s(asked: Sequence[Asked]) -> float:

@@ -119,6 +119,7 @@ def _rows(
         if stage == WHOLE:
             for name in ("bytes_sent", "client_core_s", "server_core_s"):
                 if name in found[0]:
-                    figures[name] = statistics.median(each[name] for each in found)
+                    # A number that was sent, where there are two in the middle, and none between.
+                    figures[name] = statistics.median_low(each[name] for each in found)
         rows.append(Row(table, stage, settings, Times.of(ms), parity, figures))
     return rows

@@ -87,7 +87,8 @@ def _axis(session: Session, sample: Volume, plan: Plan, axis: str) -> Iterator[R
                 with session.stages.stage(f"Growth: {row.name}"):
                     try:
                         row = _point(session, worker, sample, plan, row)
-                        measured.append(row)
+                        if row.parity is not None and row.parity.verdict == "PASS":
+                            measured.append(row)
                     except DeadlineExceeded:  # this worker asks nothing more
                         why = f"no answer within --limit-s, {plan.limit_s:g} s"
                         row = replace(row, not_run=why)

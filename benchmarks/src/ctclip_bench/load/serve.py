@@ -65,8 +65,8 @@ class Measurement:
                     self._rows += self._clients(row, first) if clients else [self._scenario(row)]
                 except ServiceError as error:
                     self.error = error
-                    # Its words name a host, which no result does; the command prints them.
-                    why = f"{type(error).__name__}: the server has failed"
+                    # Its words may name a host, which no result does; the command prints them.
+                    why = f"{type(error).__name__} ended the measurement"
                     self._rows.append(replace(row, not_run=why))
                     break
         against, reason = "the judged answers, every answer under load", ""
