@@ -94,12 +94,13 @@ def one_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """For a flag that takes several words."""
 
     def parse(text: str) -> tuple[str, ...]:
-        wrong = [word for word in text.split(",") if word not in choices]
+        words = [word.strip() for word in text.split(",")]
+        wrong = [word for word in words if word not in choices]
         if wrong:
             raise argparse.ArgumentTypeError(
                 f"got {wrong[0]!r}, expected some of {','.join(choices)}"
             )
-        return tuple(dict.fromkeys(text.split(",")))
+        return tuple(dict.fromkeys(words))
 
     return parse
 

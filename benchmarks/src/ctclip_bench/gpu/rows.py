@@ -23,6 +23,10 @@ _NOT_COUNTED = {"verdict_counts": False}
 """Among the settings of a row that is measured to show that it differs."""
 
 
+_OURS = ("ctclip_bench", "ctclip_client", "ctclip_export")
+"""What `bench gpu` cannot do without."""
+
+
 class Missing(Exception):
     """This machine lacks what a measurement needs: it is NOT RUN, and that is no failure."""
 
@@ -67,14 +71,22 @@ class Rows:
         """
         try:
             yield
-        except (Missing, ModuleNotFoundError) as reason:
-            self.tell(Row(self.table, name, not_run=str(reason)), False)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.tell(Row(self.table, name, not_run=NO_MEMORY), False)
         except Exception as error:  # noqa: BLE001 (one graph that fails must not hide the others)
+            if is_missing(error):
+                self.tell(Row(self.table, name, not_run=str(error)), False)
+                return
             traceback.print_exc()  # a GPU is often lent once: all that can be known of it
             self.tell(Row(self.table, name, not_run=reason_of(error)), True)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether this machine lacks something; a module of ours that is not there is a fault."""
+    if isinstance(error, ModuleNotFoundError):
+        return not (error.name or "").startswith(_OURS)
+    return isinstance(error, Missing)
 
 
 def reason_of(error: Exception) -> str:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from ctclip_bench.gpu.rows import WHOLE, Missing, Rows, reason_of
+from ctclip_bench.gpu.rows import WHOLE, Rows, is_missing, reason_of
 from ctclip_bench.gpu.settings import Settings
 from ctclip_bench.results.result import Row
 from ctclip_client.system.child import become_child
@@ -92,12 +92,12 @@ class Worker:
         process, pipe, folder = self._started
         self._started = None
         try:
+            pipe.close()  # its sign to end, should it not hear the signal
             process.terminate()
             process.join(_PUTS_AWAY_S)
         finally:
             process.kill()
             process.join()
-            pipe.close()
             folder.cleanup()
 
 
@@ -127,9 +127,10 @@ def _measure(subject: Subject, module: str, table: str, pipe: Connection) -> str
     rows = Rows(table, lambda row, failed: pipe.send(("row", row, failed)))
     try:
         importlib.import_module(module).measure(subject, rows)
-    except (Missing, ModuleNotFoundError) as reason:
-        rows.tell(Row(table, WHOLE, not_run=str(reason)), False)
     except Exception as error:  # noqa: BLE001 (a phase that fails must not stop the next)
+        if is_missing(error):
+            rows.tell(Row(table, WHOLE, not_run=str(error)), False)
+            return ""
         traceback.print_exc()
         return reason_of(error)
     return ""

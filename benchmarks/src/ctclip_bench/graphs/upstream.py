@@ -25,7 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctclip_bench.graphs.cases import ShowTokens, judge_answers
-from ctclip_bench.graphs.runners import Feed, OnnxRunner, Outputs, tokens_of_graph
+from ctclip_bench.graphs.runners import (
+    Feed,
+    OnnxRunner,
+    Outputs,
+    missing_cuda_provider,
+    tokens_of_graph,
+)
 from ctclip_bench.graphs.subject import Subject
 from ctclip_bench.graphs.torch_runner import encoder_on, fitted_float32, tokens_of_module
 from ctclip_bench.results.result import Parity, Row, Times
@@ -77,9 +83,11 @@ def upstream_rows(
             (f"PyTorch fp32, as upstream's script{some}", "fp32", 1,
              partial(_as_upstream, subject, model, path, device, count)),
         ]  # fmt: skip
+        reason = missing_cuda_provider() if device == "cuda" else ""
         if device == "cpu" and precision not in ONNX_RUNTIME_PRECISIONS:
-            name = f"ONNX Runtime {precision}"
             reason = f"its CPU provider has no {precision} kernels"
+        if reason:
+            name = f"ONNX Runtime {precision}"
             rows.append(Row(WHOLE_SCAN, name, {"precision": precision}, not_run=reason))
         else:
             name = f"ONNX Runtime {precision}, the repository's graphs"
@@ -123,7 +131,7 @@ def _row(subject: Subject, name: str, precision: str, runs: int, way: _Way) -> R
         way.tokens,
     )  # fmt: skip
     times = Times.of([(at[-1] - at[0]) * 1000]) if parity.verdict == "PASS" else None
-    return Row(WHOLE_SCAN, name, settings, times, parity, spent)
+    return Row(WHOLE_SCAN, name, settings, times, parity, spent if times else {})
 
 
 def _by_graphs(subject: Subject, path: Path, device: str) -> _Way:

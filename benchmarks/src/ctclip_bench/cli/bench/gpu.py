@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     phases = parser.add_argument_group("phases")
     phases.add_argument(
         "--only", type=one_of(NAMES), default=",".join(NAMES), metavar="NAMES",
-        help="some phases",
+        help="these phases, in their own order: %(default)s",
     )  # fmt: skip
     phases.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses without a GPU"
