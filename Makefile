@@ -39,14 +39,12 @@ endif
 INSTALLED := $(VENV)/installed$(if $(ON_GPU),-gpu)
 # Modules are compiled afterwards, by all cores: pip does it by one, which takes longer than the rest.
 INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt
-# A test often waits for a process to start: one worker more than CI's two cores. Four import torch
-# once more and take longer.
+# A test often waits for a process to start: two workers more than CI's two cores.
 TEST_WORKERS ?= 4
 TEST_FLAGS ?=
 # What is left out is compiled when it is used; some files are templates, or of another Python.
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/|/pip/' $(VENV)/lib || true
-# More threads would only wait for each other: the models of the tests are small.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 DEMO := build/demo/published
 ifndef REPOSITORY
@@ -106,8 +104,9 @@ gpu-check: $(INSTALLED) ## Build TensorRT engines, run the parity check with the
 gpu-bench: $(INSTALLED) ## Serve the engines in the official container, measure
 	@$(BIN)/ctclip bench gpu serve $(INPUTS) $(if $(BENCH_FLAGS),--flags $(BENCH_FLAGS))
 
+# More threads would only wait for each other: the models of these tests are small.
 test: $(INSTALLED) ## Run the tests
-	@$(PYTEST) -m "not slow and not gpu and not weights" $(TEST_FLAGS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not weights" $(TEST_FLAGS)
 
 test-slow: $(INSTALLED) ## Run the tests at the published geometry, too
 	@$(PYTEST) -m "not gpu and not weights" $(TEST_FLAGS)

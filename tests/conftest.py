@@ -54,7 +54,8 @@ _LONGEST = (
     "export/test_int8.py",
     "server/test_embedded.py",
 )
-"""Begun last, they would keep one worker of pytest-xdist busy while the rest has none to do."""
+"""Begun last, they would keep one worker of pytest-xdist busy while the others have
+nothing left."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,6 +101,11 @@ def test_another_backend_passes_by_the_bounds_of_what_it_computes_in(repository,
     assert "self-check passed in bf16, ctclip_vision by openvino on " in err
 
 
+def test_openvino_passes_in_float32(repository, openvino_server):
+    (said,) = check_embedded(Served(repository, openvino_server, "openvino"), 60)
+    assert said.startswith("self-check passed in fp32, ctclip_vision by openvino on ")
+
+
 @dataclass
 class Served:
     """The session's server, as if it had been started over another repository of its release."""
@@ -145,6 +150,13 @@ def test_a_repository_of_some_models_serves_with_a_warning(own, serve):
     assert "WARNING: self-check NOT RUN: the repository lacks ctclip_gate, " in err
 
 
+def test_other_scores_of_the_same_embedding_fail_it(own, server):
+    check = read_self_check(own / CHECK.name / "1" / FILE)
+    edit_self_check(own, logits=check.logits * 1.01)
+    with pytest.raises(SelfCheckError, match=r"\|Δprobability\| "):
+        list(check_embedded(Served(own, server), 60))
+
+
 def test_a_model_that_answers_with_an_error_fails_it(own, server):
     """Here a scan of less than one of the model's voxels."""
     check = read_self_check(own / CHECK.name / "1" / FILE)
@@ -162,7 +174,9 @@ def test_every_version_that_serves_is_asked_after_an_interrupted_promotion(two, 
     path = two / "ctclip_pathologies" / "config.pbtxt"
     path.write_text(path.read_text().replace("model_version: 1", "model_version: 2"))
     plant(two, "ctclip_vision", weight(two, "ctclip_vision"), 2)
-    assert "self-check: cosine of the embedding 0." in refused(serve("--repository", two))
+    err = refused(serve("--repository", two))
+    assert "self-check: cosine of the embedding 0." in err
+    assert err.count("self-check passed in fp32") == 1  # the other version's
 
 
 def test_an_ensemble_that_mixes_versions_is_refused(two, server):

@@ -138,7 +138,7 @@ def _is_shared(session: Session, region: Region, deadline: Deadline) -> Flow[boo
         if must:
             raise _cannot_share(session, error) from error
         return False
-    except CTClipError:  # the client was closed: before it was sent, or it is up to `close`
+    except CTClipError:  # the client was closed: nothing was sent, or `close` asks the server
         region.offered = False
         raise
     return True
