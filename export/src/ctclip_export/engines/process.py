@@ -8,15 +8,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ctclip_client.system.child import child
+from ctclip_client.system.progress import Advance
 from ctclip_export.engines.compiler import Job, Outcome
 from ctclip_export.engines.gpu import DRIVERS_ORDER
 from ctclip_export.engines.target import EngineError
-
-if TYPE_CHECKING:  # needs rich, and this is imported where little more than torch is
-    from ctclip_client.system.progress import Advance
 
 _COMMAND = (sys.executable, "-m", "ctclip_export.engines.compiler")
 
