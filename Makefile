@@ -84,7 +84,8 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 		$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi)
 	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch \
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
-	@$(COMPILE) & $(INSTALL) -r tests/requirements.txt $(DISTRIBUTIONS:%=-e ./%) && wait
+	@$(COMPILE) & $(INSTALL) -r tests/requirements.txt -e "./client[all]" \
+		$(patsubst %,-e ./%,$(filter-out client,$(DISTRIBUTIONS))) && wait
 	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
 	@$(COMPILE)
 	@touch $@

@@ -28,6 +28,7 @@ class Source:
     path: the file, None for arrays. series: the DICOM SeriesInstanceUID, None where there is none.
     notes: what a reader of the result should know, one sentence each.
     grid: how the file stores the scan, for images that shall lie on it; None where unknown.
+    sha256: of the file, by whoever read it; of a series: of its files' digests, in their order.
     """
 
     orientation: str = "array"
@@ -36,6 +37,7 @@ class Source:
     series: str | None = None
     notes: tuple[str, ...] = ()
     grid: Grid | None = field(default=None, repr=False)
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

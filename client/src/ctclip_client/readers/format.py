@@ -14,18 +14,28 @@ from ctclip_client.grid import Grid
 
 @dataclass(frozen=True)
 class Options:
-    """as_stored: no reorientation. spacing_mm: (z, x, y). rescale: (slope, intercept) to use."""
+    """as_stored: no reorientation. spacing_mm: (z, x, y). rescale: (slope, intercept) to use.
+
+    series: the SeriesInstanceUID to take of several. any_region: no chest is expected in the middle
+    of the scan, which is what the model sees.
+    """
 
     as_stored: bool = False
     spacing_mm: tuple[float, float, float] | None = None
     rescale: tuple[float, float] | None = None
+    series: str | None = None
+    any_region: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """One scan among those of a path. uid: DICOM's SeriesInstanceUID, None where there is none."""
+    """One scan among those of a path. uid: DICOM's SeriesInstanceUID, None where there is none.
+
+    left_out: why it is no scan to be scored; "" where it may be taken.
+    """
 
     uid: str | None = None
+    left_out: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +78,8 @@ class Format(Protocol):
         """
 
     def series(self, path: Path, /) -> Sequence[Series]:
-        """Say which scans the path holds, the one to take by default first; at least one.
+        """Say which scans the path holds, the one to take by default first, those that are left
+        out last; at least one.
 
         Raises: Unreadable, OSError.
         """
