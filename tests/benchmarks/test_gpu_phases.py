@@ -305,6 +305,25 @@ def test_a_run_that_measured_nothing_has_not_passed(tmp_path: Path) -> None:
     assert not passed(0.5, "machine", "transfer", "parity")[0]
 
 
+@pytest.mark.parametrize("reason", ["", "no such library"])
+def test_a_package_that_has_come_since_undoes_no_whole_phase(tmp_path: Path, reason: str) -> None:
+    """It may be what a part that was NOT RUN has lacked; another version undoes any phase."""
+    settings, path = Settings("cpu", small=True, work=tmp_path / "work"), tmp_path / "onnx.json"
+    machine = {"cores": 2, "versions": {"torch": "2.11.0"}}
+    plan = {"phase": "onnx", **settings.plan()}
+    row = Row("onnx", "score", figures={"nodes": 1}, not_run=reason)
+    result = Result("gpu", True, settings.subject(), plan, (row,), machine=machine)
+    write_json(result.as_json(), path)
+
+    def kept(**versions: str) -> bool:
+        return run.earlier(path, "onnx", settings, {"cores": 2, "versions": versions}) is not None
+
+    assert kept(torch="2.11.0")
+    assert kept(torch="2.11.0", tritonclient="2.73.0") == (not reason)
+    assert not kept(torch="2.12.0")
+    assert not kept()
+
+
 def test_tf32_is_on_for_the_encoder_alone(
     bare: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

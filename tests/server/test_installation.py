@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,28 @@ def test_a_missing_wheel_is_named(monkeypatch):
     with pytest.raises(Unavailable, match="nvidia-pytriton") as error:
         installation.find_installation()
     assert "pip install ./client ./server" in error.value.remedy
+
+
+def test_stubs_import_from_folders_of_their_own_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For a NumPy before 2 beside a newer one; what a virtual environment has comes last."""
+    found = dataclasses.replace(installation.find_installation(), in_virtual_environment=True)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv(installation.STUB_PATH, raising=False)
+    assert not installation.has_own_environment(found)
+    old, added = tmp_path / "old", tmp_path / "added"
+    monkeypatch.setenv(installation.STUB_PATH, str(old))
+    monkeypatch.setenv("PYTHONPATH", str(added))
+    assert installation.has_own_environment(found)
+    (paths,) = (
+        text for name, text in installation.environment_files(found).items() if name != "pyvenv.cfg"
+    )
+    lines = paths.splitlines()
+    assert lines[:2] == [str(old), str(added)]
+    assert all(line.startswith("import site; site.addsitedir(") for line in lines[2:])
+    about = old / "numpy-2.9.0.dist-info" / "METADATA"
+    about.parent.mkdir(parents=True)
+    about.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.9.0\n", encoding="utf-8")
+    with pytest.raises(Unavailable, match=r"NumPy 2\.9\.0"):
+        installation.find_installation()

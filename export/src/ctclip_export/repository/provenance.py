@@ -7,15 +7,17 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import onnxruntime
 
 from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION
 from ctclip_client.release.records import PROVENANCE
 from ctclip_export.repository.source import ExportSource
 
-_TOOLS = ("ctclip-export", "onnx", "onnxruntime", "onnxscript", "torch")
+_TOOLS = ("ctclip-export", "onnx", "onnxscript", "torch")
 
 
 def release_record(
@@ -84,9 +86,20 @@ def write_provenance(
         "file_sha256": digests[file.name],
         "vocabulary_sha256": vocabulary_sha256,
         "parity": list(parity),
-        "tools": {name: version(name) for name in _TOOLS} | {"python": platform.python_version()},
+        "tools": {
+            **{name: _version(name) for name in _TOOLS},
+            "onnxruntime": onnxruntime.__version__,  # its distribution may be onnxruntime-gpu
+            "python": platform.python_version(),
+        },
     }
     if further_files:
         content["further_files"] = further_files
     text = json.dumps(content, indent=1, ensure_ascii=False)
     file.with_name(PROVENANCE).write_text(text + "\n", encoding="utf-8")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"  # run from its sources

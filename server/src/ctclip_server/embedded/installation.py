@@ -23,6 +23,11 @@ MINIMUM_GLIBC = (2, 35)
 """The wheel's platform tag is manylinux_2_35."""
 BACKENDS = Path(__file__).parents[1] / "backends"
 """Drop-in backends, one folder each, placed beside the wheel's `python` backend."""
+STUB_PATH = "CTCLIP_STUB_PATH"
+"""Environment variable: folders that Triton's Python stubs alone import from, before all others.
+
+For an older NumPy than the caller needs.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,12 @@ def environment_files(installation: Installation) -> dict[str, str]:
 
     The stub ignores PYTHONPATH, PYTHONHOME and the user's site-packages; it takes its standard
     library and its packages from the first `python3` on PATH. Within a virtual environment that
-    is its own; elsewhere this one, whose `bin/python3` is a link to the running Python.
+    is its own, unless PYTHONPATH or STUB_PATH adds to it; elsewhere this one, whose `bin/python3`
+    is a link to the running Python.
     """
-    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    lines = [str(Path(folder).resolve()) for folder in folders]
+    lines = [*_folders(STUB_PATH), *_folders("PYTHONPATH")]
+    if installation.in_virtual_environment:
+        lines += [f"import site; site.addsitedir({each!r})" for each in site.getsitepackages()]
     if site.ENABLE_USER_SITE:
         lines.append(f"import site; site.addsitedir({site.getusersitepackages()!r})")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -134,6 +141,17 @@ def environment_files(installation: Installation) -> dict[str, str]:
         "include-system-site-packages = true\n",
         f"lib/{version}/site-packages/caller.pth": "\n".join(lines) + "\n",
     }
+
+
+def has_own_environment(installation: Installation) -> bool:
+    """Whether the stubs' environment is that of `environment_files`."""
+    added = bool(_folders(STUB_PATH) or _folders("PYTHONPATH"))
+    return added or not installation.in_virtual_environment
+
+
+def _folders(variable: str) -> list[str]:
+    stated = os.environ.get(variable, "").split(os.pathsep)
+    return [str(Path(folder).resolve()) for folder in stated if folder]
 
 
 def _check_platform() -> None:
@@ -153,7 +171,8 @@ def _check_platform() -> None:
 
 
 def _check_numpy() -> None:
-    version = metadata.version("numpy")
+    stubs_own = next(iter(metadata.distributions(name="numpy", path=_folders(STUB_PATH))), None)
+    version = stubs_own.version if stubs_own else metadata.version("numpy")
     if int(version.split(".", maxsplit=1)[0]) >= 2:
         raise Unavailable(
             f"NumPy {version} is installed; Triton's Python stub was built before NumPy 2 and "

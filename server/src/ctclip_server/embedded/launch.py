@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctclip_server.embedded.installation import BACKENDS, Installation, environment_files
+from ctclip_server.embedded.installation import (
+    BACKENDS,
+    Installation,
+    environment_files,
+    has_own_environment,
+)
 
 DRAIN_S = 10
 """Seconds that requests in flight get when the server is stopped."""
@@ -42,10 +47,13 @@ def launch_plan(
         links[f"backends/{model.parent.name}/model.py"] = str(model)
     search = str(installation.interpreter.parent)
     files: dict[str, str] = {}
-    if not installation.in_virtual_environment:
+    if has_own_environment(installation):
         links["bin/python3"] = str(installation.interpreter)
         files = environment_files(installation)
         search = f"{root}/bin"
+    # Behind them the caller's own: there the driver's may be, and nowhere else.
+    callers = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    libraries = [str(installation.libraries), f"{root}/lib", *filter(None, callers)]
     library = "libtriton_python.so"
     return {
         "prefix": f"{identity}-",
@@ -57,7 +65,7 @@ def launch_plan(
         "copies": {f"backends/python/{library}": str(installation.python_backend / library)},
         "environment": {
             "PATH": f"{search}:{os.environ.get('PATH', os.defpath)}",
-            "LD_LIBRARY_PATH": f"{installation.libraries}:{root}/lib",
+            "LD_LIBRARY_PATH": ":".join(libraries),
         },
         "arguments": [
             str(installation.binary),
