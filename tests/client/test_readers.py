@@ -82,7 +82,13 @@ def test_a_further_format_is_one_file_and_one_line(
     np.testing.assert_array_equal(volume.voxels, chest() + 1024)
     assert (volume.spacing_mm, volume.rescale) == ((2.5, 0.7, 0.8), (1.0, -1024.0))
     assert volume.recipe() == {
-        "orientation": "LPS", "spacing_mm": [2.5, 0.7, 0.8], "rescale": [1.0, -1024.0],
-        "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3",
+        "orientation": "LPS", "shape": [5, 6, 7],
+        "turned": "z is stored axis 3, x is stored axis 1, y is stored axis 2",
+        "spacing_mm": [2.5, 0.7, 0.8], "spacing_source": "header", "rescale": [1.0, -1024.0],
+        "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3", "sha256": None,
+        "hu_percentiles": {
+            str(percent): round(float(np.percentile(chest(), percent)), 1)
+            for percent in (5, 50, 95)
+        },
         "notes": ["The folder also holds 1.2.4."],
     }  # fmt: skip

@@ -6,6 +6,7 @@ stops before the end of the gzip stream, where the checksum of the file stands.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.format import Options, Series, Stored
-from ctclip_client.readers.gzip_stream import LARGEST_RATIO, GzipStream, opened
+from ctclip_client.readers.gzip_stream import LARGEST_RATIO, Digest, GzipStream, opened
 from ctclip_client.readers.nifti_placement import Placement
 from ctclip_client.readers.remedies import COPY_AGAIN, as_one_file, first_volume
 
@@ -60,15 +61,17 @@ class Nifti:
             (None, None, ()) if options.as_stored else placement.in_force(path)
         )
         slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+        digest = hashlib.sha256()
         # NIfTI: a slope of 0 means no scaling; nibabel writes NaN for it.
         stated = slope != 0 and not math.isnan(slope)
         return Stored(
-            voxels=lambda: _voxels(path, offset, dtype, shape),
+            voxels=lambda: _voxels(path, offset, dtype, shape, digest),
             spacing_mm=spacing_mm,
             affine=affine,
             rescale=(slope, intercept) if stated else None,
             notes=notes,
             series=series,
+            sha256=digest.hexdigest,
             grid=placement.grid(shape),
         )
 
@@ -153,13 +156,13 @@ def _layout(
 
 
 def _voxels(
-    path: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, int, int]
+    path: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, int, int], digest: Digest
 ) -> NDArray[Any]:
-    """Read the array (i, j, k) in Fortran order, into its only copy."""
+    """Read the array (i, j, k) in Fortran order, into its only copy; and the file's digest."""
     flat = np.empty(math.prod(shape), dtype)
     room = flat.view(np.uint8).data
     done = 0
-    with opened(path) as stream:
+    with opened(path, digest) as stream:
         while offset and (skipped := stream.read(min(offset, _CHUNK_BYTES))):
             offset -= len(skipped)
         while done < flat.nbytes:
