@@ -100,8 +100,8 @@ def test_the_card_says_what_the_model_saw(tmp_path: Path) -> None:
     for words in (
         "orientation RAI: z is stored axis 3 reversed, x is stored axis 1 reversed",
         "50 × 20 × 20 voxels of 15 × 3 × 3 mm (z × x × y; spacing: header)",
-        "no scaling in the header",
-        "percentiles 5/50/95: -100",
+        "Hounsfield units: header: slope 1, intercept 0; ",
+        "percentiles 5/50/95: -1006/-109/300 HU",
         "the model saw z 195 to 555, x 0 to 60, y 0 to 60 mm",
     ):
         assert words in text

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.readers.format import Options, Series
+from ctclip_client.readers.choice import chosen
+from ctclip_client.readers.format import Options
 from ctclip_client.readers.metadata import Metadata
 from ctclip_client.readers.registry import SUFFIXES, format_of
 from ctclip_client.readers.to_volume import to_volume
@@ -92,7 +93,7 @@ def read_volume(
         # Damaged floats are found by looking at them, not by numpy's warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             form = format_of(location)
-            stored = form.read(location, _chosen(form.series(location), location, series), options)
+            stored = form.read(location, chosen(form.series(location), location, series), options)
             return to_volume(stored, location, options)
     except OSError as error:
         raise Unreadable(
@@ -104,16 +105,3 @@ def read_volume(
             f"{location}: its header asks for more memory than this machine has.",
             "Read it on a machine with more memory, or check whether the header is damaged.",
         ) from error
-
-
-def _chosen(found: Sequence[Series], path: Path, uid: str | None) -> Series:
-    """The series that was asked for, or the one to take by default."""
-    if uid is None:
-        return found[0]
-    for series in found:
-        if series.uid == uid:
-            return series
-    raise InvalidInput(
-        f"{path}: no series {uid}, expected one of {len(found)}.",
-        "List them: ctclip series PATH",
-    )
