@@ -111,7 +111,7 @@ def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Pat
         ("scan.nrrd", "type: int16|type: short", "type: block", "damaged"),
         ("scan.nrrd", "sizes", "sizes: 6 7 5\nsizes", "twice"),
         ("scan.nrrd", r"\(0.6.*?,0,0\)", "(0.7,0.1,0)", "sheared"),
-        ("scan.nrrd", r"\(0.6.*?,0,0\)", "(0,0,0)", "no patient axis"),
+        ("scan.nrrd", r"\(0.6.*?,0,0\)", "(0,0,0)", "no unit vectors"),
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 6", "cut short: the header promises"),
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 4", "cut short: the header promises"),
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 -5", "one volume of three axes"),
@@ -120,7 +120,13 @@ def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Pat
         ("scan.mha", "DimSize", "HeaderSize = 64\nDimSize", "HeaderSize is '64'"),
         ("scan.mha", "DimSize", "ElementNumberOfChannels = 2\nDimSize", "vector"),
         ("scan.mha", "CompressedData = False", "CompressedData = Maybe", "CompressedData is"),
-        ("scan.mha", "CompressedData = False", "CompressedData = True", "damaged packed voxels"),
+        ("scan.mha", "CompressedData = False", "CompressedData = True", "CompressedDataSize is no"),
+        (
+            "scan.mha",
+            "CompressedData = False",
+            "CompressedData = True\nCompressedDataSize = 400",
+            "damaged packed voxels",
+        ),
         ("scan.mha", "ElementSpacing = .*", "ElementSpacing = 0.0007 0.0008 0.0025", "spacing_mm"),
     ],
 )

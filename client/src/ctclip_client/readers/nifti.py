@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,9 @@ _HEADERS = {1: (344, 348), 2: (4, 540)}
 _LARGEST_HEADER_BYTES = 540
 _SINGLE_FILE = (b"n+1\0", b"n+2\0")
 _PAIR = (b"ni1\0", b"ni2\0")
+# What dcm2niix calls the copies that it resamples, a number behind.
+_RESAMPLED = {"_Tilt": "a tilted gantry", "_Eq": "uneven steps between the slices"}
+_RESAMPLED_NAME = re.compile(r"(_Tilt|_Eq)(_Eq)?(_\d+)?[a-z]?(\.nii)?(\.gz)?$")
 _CHUNK_BYTES = 4 << 20
 # What NIfTI-2 has behind its magic. A transfer that takes a file for text changes it.
 _LINE_ENDS, _NO_LINE_ENDS = b"\r\n\x1a\n", b"\0\0\0\0"
@@ -51,6 +55,8 @@ class Nifti:
 
     def read(self, path: Path, series: Series, options: Options, /) -> Stored:
         """Read the header, and refuse whatever it can be refused for; then voxels on demand."""
+        if not options.as_stored:
+            _check_name(path)
         with opened(path) as stream:
             header = _header(path, stream.read(_LARGEST_HEADER_BYTES))
             packed = isinstance(stream, GzipStream)
@@ -73,6 +79,18 @@ class Nifti:
             series=series,
             sha256=digest.hexdigest,
             grid=placement.grid(shape),
+        )
+
+
+def _check_name(path: Path) -> None:
+    """Refuse what dcm2niix has resampled: nothing but the name tells it from what was acquired."""
+    found = _RESAMPLED_NAME.search(path.name)
+    if found is not None:
+        raise Unreadable(
+            f"{path}: named {found[1]}, as dcm2niix names a copy that it has resampled for "
+            f"{_RESAMPLED[found[1]]}; nothing that was resampled is scored.",
+            "Take another series of the study. If this is no such copy, or if you want it as it "
+            "is, give the file another name.",
         )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _DTYPES = ("UInt8", "Int8", "UInt16", "Int16", "UInt32", "Int32", "UInt64", "Int64",
            "Float32", "Float64")  # fmt: skip
 _MILLIMETRES, _SCANNER = 2, 1
+_UNIT_TOLERANCE = 0.01
 _FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """ITK's axes run to the patient's left, posterior, superior."""
 
@@ -100,8 +101,13 @@ class _Placement:
             raise Unreadable(f"{header.path}: a damaged header.", COPY_AGAIN)
         # Written from float32 by many: 0.9, not 0.8999999762 (sizes hang on it).
         i, j, k = (float(str(np.float32(edge))) for edge in itk.GetSpacing())
+        directions = np.array(itk.GetDirection()).reshape(3, 3)
+        if not np.allclose(np.linalg.norm(directions, axis=0), 1, rtol=0, atol=_UNIT_TOLERANCE):
+            raise Unreadable(
+                f"{header.path}: the directions of the axes are no unit vectors.", COPY_AGAIN
+            )
         affine = np.eye(4)
-        affine[:3, :3] = np.array(itk.GetDirection()).reshape(3, 3) * (i, j, k)
+        affine[:3, :3] = directions * (i, j, k)
         affine[:3, 3] = itk.GetOrigin()
         return cls(math.prod(header.shape) * dtype.itemsize, (i, j, k), _FROM_LPS @ affine)
 

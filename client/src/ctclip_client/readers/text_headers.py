@@ -134,33 +134,34 @@ def nrrd_header(path: Path, head: bytes) -> TextHeader:
 def meta_image_header(path: Path, head: bytes) -> TextHeader:
     """Read the fields of a MetaImage file that count here. Raises: Unreadable."""
     fields, offset = _fields(path, head, b"=", last=b"ElementDataFile")
-    if not {"ndims", "dimsize", "elementdatafile"} <= set(fields):
-        raise Unreadable(
-            f"{path}: a damaged header, without NDims, DimSize or ElementDataFile.", COPY_AGAIN
-        )
-    _expect(path, "HeaderSize", fields.get("headersize", "0"), ("0",))
-    _expect(path, "BinaryData", fields.get("binarydata", "true"), _TRUE)
-    compressed = fields.get("compresseddata", "false")
+    missing = {"NDims", "DimSize", "ElementType", "ElementDataFile"} - set(fields)
+    if missing:
+        raise Unreadable(f"{path}: a damaged header, without {min(missing)}.", COPY_AGAIN)
+    _expect(path, "HeaderSize", fields.get("HeaderSize", "0"), ("0",))
+    _expect(path, "BinaryData", fields.get("BinaryData", "true"), _TRUE)
+    compressed = fields.get("CompressedData", "false")
     _expect(path, "CompressedData", compressed, (*_TRUE, *_FALSE))
-    size = fields.get("compresseddatasize", "")
-    if size and not (size.isascii() and size.isdigit()):
+    packed = compressed in _TRUE
+    size = fields.get("CompressedDataSize", "")
+    if packed and not (size.isascii() and size.isdigit() and len(size) < 16):
+        # Without it SimpleITK fills the volume with whatever lies in memory.
         raise Unreadable(f"{path}: a damaged header: CompressedDataSize is no number.", COPY_AGAIN)
-    name = fields["elementdatafile"]
-    local = name.lower() == "local"
+    name = fields["ElementDataFile"]
+    local = name in ("LOCAL", "Local", "local")
     return TextHeader(
         path,
         path if local else _beside(path, name),
         offset if local else 0,
-        _shape(path, fields["ndims"], fields["dimsize"]),
-        placed=not {"transformmatrix", "rotation", "orientation"}.isdisjoint(fields),
-        window=_ZLIB if compressed in _TRUE else None,
-        packed_bytes=int(size[:18]) if size else None,
+        _shape(path, fields["NDims"], fields["DimSize"]),
+        placed=not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields),
+        window=_ZLIB if packed else None,
+        packed_bytes=int(size) if packed else None,
     )
 
 
 def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[str, str], int]:
-    """Values by name, in lower case and the names without blanks (a file's name as it is), and
-    where the header ends: behind an empty line, or the line of the last field."""
+    """Values by name, in lower case (a file's name as it is), and where the header ends: behind an
+    empty line, or the line of the last field. NRRD's names are without blanks and in lower case."""
     fields: dict[str, str] = {}
     offset = 0
     for line in head.removesuffix(b"\n").split(b"\n"):
@@ -170,11 +171,13 @@ def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[
             return fields, offset
         if not found or line.startswith(b"#") or value.startswith(b"="):  # a comment, or free text
             continue
-        key = name.decode("latin-1").replace(" ", "").lower()
+        key = name.decode("latin-1").strip()
+        if not last:
+            key = key.replace(" ", "").lower()
         text = value.strip().decode("utf-8", "replace")
         if key in fields:
             raise Unreadable(f"{path}: a damaged header: a field stands there twice.", COPY_AGAIN)
-        fields[key] = text if key in ("datafile", "elementdatafile") else text.lower()
+        fields[key] = text if key in ("datafile", "ElementDataFile") else text.lower()
         if last and name.strip() == last:
             return fields, offset
     if len(head) < LONGEST_BYTES and "datafile" in fields:
