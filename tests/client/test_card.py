@@ -53,6 +53,16 @@ def test_an_abdomen_is_refused(body: Any) -> None:
         assert "There is no lung" in note
 
 
+def test_a_cushion_is_no_lung(body: Any) -> None:
+    """The abdomen, on foam of lung's density that fills the space behind it."""
+    voxels, spacing_mm, rescale = body
+    scan = voxels[:34].copy()
+    behind = scan[:, :, -40:]
+    behind[behind * rescale[0] + rescale[1] < -400] = (-850 - rescale[1]) / rescale[0]
+    with pytest.raises(Unreadable, match="no lung in the middle"):
+        check_middle(scan, spacing_mm, rescale, "scan")
+
+
 def test_any_region_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
     """Noise of every tissue: plausible as Hounsfield units, and no chest."""
     path = save(tmp_path / "scan.nii.gz", chest((40, 40, 40)), (4.0, 4.0, 4.0))

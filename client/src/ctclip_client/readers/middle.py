@@ -1,7 +1,8 @@
 """Whether the middle of a scan, which is all that the model sees, shows a chest.
 
 A whole-body scan holds a chest, and its middle may be the abdomen. Air, skin and the table have
-voxels of every value of lung there, at their edges; lung alone fills whole blocks with them.
+voxels of every value of lung there, at their edges, and cushions are full of them; lung alone fills
+whole blocks with them inside of a body.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.coverage import SHORT_MM, extent_mm
 from ctclip_client.errors import Unreadable
 
-# Of 12 mm blocks of the public chest CT that this project tests with, 5.4 % are lung; of its lowest
-# 60 mm, which are abdomen, 0.0 %. Bowel that is full of stool and gas stays below 0.5 %.
+# Of 12 mm blocks of three public chest CTs, 5 % to 9 % are lung; of the abdomen below one, 0.03 %.
+# Bowel that is full of stool and gas stays below 0.5 % (0.2 litres).
 _BLOCK_MM = 12.0
 _SAMPLES_A_BLOCK = 4
 _MEAN_HU = (-950.0, -500.0)
 _VOXEL_HU = (-980.0, -400.0)
 _LEAST_WITHIN = 0.95
+_TISSUE_HU = -200.0
+_LEAST_TISSUE = 0.4
+"""The shell of a table fills less of a block."""
 _LEAST_LUNG = 0.005
 _BODY_MM = 100.0
 """What is narrower shows no cross-section of a body, and nothing is expected of it."""
-_CUT_MM2 = 5000.0
-"""Both lungs have 15,000 mm² and more in the middle of a chest, and far less near their ends."""
+_CUT_MM2 = 1500.0
+"""Both lungs have 10,000 mm² and more in the middle of a chest, and none beyond their ends."""
 
 
 def check_middle(
@@ -97,7 +101,18 @@ def _lung(
     hu = hu.reshape(z, each, x, each, y, each)  # (z, ·, x, ·, y, ·)
     within = ((hu > _VOXEL_HU[0]) & (hu < _VOXEL_HU[1])).mean(axis=(1, 3, 5))
     mean = hu.mean(axis=(1, 3, 5))
-    lung: NDArray[np.bool_] = (
-        (within >= _LEAST_WITHIN) & (mean > _MEAN_HU[0]) & (mean < _MEAN_HU[1])
+    lung = (within >= _LEAST_WITHIN) & (mean > _MEAN_HU[0]) & (mean < _MEAN_HU[1])
+    inside: NDArray[np.bool_] = lung & _enclosed(
+        (hu > _TISSUE_HU).mean(axis=(1, 3, 5)) >= _LEAST_TISSUE
     )
-    return lung
+    return inside
+
+
+def _enclosed(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which blocks (z, x, y) have tissue in front, behind, and to the right or left."""
+    right, front = (np.logical_or.accumulate(tissue, axis) for axis in (1, 2))
+    left, behind = (
+        np.flip(np.logical_or.accumulate(np.flip(tissue, axis), axis), axis) for axis in (1, 2)
+    )
+    enclosed: NDArray[np.bool_] = front & behind & (right | left)
+    return enclosed
