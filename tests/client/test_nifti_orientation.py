@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -55,7 +56,7 @@ def test_shape_spacing_and_voxels_follow_the_axes(
     hu.flat[:4] = -1000, -850, 0, 40  # however small, still a chest
     spacing_mm = (hundredths[0] / 100, hundredths[1] / 100, hundredths[2] / 100)
     path = save(tmp_path / f"scan{form[0]}", hu, spacing_mm, codes, form[1])
-    volume = read_volume(path)
+    volume = read_volume(path, any_region=True)
     np.testing.assert_array_equal(volume.voxels, hu)
     assert volume.spacing_mm == spacing_mm  # the decimals that were meant, not float32's
 
@@ -141,3 +142,43 @@ def test_a_sheared_grid_is_refused(tmp_path: Path) -> None:
 def test_orientation_of_nothing() -> None:
     assert orientation_of(np.zeros((4, 4))) is None
     assert orientation_of(np.full((4, 4), np.inf)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("3_chest_Tilt_1.nii.gz", "a tilted gantry"),
+        ("3_chest_Tilt.nii", "a tilted gantry"),
+        ("3_chest_Tilt_Eq_1.nii.gz", "a tilted gantry"),
+        ("3_chest_Eq_1.nii.gz", "uneven steps"),
+        ("3_chest_Equal.nii.gz", ""),
+        ("3_Tilted_chest.nii.gz", ""),
+        ("Tilt.nii", ""),
+    ],
+)
+def test_what_dcm2niix_has_resampled_is_refused(name: str, refused: str, tmp_path: Path) -> None:
+    """Its header is as any other's: the name alone tells."""
+    path = save(tmp_path / name, chest())
+    if not refused:
+        np.testing.assert_array_equal(read_volume(path).voxels, chest())
+        return
+    with pytest.raises(Unreadable, match=f"resampled for {refused}") as caught:
+        read_volume(path)
+    assert "another name" in caught.value.remedy
+    assert read_volume(path, as_stored=True, spacing_mm=(2.5, 0.7, 0.8)).voxels.shape == (5, 6, 7)
+
+
+@pytest.mark.parametrize(("codes", "axis"), [("LPS", 3), ("LAS", 3), ("LPS", 1), ("LPS", 2)])
+def test_overlapping_slices_as_dcm2niix_has_written_them(
+    codes: str, axis: int, tmp_path: Path
+) -> None:
+    """Steps of 0.6 mm in pixdim and qform, of 0.8 mm (the thickness) in the sform: whoever only
+    mends the header may keep a z that runs the wrong way, which nothing in the file shows."""
+    path = save(tmp_path / "scan.nii", chest(), codes=codes)
+    image = nibabel.load(path)
+    edges = image.header["pixdim"].copy()
+    edges[axis] *= 0.75
+    edit(path, pixdim=tuple(edges), qform_code=1, sform_code=1)
+    with pytest.raises(Unreadable, match="the header contradicts itself: pixdim says") as caught:
+        read_volume(path)
+    assert ("wrong direction of z" in caught.value.remedy) == (axis == 3)

@@ -112,6 +112,7 @@ def test_json_is_the_contracts(
     assert content["path"] == str(scan)
     volume = read_volume(scan, rescale=(1, -1024))
     notes = content["recipe"].pop("notes")
+    assert set(content["recipe"].pop("seen_mm")) == {"z", "x", "y"}
     assert {**content["recipe"], "notes": []} == json.loads(json.dumps(volume.recipe()))
     short, cut = notes  # 54 mm along z; the model sees 45 of 50 mm along x
     assert "short for a chest" in short

@@ -15,8 +15,14 @@ from ctclip_client.readers.format import Format, Options, Series, Stored
 from ctclip_client.readers.to_volume import to_volume
 
 from ..nifti_files import chest, save
+from ..volume_files import save_itk, save_rad_chestct
 
-SAMPLES = {"NIfTI": lambda folder: save(folder / "scan.nii.gz", chest(), codes="RAS")}
+SAMPLES = {
+    "NIfTI": lambda folder: save(folder / "scan.nii.gz", chest(), codes="RAS"),
+    "NRRD": lambda folder: save_itk(folder / "scan.nrrd", chest(), codes="RAS"),
+    "MetaImage": lambda folder: save_itk(folder / "scan.mha", chest(), codes="RAS"),
+    "RAD-ChestCT": lambda folder: save_rad_chestct(folder / "scan.npz", chest()),
+}
 """Of each format, how to write `chest()`."""
 
 
@@ -28,7 +34,8 @@ def test_every_reader_satisfies_the_protocol(form: Format, tmp_path: Path) -> No
     first, *_ = form.series(path)
     stored = form.read(path, first, Options())
     assert (stored.series, stored.voxels().ndim) == (first, 3)
-    np.testing.assert_array_equal(to_volume(stored, path, Options()).voxels, chest())
+    hu = chest().clip(-1000, 1000) if form.name == "RAD-ChestCT" else chest()
+    np.testing.assert_array_equal(to_volume(stored, path, Options()).voxels, hu)
     assert form.read(path, first, Options(as_stored=True)).affine is None
 
 
@@ -82,7 +89,13 @@ def test_a_further_format_is_one_file_and_one_line(
     np.testing.assert_array_equal(volume.voxels, chest() + 1024)
     assert (volume.spacing_mm, volume.rescale) == ((2.5, 0.7, 0.8), (1.0, -1024.0))
     assert volume.recipe() == {
-        "orientation": "LPS", "spacing_mm": [2.5, 0.7, 0.8], "rescale": [1.0, -1024.0],
-        "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3",
+        "orientation": "LPS", "shape": [5, 6, 7],
+        "turned": "z is stored axis 3, x is stored axis 1, y is stored axis 2",
+        "spacing_mm": [2.5, 0.7, 0.8], "spacing_source": "header", "rescale": [1.0, -1024.0],
+        "hu_source": "header: slope 1, intercept -1024", "series": "1.2.3", "sha256": None,
+        "hu_percentiles": {
+            str(percent): round(float(np.percentile(chest(), percent)), 1)
+            for percent in (5, 50, 95)
+        },
         "notes": ["The folder also holds 1.2.4."],
     }  # fmt: skip

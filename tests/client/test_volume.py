@@ -31,6 +31,11 @@ def test_shares_the_callers_memory_and_cannot_write_to_it() -> None:
     assert volume.rescale == (1.0, -1024.0)
     assert volume.recipe() == {
         "orientation": "array",
+        "turned": "",
+        "shape": list(VOXELS.shape),
+        "spacing_source": "given by the caller",
+        "hu_percentiles": {},
+        "sha256": None,
         "spacing_mm": [2.5, 0.7, 0.8],
         "rescale": [1.0, -1024.0],
         "hu_source": "given by the caller",

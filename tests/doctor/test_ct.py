@@ -9,6 +9,7 @@ from ctclip_client.contract import Geometry
 from ctclip_export.samples.phantom import chest_phantom
 
 from ..nifti_files import edit, save
+from ..volume_files import save_itk, save_rad_chestct
 
 
 def write(path, *, spacing_mm=(2.5, 0.9, 0.9), codes="LPS", **header):
@@ -82,6 +83,32 @@ def test_a_scan_is_read_as_predict_would_be_told_to(doctor, tmp_path):
     assert outcome.check("orientation")["values"]["orientation"] == "as stored"
     assert doctor(scan, "--as-stored").code == 2
     assert doctor(scan, "--slope", 1).code == 2
+
+
+@pytest.mark.parametrize("name", ["scan.nrrd", "scan.mha", "scan.npz"])
+def test_every_format_is_described(doctor, tmp_path, name):
+    phantom = chest_phantom(Geometry((160, 200, 200)))
+    hu = (phantom.voxels - 1024).astype(np.int16)
+    write_as = save_rad_chestct if name.endswith(".npz") else save_itk
+    outcome = doctor(write_as(tmp_path / name, hu))
+    assert (outcome.code, outcome.report["kind"]) == (0, "ct")
+    assert "z is stored axis" in outcome.check("orientation")["detail"]
+    whence = "RAD-ChestCT's own" if name.endswith(".npz") else "header"
+    assert whence in outcome.check("grid")["detail"]
+
+
+def test_a_scan_of_ct_rate_is_read_by_its_table(doctor, tmp_path):
+    scan = write(tmp_path / "scan.nii", sform_code=0, qform_code=0, scl_slope=0.0)
+    table = tmp_path / "metadata.csv"
+    table.write_text(
+        "VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\n"
+        'scan.nii.gz,1,-1024,"[0.9, 0.9]",2.5\n'
+    )
+    outcome = doctor(scan, "--metadata", table)
+    assert outcome.check("grid")["values"]["spacing_mm"] == [2.5, 0.9, 0.9]
+    assert "metadata, line 2" in outcome.check("hounsfield")["values"]["hu_source"]
+    assert doctor(scan, "--metadata", table, "--slope", 1, "--intercept", 0).code == 2
+    assert doctor(scan, "--metadata", tmp_path / "absent.csv").code == 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,26 @@ def seen_mm(
     return tuple(map(min, extent_mm(shape, spacing_mm), box))
 
 
+def kept_mm(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], geometry: Geometry
+) -> dict[str, tuple[float, float]]:
+    """From where to where the model sees a scan, in millimetres from its foot end (z), its right
+    edge (x) and its front edge (y): the server resamples by whole voxels, and crops by them.
+
+    Args: as in `coverage_notes`.
+    """
+    kept = {}
+    for axis, count, edge, target, size in zip(
+        _AXES, shape, spacing_mm, geometry.target_spacing_mm, geometry.volume_shape, strict=True
+    ):
+        resampled = max(int(count * (edge / target)), 1)
+        start = max((resampled - size) // 2, 0)
+        step_mm = count * edge / resampled
+        end = min(start + size, resampled)
+        kept[axis] = round(start * step_mm, 1), round(end * step_mm, 1)
+    return kept
+
+
 def coverage_notes(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], geometry: Geometry
 ) -> tuple[str, ...]:
@@ -43,8 +63,10 @@ def coverage_notes(
         notes.append(
             f"The scan is {extent[0]:.0f} mm long from foot to head, which is short for a chest."
         )
+    low, high = kept_mm(shape, spacing_mm, geometry)["z"]
     cut = [
         f"{part:,.0f} of {whole:,.0f} mm along {axis}"
+        + (f" ({low:,.0f} to {high:,.0f} from the foot end)" if axis == "z" else "")
         for axis, part, whole in zip(_AXES, seen, extent, strict=True)
         if part < _LEAST_SHARE_SEEN * whole
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -27,6 +27,9 @@ class Source:
     hu_source: where slope and intercept come from.
     path: the file, None for arrays. series: the DICOM SeriesInstanceUID, None where there is none.
     notes: what a reader of the result should know, one sentence each.
+    turned: which stored axis became z, x and y, in words. spacing_source: where the spacing comes
+        from. hu_percentiles: (5, …), (50, …), (95, …) of the scan's Hounsfield units.
+    shape: (z, x, y) voxels.
     grid: how the file stores the scan, for images that shall lie on it; None where unknown.
     sha256: of the file, by whoever read it; of a series: of its files' digests, in their order.
     """
@@ -36,6 +39,10 @@ class Source:
     path: str | None = None
     series: str | None = None
     notes: tuple[str, ...] = ()
+    turned: str = ""
+    spacing_source: str = "given by the caller"
+    hu_percentiles: tuple[tuple[int, float], ...] = ()
+    shape: tuple[int, ...] = ()
     grid: Grid | None = field(default=None, repr=False)
     sha256: str | None = None
 
@@ -99,19 +106,28 @@ class Volume:
 
     def recipe(self) -> dict[str, object]:
         """How these voxels came about, as `ctclip predict --json` prints it."""
-        return recipe(self.spacing_mm, self.rescale, self.source)
+        source = replace(self.source, shape=self.voxels.shape)
+        return recipe(self.spacing_mm, self.rescale, source)
 
 
 def recipe(
     spacing_mm: tuple[float, float, float], rescale: tuple[float, float], source: Source
 ) -> dict[str, object]:
-    """The `recipe` of the contract, for a volume whose voxels may be gone."""
+    """The `recipe` of the contract: how a volume came about, whose voxels may be gone.
+
+    What the model sees of it depends on the server: see `coverage`.
+    """
     return {
         "orientation": source.orientation,
+        "turned": source.turned,
+        "shape": list(source.shape),
         "spacing_mm": list(spacing_mm),
+        "spacing_source": source.spacing_source,
         "rescale": list(rescale),
         "hu_source": source.hu_source,
+        "hu_percentiles": {str(percent): hu for percent, hu in source.hu_percentiles},
         "series": source.series,
+        "sha256": source.sha256,
         "notes": list(source.notes),
     }
 

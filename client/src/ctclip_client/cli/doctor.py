@@ -19,7 +19,7 @@ from ctclip_client.cli.flag_values import (
     add_reading_options,
     flag,
     is_given,
-    rescale,
+    reading_options,
     spacing_mm,
     volume_shape,
 )
@@ -33,7 +33,7 @@ SUMMARY = "Examine a checkpoint, a model repository, a CT file or a server, and 
 
 _BELONGS = {
     "checkpoint": ("text_model", "volume_shape", "target_spacing"),
-    "ct": ("as_stored", "spacing", "slope", "intercept"),
+    "ct": ("as_stored", "spacing", "slope", "intercept", "series", "metadata", "any_region"),
     "server": ("repository", "timeout_s"),
 }
 _TIMEOUT_S = 60.0
@@ -133,9 +133,7 @@ def _options(args: argparse.Namespace, subject: Subject) -> DoctorOptions:
             args.target_spacing or PUBLISHED_GEOMETRY.target_spacing_mm,
         ),
         text_model=args.text_model,
-        as_stored=args.as_stored,
-        spacing_mm=args.spacing,
-        rescale=rescale(args),
+        reading=reading_options(args),
         connection=connection,
         repository=args.repository,
     )

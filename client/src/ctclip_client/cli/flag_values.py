@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+from typing import Any
 
 from ctclip_client.contract import SPACING_MM_RANGE
 from ctclip_client.errors import InvalidInput
@@ -48,7 +50,7 @@ def seconds(text: str) -> float:
 
 
 def add_reading_options(parser: argparse.ArgumentParser, title: str) -> None:
-    """Add what `read_volume` can be told of a file: see `rescale`."""
+    """Add what `read_volume` can be told of a scan: see `reading_options`."""
     group = parser.add_argument_group(title)
     group.add_argument(
         "--as-stored", action="store_true",
@@ -64,6 +66,17 @@ def add_reading_options(parser: argparse.ArgumentParser, title: str) -> None:
         "script: on top of it)",
     )
     group.add_argument("--intercept", type=float, help="goes with --slope")
+    group.add_argument("--series", metavar="UID", help="of several in a path: ctclip series PATH")
+    group.add_argument(
+        "--metadata", type=Path, metavar="CSV",
+        help="CT-RATE's table, for its files: read as stored, with spacing, slope and intercept of "
+        "the scan's row, which is applied on top of the file's own scaling as upstream's script "
+        "does it, but never to values that are Hounsfield units only without it",
+    )  # fmt: skip
+    group.add_argument(
+        "--any-region", action="store_true",
+        help="also read a scan without lung in its middle, which is what the model sees",
+    )  # fmt: skip
 
 
 def is_given(args: argparse.Namespace, name: str) -> bool:
@@ -75,6 +88,32 @@ def is_given(args: argparse.Namespace, name: str) -> bool:
 def flag(name: str) -> str:
     """The option whose value `argparse` keeps under this name."""
     return f"--{name.replace('_', '-')}"
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `read_volume`: checked, and the table of --metadata read, once for
+    all scans.
+
+    Raises:
+        InvalidInput: see `rescale`; --metadata together with what its row says, or unreadable.
+    """
+    from ctclip_client.readers.metadata import Metadata
+
+    options = {
+        "as_stored": args.as_stored,
+        "spacing_mm": args.spacing,
+        "series": args.series,
+        "any_region": args.any_region,
+    }
+    if args.metadata is None:
+        return {**options, "rescale": rescale(args)}
+    for name in ("spacing", "slope", "intercept"):
+        if is_given(args, name):
+            raise InvalidInput(
+                f"--metadata and {flag(name)} exclude each other.",
+                "Leave one of them out: spacing, slope and intercept stand in the scan's row.",
+            )
+    return {**options, "metadata": Metadata.from_file(args.metadata)}
 
 
 def rescale(args: argparse.Namespace) -> tuple[float, float] | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctclip_client.coverage import kept_mm
+from ctclip_client.errors import ServerError
 from ctclip_client.results import Classification
 from ctclip_client.volume import Source, recipe
 
@@ -42,6 +44,44 @@ class Prediction:
         maps = {} if self.maps_index is None else {"maps": self.maps_ms}
         return {**stages, **maps, "total": total}
 
+    def seen_mm(self) -> dict[str, tuple[float, float]]:
+        """From where to where the model has seen the scan, as in `coverage.kept_mm`; empty where
+        the server does not say what its model sees."""
+        try:
+            geometry, _ = self.scores.provenance.geometry()
+        except ServerError:
+            return {}
+        return kept_mm(self.source.shape, self.spacing_mm, geometry) if self.source.shape else {}
+
+    def recipe(self) -> dict[str, object]:
+        """How the scan was read, and what the model has seen of it."""
+        read_so = recipe(self.spacing_mm, self.rescale, self.source)
+        seen_mm = {axis: list(ends) for axis, ends in self.seen_mm().items()}
+        return {**read_so, "seen_mm": seen_mm, "notes": list(self.notes)}
+
+    def card_lines(self) -> list[str]:
+        """The same for a person, a few lines; the notes are not among them."""
+        source = self.source
+        edges = " × ".join(f"{edge:g}" for edge in self.spacing_mm)
+        size = " × ".join(map(str, source.shape))
+        lines = [
+            f"orientation {source.orientation}" + (f": {source.turned}" if source.turned else ""),
+            f"{size} voxels of {edges} mm (z × x × y; spacing: {source.spacing_source})",
+            f"Hounsfield units: {source.hu_source}",
+        ]
+        if source.hu_percentiles:
+            percents, values = zip(*source.hu_percentiles, strict=True)
+            lines[-1] += (
+                f"; percentiles {'/'.join(map(str, percents))}: "
+                f"{'/'.join(f'{value:.0f}' for value in values)} HU"
+            )
+        ends = [f"{axis} {low:.0f} to {high:.0f}" for axis, (low, high) in self.seen_mm().items()]
+        if ends:
+            lines.append(
+                f"the model saw {', '.join(ends)} mm, from the scan's foot end, right and front"
+            )
+        return lines
+
     def to_json(self, *, embedding: bool) -> dict[str, object]:
         """The object of the contract."""
         content: dict[str, object] = {"path": self.path, **self.scores.to_json()}
@@ -49,8 +89,7 @@ class Prediction:
             content["image_embedding"] = self.scores.image_embedding.tolist()
         if self.maps_index is not None:
             content["relevance"] = str(self.maps_index)
-        read_so = recipe(self.spacing_mm, self.rescale, self.source)
-        content["recipe"] = {**read_so, "notes": list(self.notes)}
+        content["recipe"] = self.recipe()
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content
 

@@ -38,12 +38,7 @@ def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
     """
     try:
         with options.stages.stage("Read the scan"):
-            volume = read_volume(
-                subject.path,
-                as_stored=options.as_stored,
-                spacing_mm=options.spacing_mm,
-                rescale=options.rescale,
-            )
+            volume = read_volume(subject.path, **options.reading)
     except Unreadable as error:
         if not subject.certain:
             raise Unreadable(
@@ -71,11 +66,14 @@ def _orientation(volume: Volume) -> Check:
     found = volume.source.orientation
     notes = [_masked(note) for note in volume.source.notes]
     detail = f"the file's axes run {found}; sent as z to S, x to L, y to P"
+    if volume.source.turned:
+        detail += f" ({volume.source.turned})"
     if found == "as stored":
         return warned(
             "orientation",
             f"as stored: nothing in the file was trusted or turned. {' '.join(notes)}",
-            "Leave --as-stored away unless the array is known to run [x, y, z] towards L, P, S.",
+            "Leave --as-stored or --metadata away unless the array is known to run [x, y, z] "
+            "towards L, P, S.",
             orientation=found,
         )  # fmt: skip
     if notes:
@@ -87,14 +85,15 @@ def _orientation(volume: Volume) -> Check:
 
 def _grid(volume: Volume) -> Check:
     spacing = volume.spacing_mm
-    text = " × ".join(f"{edge:g}" for edge in spacing)
+    edges = " × ".join(f"{edge:g}" for edge in spacing)
+    text = f"spacing {edges} mm (z × x × y; {volume.source.spacing_source})"
     if spacing[0] > _THICK_SLICE_MM:
         return warned(
-            "grid", f"spacing {text} mm (z × x × y): slices are thick",
+            "grid", f"{text}: slices are thick",
             "Take the thinnest reconstruction of the study: the model was trained on 1.5 mm.",
             spacing_mm=list(spacing),
         )  # fmt: skip
-    return passed("grid", f"spacing {text} mm (z × x × y)", spacing_mm=list(spacing))
+    return passed("grid", text, spacing_mm=list(spacing))
 
 
 def _field_of_view(volume: Volume) -> Check:

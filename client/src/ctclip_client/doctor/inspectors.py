@@ -7,11 +7,11 @@ this distribution examines too, its checks come after the ones made here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.doctor.report import Check
@@ -30,16 +30,13 @@ class DoctorOptions:
     """What the user said about the subject.
 
     geometry: the grid that a checkpoint was trained on. text_model: folder of its text model.
-    as_stored, spacing_mm (z, x, y), rescale (slope, intercept): how to read a CT, as in
-    `read_volume`. connection: to the server. repository: what it serves, whose self-check it is to
-    answer.
+    reading: how to read a CT, the keyword arguments of `read_volume`. connection: to the server.
+    repository: what it serves, whose self-check it is to answer.
     """
 
     geometry: Geometry = PUBLISHED_GEOMETRY
     text_model: Path | None = None
-    as_stored: bool = False
-    spacing_mm: tuple[float, float, float] | None = None
-    rescale: tuple[float, float] | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
     connection: Connection | None = None
     repository: Path | None = None
     stages: Stages = field(default_factory=Stages)

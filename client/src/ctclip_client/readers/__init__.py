@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers.choice import chosen
 from ctclip_client.readers.format import Options
+from ctclip_client.readers.metadata import Metadata
 from ctclip_client.readers.registry import SUFFIXES, format_of
 from ctclip_client.readers.to_volume import to_volume
 from ctclip_client.volume import Volume, checked_rescale, checked_spacing_mm
 
-__all__ = ["SUFFIXES", "read_volume"]
+__all__ = ["SUFFIXES", "Metadata", "read_volume"]
 
 
 def read_volume(
@@ -27,6 +30,9 @@ def read_volume(
     as_stored: bool = False,
     spacing_mm: Sequence[float] | None = None,
     rescale: Sequence[float] | None = None,
+    series: str | None = None,
+    metadata: str | os.PathLike[str] | Metadata | None = None,
+    any_region: bool = False,
 ) -> Volume:
     """Read a chest CT and bring it onto the network's axes (z to S, x to L, y to P).
 
@@ -34,21 +40,34 @@ def read_volume(
     are; floats and values beyond int16 become round(32 · clip(HU, −1000, 1000)).
 
     Args:
-        path: a NIfTI file (`.nii`, `.nii.gz`; the content decides, not the name).
+        path: a file or folder (the content decides, not the name): NIfTI, NRRD, MetaImage, the
+            `.npz` of RAD-ChestCT.
         as_stored: trust no orientation: take the array [x, y, z] as it lies in the file, as
             upstream's inference script does, and only transpose it to (z, x, y). Needs
             `spacing_mm`. The header's scaling counts, unless `rescale` is given.
         spacing_mm: (z, x, y) in millimetres, only with `as_stored`.
         rescale: (slope, intercept) that replace the file's own; HU = slope · stored + intercept.
-            Upstream's script applies its row of metadata on top of the header's scaling. Where the
-            header has one, (a, b), and that is meant, give (slope · a, slope · b + intercept).
+            Upstream's script applies its row of metadata on top of the header's scaling, as
+            `metadata` does.
+        series: the SeriesInstanceUID to take where a path holds several.
+        metadata: CT-RATE's table (a CSV file, or a `Metadata` for many scans), for its files as
+            they are: implies `as_stored`; spacing, slope and intercept come from the scan's row,
+            which is applied on top of the header's scaling. Where that gives no Hounsfield units
+            of a chest and the values are some without it (the second generation of the data set),
+            the row's slope and intercept are left out, and a note says so.
+        any_region: read a scan whose middle, which is what the model sees, holds no lung.
 
     Raises:
         Unreadable: missing, damaged, no CT format that this version reads, or values that cannot
             be Hounsfield units.
         InvalidInput: the options contradict each other or are out of range.
     """
-    if as_stored and spacing_mm is None:
+    if metadata is not None and (spacing_mm is not None or rescale is not None):
+        raise InvalidInput(
+            "metadata is given together with a spacing or rescale values.",
+            "Leave those out: they come from the scan's row.",
+        )
+    if as_stored and spacing_mm is None and metadata is None:
         raise InvalidInput(
             "as_stored without spacing: the header's is not trusted in this mode.",
             "Give the voxel spacing in millimetres as z,x,y, for instance 2.5,0.7,0.7.",
@@ -58,17 +77,23 @@ def read_volume(
             "spacing is given without as_stored, so it would contradict the file's own.",
             "Ask for as_stored as well, or leave the spacing to the file.",
         )
+    location = Path(path)
     options = Options(
         as_stored=as_stored,
         spacing_mm=None if spacing_mm is None else checked_spacing_mm(spacing_mm),
         rescale=None if rescale is None else checked_rescale(rescale),
+        series=series,
+        any_region=any_region,
     )
-    location = Path(path)
+    if metadata is not None:
+        table = metadata if isinstance(metadata, Metadata) else Metadata.from_file(metadata)
+        row = table.row(location)
+        options = replace(options, as_stored=True, spacing_mm=row.spacing_mm, metadata=row)
     try:
         # Damaged floats are found by looking at them, not by numpy's warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             form = format_of(location)
-            stored = form.read(location, form.series(location)[0], options)
+            stored = form.read(location, chosen(form.series(location), location, series), options)
             return to_volume(stored, location, options)
     except OSError as error:
         raise Unreadable(

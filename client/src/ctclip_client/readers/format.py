@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from ctclip_client.grid import Grid
+
+if TYPE_CHECKING:
+    from ctclip_client.readers.metadata import Row
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Options:
     """as_stored: no reorientation. spacing_mm: (z, x, y). rescale: (slope, intercept) to use.
 
     series: the SeriesInstanceUID to take of several. any_region: no chest is expected in the middle
-    of the scan, which is what the model sees.
+    of the scan, which is what the model sees. metadata: what CT-RATE's table says of the scan;
+    `as_stored` and `spacing_mm` are set then.
     """
 
     as_stored: bool = False
@@ -25,6 +29,7 @@ class Options:
     rescale: tuple[float, float] | None = None
     series: str | None = None
     any_region: bool = False
+    metadata: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Stored:
         `spacing_mm` counts with `Options.as_stored`, and a reader then leaves both at None.
     rescale: (slope, intercept) as the file states them, unchecked; None where it states none.
     notes: what a reader of the result should know, one sentence each.
+    spacing_source: where `spacing_mm` stands, in a word or two.
+    rescale_source: where slope and intercept come from; None for the usual words.
+    sha256: of the file (of a series: of its files' digests, in their order). Asked for when the
+        voxels have been read, so that a reader may make it on the way.
     grid: how the file places the scan, for images that shall lie on it, with axes as stored.
     """
 
@@ -58,6 +67,9 @@ class Stored:
     rescale: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     series: Series = Series()
+    spacing_source: str = "header"
+    rescale_source: str | None = None
+    sha256: Callable[[], str] | None = None
     grid: Grid | None = None
 
 

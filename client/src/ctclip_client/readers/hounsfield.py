@@ -34,7 +34,7 @@ _INT16 = np.iinfo(np.int16)
 _STEPS_PER_HU = 32
 """Rounding to 1/32 HU is wrong by 1/64 HU at most, and ±1000 HU stays inside int16."""
 _SLAB_VOXELS = 4_000_000
-_SAMPLES = 4_000_000
+_SAMPLES = 1_000_000
 _LEAST_INSIDE = 0.01
 _REMEDY = (
     "Give the scan's own rescale values, which replace the file's (slope and intercept; "
@@ -81,17 +81,27 @@ def to_int16(
     return voxels, (1 / _STEPS_PER_HU, 0.0), False
 
 
-def check_plausible(voxels: NDArray[np.int16], rescale: tuple[float, float], where: str) -> None:
+def check_plausible(hu: NDArray[np.float64], rescale: tuple[float, float], where: str) -> None:
     """Refuse a volume that cannot be a chest CT in Hounsfield units.
+
+    Args:
+        hu: samples of it. rescale: what made Hounsfield units of them. where: what to call them.
+
+    Raises:
+        Unreadable: `implausible` says why.
+    """
+    why = implausible(hu, rescale)
+    if why:
+        raise Unreadable(f"{where}: {why}.", _REMEDY)
+
+
+def implausible(hu: NDArray[np.float64], rescale: tuple[float, float]) -> str:
+    """Say why values cannot be a chest's Hounsfield units; "" where they can.
 
     A chest holds air near −1000 HU, lung above it and soft tissue near 0. Values that were never
     rescaled have no air or no lung there (padding alone can look like air); values that were
     rescaled twice are clipped or have no soft tissue there.
-
-    Raises:
-        Unreadable: too little of one of them.
     """
-    hu = sampled_hu(voxels, rescale)
     p5, p50, p95 = (f"{value:.0f}" for value in np.percentile(hu, (5, 50, 95)))
     seen = (
         f"with slope {rescale[0]:g} and intercept {rescale[1]:g} the percentiles 5/50/95 are "
@@ -99,26 +109,27 @@ def check_plausible(voxels: NDArray[np.int16], rescale: tuple[float, float], whe
     )
     inside = share_within(hu, (HU_RANGE[0] + 1, HU_RANGE[1] - 1))
     if inside < _LEAST_INSIDE:
-        raise Unreadable(
-            f"{where}: {1 - inside:.1%} of the voxels lie outside −1000…1000 HU and would be "
-            f"clipped ({seen}).",
-            _REMEDY,
-        )
+        outside = f"{1 - inside:.1%} of the voxels lie outside −1000…1000 HU"
+        return f"{outside} and would be clipped ({seen})"
     for name, (low, high), least in _EXPECTED_IN_A_CHEST:
         share = share_within(hu, (low, high))
         if share < least:
-            raise Unreadable(
-                f"{where}: the values cannot be Hounsfield units of a chest: {share:.2%} of the "
-                f"voxels are {name} ({low:.0f}…{high:.0f} HU), expected at least {least:.1%} "
-                f"({seen}).",
-                _REMEDY,
+            return (
+                f"the values cannot be Hounsfield units of a chest: {share:.2%} of the voxels are "
+                f"{name} ({low:.0f}…{high:.0f} HU), expected at least {least:.1%} ({seen})"
             )
+    return ""
+
+
+def sampled(voxels: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Every n-th voxel along each axis, a million at most, as they are."""
+    step = max(int(np.ceil((voxels.size / _SAMPLES) ** (1 / 3))), 1)
+    return voxels[::step, ::step, ::step].astype(np.float64)
 
 
 def sampled_hu(voxels: NDArray[np.int16], rescale: tuple[float, float]) -> NDArray[np.float64]:
-    """Hounsfield units of every n-th voxel along each axis, about four million at most."""
-    step = max(int(np.ceil((voxels.size / _SAMPLES) ** (1 / 3))), 1)
-    return voxels[::step, ::step, ::step].astype(np.float64) * rescale[0] + rescale[1]
+    """Hounsfield units of every n-th voxel along each axis, a million at most."""
+    return sampled(voxels) * rescale[0] + rescale[1]
 
 
 def share_within(hu: NDArray[np.float64], bounds: tuple[float, float]) -> float:

@@ -6,7 +6,9 @@ stops before the end of the gzip stream, where the checksum of the file stands.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.format import Options, Series, Stored
-from ctclip_client.readers.gzip_stream import LARGEST_RATIO, GzipStream, opened
+from ctclip_client.readers.gzip_stream import LARGEST_RATIO, Digest, GzipStream, opened
 from ctclip_client.readers.nifti_placement import Placement
 from ctclip_client.readers.remedies import COPY_AGAIN, as_one_file, first_volume
 
@@ -29,6 +31,9 @@ _HEADERS = {1: (344, 348), 2: (4, 540)}
 _LARGEST_HEADER_BYTES = 540
 _SINGLE_FILE = (b"n+1\0", b"n+2\0")
 _PAIR = (b"ni1\0", b"ni2\0")
+# What dcm2niix calls the copies that it resamples, a number behind.
+_RESAMPLED = {"_Tilt": "a tilted gantry", "_Eq": "uneven steps between the slices"}
+_RESAMPLED_NAME = re.compile(r"(_Tilt|_Eq)(_Eq)?(_\d+)?[a-z]?(\.nii)?(\.gz)?$")
 _CHUNK_BYTES = 4 << 20
 # What NIfTI-2 has behind its magic. A transfer that takes a file for text changes it.
 _LINE_ENDS, _NO_LINE_ENDS = b"\r\n\x1a\n", b"\0\0\0\0"
@@ -50,6 +55,8 @@ class Nifti:
 
     def read(self, path: Path, series: Series, options: Options, /) -> Stored:
         """Read the header, and refuse whatever it can be refused for; then voxels on demand."""
+        if not options.as_stored:
+            _check_name(path)
         with opened(path) as stream:
             header = _header(path, stream.read(_LARGEST_HEADER_BYTES))
             packed = isinstance(stream, GzipStream)
@@ -60,16 +67,30 @@ class Nifti:
             (None, None, ()) if options.as_stored else placement.in_force(path)
         )
         slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+        digest = hashlib.sha256()
         # NIfTI: a slope of 0 means no scaling; nibabel writes NaN for it.
         stated = slope != 0 and not math.isnan(slope)
         return Stored(
-            voxels=lambda: _voxels(path, offset, dtype, shape),
+            voxels=lambda: _voxels(path, offset, dtype, shape, digest),
             spacing_mm=spacing_mm,
             affine=affine,
             rescale=(slope, intercept) if stated else None,
             notes=notes,
             series=series,
+            sha256=digest.hexdigest,
             grid=placement.grid(shape),
+        )
+
+
+def _check_name(path: Path) -> None:
+    """Refuse what dcm2niix has resampled: nothing but the name tells it from what was acquired."""
+    found = _RESAMPLED_NAME.search(path.name)
+    if found is not None:
+        raise Unreadable(
+            f"{path}: named {found[1]}, as dcm2niix names a copy that it has resampled for "
+            f"{_RESAMPLED[found[1]]}; nothing that was resampled is scored.",
+            "Take another series of the study. If this is no such copy, or if you want it as it "
+            "is, give the file another name.",
         )
 
 
@@ -153,13 +174,13 @@ def _layout(
 
 
 def _voxels(
-    path: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, int, int]
+    path: Path, offset: int, dtype: np.dtype[Any], shape: tuple[int, int, int], digest: Digest
 ) -> NDArray[Any]:
-    """Read the array (i, j, k) in Fortran order, into its only copy."""
+    """Read the array (i, j, k) in Fortran order, into its only copy; and the file's digest."""
     flat = np.empty(math.prod(shape), dtype)
     room = flat.view(np.uint8).data
     done = 0
-    with opened(path) as stream:
+    with opened(path, digest) as stream:
         while offset and (skipped := stream.read(min(offset, _CHUNK_BYTES))):
             offset -= len(skipped)
         while done < flat.nbytes:

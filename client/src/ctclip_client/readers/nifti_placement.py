@@ -36,6 +36,11 @@ _LONGEST_QUATERNION = 1.01
 """One that is 1 % too long turns by 16° at most otherwise than it should: too little to exchange
 axes that are tilted by no more than `to_volume.LARGEST_TILT_DEG`."""
 _LENGTH_BY_ROUNDING = 1 + 1e-5
+_SLICE_AXIS = 2
+_OVERLAPPING = (
+    "dcm2niix has written such headers for overlapping slices, with the wrong direction of z, too: "
+    "where it comes from there, convert the DICOM files again with another version. "
+)
 _AFFINE_BY_PIXDIM = (
     'a = h.get_sform(); a[:3, :3] *= h["pixdim"][1:4] / n.affines.voxel_sizes(a); h.set_sform(a)'
 )
@@ -173,10 +178,11 @@ class Placement:
                 lengths = ", ".join(f"{each:.6g}" for each in _lengths(affine))
                 by_affine = with_header(path, f'h["pixdim"][1:4] = {lengths}')
                 mm = float(_MM_PER_UNIT.get(self._unit, 1))
+                known = _OVERLAPPING if axis == _SLICE_AXIS else ""
                 raise Unreadable(
                     f"{path}: the header contradicts itself: pixdim says {edge * mm:g} mm along "
                     f"axis {axis}, the affine {length * mm:g} mm.",
-                    f"If the affine is right: {by_affine} "
+                    f"{known}If the affine is right: {by_affine} "
                     f"If pixdim is: {with_header(path, _AFFINE_BY_PIXDIM)}",
                 )
             spacing.append(_shortest_decimal(edge))

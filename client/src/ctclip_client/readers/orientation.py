@@ -25,6 +25,14 @@ class Orientation:
     tilt_deg: float = 0.0
     shear_deg: float = 0.0
 
+    @property
+    def turned(self) -> str:
+        """How the stored axes 1, 2, 3 became z, x, y, in words."""
+        return ", ".join(
+            f"{name} is stored axis {axis + 1}{' reversed' if flip else ''}"
+            for name, axis, flip in zip("zxy", self.axes, self.flips, strict=True)
+        )
+
     def apply(self, stored: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return a view (z, x, y) of an array on the stored axes (i, j, k)."""
         step = {False: 1, True: -1}

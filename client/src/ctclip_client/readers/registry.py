@@ -11,16 +11,17 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.readers.format import Format
 from ctclip_client.readers.gzip_stream import GZIP_MAGIC, opened
 from ctclip_client.readers.nifti import Nifti
+from ctclip_client.readers.nrrd import MetaImage, Nrrd
+from ctclip_client.readers.rad_chestct import RadChestCT
 from ctclip_client.readers.remedies import (
     COPY_AGAIN,
     by_dcm2niix,
     by_gunzip,
-    by_simpleitk,
     without_orientation,
 )
 from ctclip_client.system.files import special
 
-FORMATS: tuple[Format, ...] = (Nifti(),)
+FORMATS: tuple[Format, ...] = (Nifti(), Nrrd(), MetaImage(), RadChestCT())
 """One line a format; the first one that recognises a file reads it."""
 
 HEAD_BYTES = 1024
@@ -44,10 +45,6 @@ def _by_dcm2niix(path: Path) -> str:
     return _TO_NIFTI + by_dcm2niix(path)
 
 
-def _by_simpleitk(path: Path) -> str:
-    return _TO_NIFTI + by_simpleitk(path)
-
-
 def _without_orientation(path: Path) -> str:
     return (
         f"If it is Analyze, write it as NIfTI: {without_orientation(path)} If the array in it runs "
@@ -62,10 +59,6 @@ DICOM = Unread(
 )  # fmt: skip
 UNREAD = (
     DICOM,
-    Unread("NRRD", (".nrrd",), lambda head: head.startswith(b"NRRD"),
-           "an NRRD file, which is not supported yet", _by_simpleitk),
-    Unread("MetaImage", (".mha", ".mhd"), lambda head: head.startswith((b"ObjectType", b"NDims")),
-           "a MetaImage file, which is not supported yet", _by_simpleitk),
     Unread("Analyze or NIfTI", (), lambda head: head[:4] in _ANALYZE_HEADER_SIZES,
            "Analyze 7.5 (or a damaged NIfTI), which records no orientation", _without_orientation),
 )  # fmt: skip

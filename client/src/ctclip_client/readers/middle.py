@@ -1,0 +1,118 @@
+"""Whether the middle of a scan, which is all that the model sees, shows a chest.
+
+A whole-body scan holds a chest, and its middle may be the abdomen. Air, skin and the table have
+voxels of every value of lung there, at their edges, and cushions are full of them; lung alone fills
+whole blocks with them inside of a body.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctclip_client.contract import PUBLISHED_GEOMETRY
+from ctclip_client.coverage import SHORT_MM, extent_mm
+from ctclip_client.errors import Unreadable
+
+# Of 12 mm blocks of three public chest CTs, 5 % to 9 % are lung; of the abdomen below one, 0.03 %.
+# Bowel that is full of stool and gas stays below 0.5 % (0.2 litres).
+_BLOCK_MM = 12.0
+_SAMPLES_A_BLOCK = 4
+_MEAN_HU = (-950.0, -500.0)
+_VOXEL_HU = (-980.0, -400.0)
+_LEAST_WITHIN = 0.95
+_TISSUE_HU = -200.0
+_LEAST_TISSUE = 0.4
+"""The shell of a table fills less of a block."""
+_LEAST_LUNG = 0.005
+_BODY_MM = 100.0
+"""What is narrower shows no cross-section of a body, and nothing is expected of it."""
+_CUT_MM2 = 1500.0
+"""Both lungs have 10,000 mm² and more in the middle of a chest, and none beyond their ends."""
+
+
+def check_middle(
+    voxels: NDArray[np.int16],
+    spacing_mm: tuple[float, ...],
+    rescale: tuple[float, float],
+    where: str,
+    *,
+    any_region: bool = False,
+) -> tuple[str, ...]:
+    """Refuse a scan without lung in its middle, as large as the published model's field of view.
+
+    Args:
+        voxels: (z, x, y) int16. spacing_mm: along the same axes.
+        rescale: HU = slope · voxel + intercept.
+        where: what to call the scan in an error.
+        any_region: say so instead of refusing it.
+
+    Returns: sentences for whoever reads the result; where lung reaches the end of what is seen, a
+        part of the chest is not.
+
+    Raises:
+        Unreadable: less than 0.5 % of the middle is lung.
+    """
+    box = extent_mm(PUBLISHED_GEOMETRY.volume_shape, PUBLISHED_GEOMETRY.target_spacing_mm)
+    seen = tuple(map(min, extent_mm(voxels.shape, spacing_mm), box))
+    if min(seen[1:]) < _BODY_MM:
+        return ()
+    lung = _lung(voxels, spacing_mm, rescale, seen)
+    share = float(lung.mean())
+    if share < _LEAST_LUNG:
+        size = " × ".join(f"{length:.0f}" for length in seen)
+        found = (
+            f"no lung in the middle {size} mm (z × x × y) of the scan, which is what the model "
+            f"sees: {share:.1%} of it, expected at least {_LEAST_LUNG:.1%}"
+        )
+        if any_region:
+            return (f"There is {found}; it was read since any region was asked for.",)
+        raise Unreadable(
+            f"{where}: {found}.",
+            "Crop the scan to the chest, or read it as it is: any_region=True (--any-region on the "
+            "command line).",
+        )
+    if seen[0] < SHORT_MM:  # said by `coverage`
+        return ()
+    areas_mm2 = lung.mean(axis=(1, 2)) * seen[1] * seen[2]
+    return tuple(
+        f"Lung reaches the {end} end of what the model sees: a part of the chest lies beyond."
+        for end, area_mm2 in (("lower", areas_mm2[0]), ("upper", areas_mm2[-1]))
+        if area_mm2 >= _CUT_MM2
+    )
+
+
+def _lung(
+    voxels: NDArray[np.int16],
+    spacing_mm: tuple[float, ...],
+    rescale: tuple[float, float],
+    seen_mm: tuple[float, ...],
+) -> NDArray[np.bool_]:
+    """Which blocks (z, x, y) of the middle are lung."""
+    picks = []
+    for count, edge, length in zip(voxels.shape, spacing_mm, seen_mm, strict=True):
+        blocks = max(round(length / _BLOCK_MM), 1)
+        at = (np.arange(blocks * _SAMPLES_A_BLOCK) + 0.5) / (blocks * _SAMPLES_A_BLOCK)
+        index = (count + (2 * at - 1) * length / edge) / 2
+        picks.append(np.clip(index.astype(int), 0, count - 1))
+    z, x, y = (len(pick) // _SAMPLES_A_BLOCK for pick in picks)
+    each = _SAMPLES_A_BLOCK
+    hu = voxels[np.ix_(*picks)].astype(np.float32) * rescale[0] + rescale[1]
+    hu = hu.reshape(z, each, x, each, y, each)  # (z, ·, x, ·, y, ·)
+    within = ((hu > _VOXEL_HU[0]) & (hu < _VOXEL_HU[1])).mean(axis=(1, 3, 5))
+    mean = hu.mean(axis=(1, 3, 5))
+    lung = (within >= _LEAST_WITHIN) & (mean > _MEAN_HU[0]) & (mean < _MEAN_HU[1])
+    inside: NDArray[np.bool_] = lung & _enclosed(
+        (hu > _TISSUE_HU).mean(axis=(1, 3, 5)) >= _LEAST_TISSUE
+    )
+    return inside
+
+
+def _enclosed(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which blocks (z, x, y) have tissue in front, behind, and to the right or left."""
+    right, front = (np.logical_or.accumulate(tissue, axis) for axis in (1, 2))
+    left, behind = (
+        np.flip(np.logical_or.accumulate(np.flip(tissue, axis), axis), axis) for axis in (1, 2)
+    )
+    enclosed: NDArray[np.bool_] = front & behind & (right | left)
+    return enclosed
