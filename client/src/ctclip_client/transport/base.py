@@ -13,7 +13,7 @@ import grpc  # type: ignore[import-untyped]
 
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.transport.endpoint import SERVICE, Endpoint, Tls, checked_headers
-from ctclip_client.transport.shared_memory import bequeath
+from ctclip_client.transport.shared_memory import SUPPORTED, bequeath
 from ctclip_client.transport.steps import Rpc, Session, SharedMemory
 
 
@@ -55,6 +55,10 @@ class BaseClient:
         if shared_memory not in ("auto", True, False):
             raise InvalidInput(
                 f"shared_memory: got {shared_memory!r}, expected 'auto', True or False."
+            )
+        if shared_memory is True and not SUPPORTED:
+            raise InvalidInput(
+                "shared_memory: got True, which only Linux has.", "Leave it at 'auto'."
             )
         self._session = Session(Endpoint.parse(url), float(timeout_s), shared_memory)
         # A client that nobody closes leaves to the next one what its server still holds.

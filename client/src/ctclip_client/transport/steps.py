@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ctclip_client.transport.endpoint import Endpoint
-from ctclip_client.transport.shared_memory import Region
+from ctclip_client.transport.shared_memory import SUPPORTED, Region
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Session:
     def tries_shared_memory(self) -> bool:
         """Whether the next volume is offered through shared memory."""
         if self.shared_memory == "auto":
-            return self.endpoint.loopback and not self.refused
+            return SUPPORTED and self.endpoint.loopback and not self.refused
         return self.shared_memory
 
 
