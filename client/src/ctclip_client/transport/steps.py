@@ -50,6 +50,8 @@ Flow = Generator[Step, Any, T]
 class Session:
     """What the calls of one client share.
 
+    retries: how often a call is repeated at most, see `retries`.
+    answered: whether a server has ever answered.
     refused: the server has shown that it does not map this client's memory; asking again for
     every scan would only cost time.
     swept: whether regions that others have left behind were looked for.
@@ -62,6 +64,8 @@ class Session:
     endpoint: Endpoint
     timeout_s: float
     shared_memory: SharedMemory
+    retries: int = 0
+    answered: bool = False
     refused: bool = False
     swept: bool = False
     in_use: set[Region] = field(default_factory=set)
