@@ -76,11 +76,13 @@ def cutting(server: EmbeddedTriton, cuts: int) -> Iterator[str]:
     """The address of a proxy that breaks so many connections while a scan is on its way."""
     host, port = server.grpc_url.rsplit(":", 1)
     left = [cuts]
+    broken: list[socket.socket] = []
 
     def carry(source: socket.socket, target: socket.socket, *, cut: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 if cut and b"VOLUME" in data:
+                    broken.append(source)
                     break
                 target.sendall(data)
         for end in (source, target):
@@ -116,22 +118,26 @@ def cutting(server: EmbeddedTriton, cuts: int) -> Iterator[str]:
                 thread.join()
             for each in sockets:
                 each.close()
+    assert len(broken) == cuts
 
 
 @pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "grpc"])
 @pytest.mark.parametrize("retry", [0, 3])
 def test_a_connection_that_breaks_under_a_scan(
-    retry: int, connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
+    retry: int, shared: bool, connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
 ) -> None:
     with (
         cutting(misbehaving, 1) as address,
-        connect(address, retries=retry, shared_memory=False) as client,
+        connect(address, retries=retry, shared_memory=shared) as client,
     ):
         if retry:
             assert client.pathologies(ask_for("good")).findings == ("One", "Two")
         else:
             with pytest.raises(Unavailable):
                 client.pathologies(ask_for("good"))
+    assert not regions()
+    assert not registered(misbehaving)
 
 
 def run(retry: int, timeout_s: float, outcomes: list[Any], *, answered: bool) -> Any:
