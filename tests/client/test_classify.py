@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 
 from ctclip_client import Classification, Client, Scores, Unavailable, Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
+from ctclip_client.transport import retries
 from ctclip_export.checkpoint import Checkpoint
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -95,10 +96,22 @@ def test_classify_is_the_head_on_the_scans_own_embedding(
     }
 
 
-def test_two_releases_are_not_mixed(server: EmbeddedTriton, volume: Volume) -> None:
+def test_two_releases_are_not_mixed(
+    server: EmbeddedTriton, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the second attempt either, which starts with the scan: its release was the old one."""
+
+    def scans() -> int:
+        with triton.InferenceServerClient(server.grpc_url) as asking:
+            (model,) = asking.get_inference_statistics("ctclip_vision").model_stats
+        return int(model.inference_count)
+
+    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.01)
     pairs = [(entry.present, entry.absent) for entry in PUBLISHED_FINDINGS] * 2
-    with Client(server.grpc_url, retries=0) as client:
+    with Client(server.grpc_url, retries=1) as client:
         assert len(client.zero_shot(volume, pairs[:32]).findings) == 32  # one call, one release
+        before = scans()
         with pytest.raises(Unavailable, match="to the next one between the calls") as caught:
             client.zero_shot(volume, pairs)
+        assert scans() - before == 2
     assert "promotion" in caught.value.remedy
