@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from tritonclient import grpc as triton_grpc
@@ -260,6 +261,7 @@ def test_a_client_that_is_closed_during_calls(server: EmbeddedTriton, scan: Volu
 CALLER = """
 import sys
 from ctclip_client import Client, Volume
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 Client(sys.argv[1]).pathologies(
     Volume.from_array(np.zeros((2, 3, 4), np.int16), (float(sys.argv[2]), 1, 1), (1, 0))
@@ -425,3 +427,53 @@ def test_what_was_given_up_is_not_computed(how: str, server: EmbeddedTriton) -> 
     assert computed(server) - before - 1 < count
     assert not regions()
     assert not registered(server)
+
+
+class Holding(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A server that answers nothing, and sees when a call is given up."""
+
+    def __init__(self) -> None:
+        self.began, self.ended = threading.Event(), threading.Event()
+
+    def service(self, _: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._hold)
+
+    def _hold(self, _: bytes, context: Any) -> bytes:
+        context.add_callback(self.ended.set)
+        self.began.set()
+        self.ended.wait(60)
+        return b""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "cancelled"])
+def test_a_call_that_is_given_up_ends_on_the_server(how: str, scan: Volume) -> None:
+    """At once, and not when the client is closed or its error forgotten."""
+    held = Holding()
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[held])
+    url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+
+    async def cancelled() -> None:
+        async with AsyncClient(url, shared_memory=False) as client:
+            task = asyncio.create_task(client.pathologies(scan))
+            await asyncio.to_thread(held.began.wait)
+            task.cancel()
+            assert await asyncio.to_thread(held.ended.wait, 10)
+
+    def interrupt() -> None:
+        held.began.wait()
+        time.sleep(0.5)  # until the main thread does nothing but wait for the answer
+        signal.raise_signal(signal.SIGINT)
+
+    if how == "cancelled":
+        asyncio.run(cancelled())
+    else:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with Client(url, shared_memory=False) as client:
+            with pytest.raises(KeyboardInterrupt) as caught:
+                client.pathologies(scan)
+            assert caught.value.__traceback__ is not None
+            assert held.ended.wait(10)
+        thread.join()
+    server.stop(0).wait()
