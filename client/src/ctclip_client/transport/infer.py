@@ -190,7 +190,7 @@ def release(session: Session, patience_s: float) -> Flow[None]:
     deadline = Deadline(patience_s or PROBE_TIMEOUT_S)
     while session.unreleased:
         for name in tuple(session.unreleased):
-            yield from _unregister(session, name, deadline.left_s())
+            yield from _unregister(session, name, deadline.left_s(), last=patience_s > 0)
         if not session.unreleased or not patience_s:
             return
         if deadline.left_s() < _RELEASE_INTERVAL_S:
@@ -199,13 +199,17 @@ def release(session: Session, patience_s: float) -> Flow[None]:
         yield Pause(_RELEASE_INTERVAL_S)
 
 
-def _unregister(session: Session, name: str, timeout_s: float) -> Flow[None]:
-    """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
+def _unregister(session: Session, name: str, timeout_s: float, *, last: bool = False) -> Flow[None]:
+    """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now.
+
+    last: nobody will ask again, where nobody answers.
+    """
     request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
         yield Rpc("SystemSharedMemoryUnregister", request, timeout_s)
     except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a server that is gone holds nothing
+        # A server that is gone holds nothing; but it may be the connection alone that is gone.
+        if not (last and error.code() is grpc.StatusCode.UNAVAILABLE):
             return
     except CTClipError:
         return  # the client was closed meanwhile: `close` asks
