@@ -56,7 +56,10 @@ def translated(
     session: Session, error: grpc.RpcError, model: str, request_id: str = ""
 ) -> Flow[CTClipError]:
     """Return the client's error for a failed inference; may ask the server how it is."""
-    code, why = error.code(), named(said(error), request_id)
+    code = error.code()
+    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
+        return (yield from _absent(session, model, said(error), request_id))
+    why = named(said(error), request_id)
     where = session.endpoint.address
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInput(
@@ -70,15 +73,13 @@ def translated(
             "Give it more time (timeout_s, --timeout-s), or look whether the server is "
             "overloaded; it may still be working on this request.",
         )
-    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
-        return (yield from _absent(session, model, why))
     remedy = _REMEDIES.get(code, "Look into the server's log; ctclip doctor checks its repository.")
     if NO_ROOM in why:
         remedy = NO_ROOM_REMEDY
     return ServerError(f"{where}: {model} failed ({code.name}): {why}", remedy)
 
 
-def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
+def _absent(session: Session, model: str, why: str, request_id: str) -> Flow[CTClipError]:
     where = session.endpoint.address
     try:
         yield Rpc("ServerLive", b"", PROBE_TIMEOUT_S)
@@ -91,7 +92,7 @@ def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
             "Serve a repository made by ctclip export, and wait until the server is ready.",
         )
     return Unavailable(
-        f"{where}: {model} takes no request at the moment ({why}).",
+        f"{where}: {named(f'{model} takes no request at the moment', request_id)}: {why}.",
         "Its queue is full, or access is restricted: try again later, or give the headers that "
         "the server asks for.",
     )
