@@ -118,8 +118,10 @@ test-no-vnni: $(INSTALLED) ## The int8 tests on an emulated CPU with AVX2 only (
 lint: $(INSTALLED) ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(INSTALLED) ## Check types
+types: $(INSTALLED) ## Check types, of the client on Windows and macOS, too
 	@$(BIN)/mypy
+	@for system in win32 darwin; do $(BIN)/mypy --platform $$system -p ctclip_client \
+		--cache-dir .mypy_cache/$$system || exit; done
 
 format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

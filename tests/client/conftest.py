@@ -1,24 +1,66 @@
-"""A real Triton whose one model answers wrongly, slowly or not at all, as the request asks."""
+"""Both clients in one form, and a real Triton whose one model answers wrongly, slowly or not at
+all, as the request asks."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
-from ctclip_client import Volume
+from ctclip_client import AsyncClient, Client, Volume
 from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_server.embedded.server import EmbeddedTriton
 
 BEHAVIOURS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
-    "invalid", "internal", "full", "unavailable", "unsupported",
+    "invalid", "internal", "full", "unavailable", "unsupported", "busy",
 )  # fmt: skip
 TLS_FOLDER = Path(__file__).parent / "tls"
+Connect = Callable[..., Any]
+"""Of a url and options: a client."""
 _DTYPES = {"INT16": "INT16", "FP32": "FP32", "FP64": "FP64", "BYTES": "STRING"}
+
+
+class Blocking:
+    """An AsyncClient that one test body can use like a Client."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.client = AsyncClient(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.client, name)
+        return lambda *args: self.loop.run_until_complete(method(*args))
+
+    def __repr__(self) -> str:
+        return repr(self.client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.run_until_complete(self.client.close())
+
+
+@pytest.fixture(params=[Client, Blocking], ids=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Makes a client and closes it in the end, used in the same way whichever it is."""
+    made: list[Any] = []
+
+    def connect(*arguments: Any, **options: Any) -> Any:
+        made.append(request.param(*arguments, **options))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+        if isinstance(client, Blocking):
+            client.loop.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctclip_client import AsyncClient, Client, Finding, NotReady, Scores, Volume
+from ctclip_client import AsyncClient, Finding, NotReady, Scores, Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
+from .conftest import Connect
 from .test_failures import regions
 
 PAIRS = [(entry.present, entry.absent) for entry in PUBLISHED_FINDINGS]
@@ -24,34 +26,9 @@ Make = Callable[..., Any]
 """Of options: a client, used in the same way whichever it is."""
 
 
-class Blocking:
-    """An AsyncClient that one test body can use like a Client."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.client = AsyncClient(url, **options)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self.client, name)
-        return lambda *args: self.loop.run_until_complete(method(*args))
-
-    def close(self) -> None:
-        self.loop.run_until_complete(self.client.close())
-        self.loop.close()
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def make(request: pytest.FixtureRequest, server: EmbeddedTriton) -> Iterator[Make]:
-    made: list[Any] = []
-
-    def connect(**options: Any) -> Any:
-        kind = Client if request.param == "blocking" else Blocking
-        made.append(kind(server.grpc_url, **options))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.close()
+@pytest.fixture
+def make(connect: Connect, server: EmbeddedTriton) -> Make:
+    return functools.partial(connect, server.grpc_url)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -34,7 +33,7 @@ from ctclip_client.transport.endpoint import Endpoint
 from ctclip_client.transport.steps import Session
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .conftest import TLS_FOLDER
+from .conftest import TLS_FOLDER, Connect
 
 AskFor = Callable[[str], Volume]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -68,14 +67,16 @@ def occupied(server: EmbeddedTriton, ask_for: AskFor) -> Iterator[None]:
 
 
 @pytest.fixture(params=[True, False], ids=["shared memory", "grpc"])
-def client(request: pytest.FixtureRequest, misbehaving: EmbeddedTriton) -> Iterator[Client]:
-    with Client(misbehaving.grpc_url, shared_memory=request.param) as client:
+def client(
+    request: pytest.FixtureRequest, connect: Connect, misbehaving: EmbeddedTriton
+) -> Iterator[Any]:
+    with connect(misbehaving.grpc_url, shared_memory=request.param, retries=0) as client:
         yield client
     assert not regions()
     assert not registered(misbehaving)
 
 
-def test_voxels_and_metadata_arrive_where_they_belong(client: Client, ask_for: AskFor) -> None:
+def test_voxels_and_metadata_arrive_where_they_belong(client: Any, ask_for: AskFor) -> None:
     scores = client.pathologies(ask_for("good"))
     # volume[0, 0, -1], volume[-1, 0, 0]; slope, intercept
     np.testing.assert_array_equal(scores.logits, [[3, 12], [2, -5]])
@@ -103,7 +104,7 @@ def test_voxels_and_metadata_arrive_where_they_belong(client: Client, ask_for: A
     ],
 )
 def test_each_failure_has_its_class(
-    name: str, kind: type[CTClipError], message: str, client: Client, ask_for: AskFor
+    name: str, kind: type[CTClipError], message: str, client: Any, ask_for: AskFor
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
         client.pathologies(ask_for(name))
@@ -115,7 +116,7 @@ def test_each_failure_has_its_class(
 
 
 def test_a_model_that_is_not_there(
-    client: Client, misbehaving: EmbeddedTriton, ask_for: AskFor
+    client: Any, misbehaving: EmbeddedTriton, ask_for: AskFor
 ) -> None:
     with pytest.raises(NotReady, match=f"{misbehaving.grpc_url}: .*ctclip_zero_shot is unknown"):
         client.zero_shot(ask_for("good"), [("a", "b")])  # in the repository, not loaded
@@ -123,39 +124,43 @@ def test_a_model_that_is_not_there(
         client.encode_text(["a"])  # not in the repository
 
 
-def test_nobody_there(ask_for: AskFor) -> None:
+def test_nobody_there(connect: Connect, ask_for: AskFor) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    for shared in ("auto", False):
-        with Client(address, shared_memory=shared) as client:
+    for shared, retries in (("auto", 3), (False, 0)):
+        with connect(address, shared_memory=shared, retries=retries) as client:
             with pytest.raises(Unavailable, match=f"{address}: no Triton answers") as caught:
                 client.pathologies(ask_for("good"))
             assert "ctclip serve" in caught.value.remedy
-    with Client(address, shared_memory=True) as client, pytest.raises(Unavailable):
+    with connect(address, shared_memory=True, retries=0) as client, pytest.raises(Unavailable):
         client.pathologies(ask_for("good"))
     assert not regions()
 
 
-def test_another_service_than_grpc(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
-    with Client(misbehaving.http_url) as client, pytest.raises(Unavailable, match="no Triton"):
+def test_another_service_than_grpc(
+    connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
+) -> None:
+    client = connect(misbehaving.http_url)
+    with pytest.raises(Unavailable, match="no Triton"):
         client.pathologies(ask_for("good"))
     assert not regions()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "grpc"])
 def test_a_deadline_in_the_queue(
-    shared: bool, misbehaving: EmbeddedTriton, ask_for: AskFor
+    connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
 ) -> None:
     """The server may read the voxels after this side has given up; they are kept for it."""
-    with (
-        occupied(misbehaving, ask_for),
-        Client(misbehaving.grpc_url, 0.2, shared_memory=shared) as client,
-    ):
+    with occupied(misbehaving, ask_for):
         others = regions()
-        with pytest.raises(DeadlineExceeded, match=r"no answer .* within 0.2 s"):
-            client.pathologies(ask_for("slow"))
-        assert regions() == others
+        for shared in (False, True):
+            client = connect(misbehaving.grpc_url, 0.2, shared_memory=shared)
+            with pytest.raises(
+                DeadlineExceeded, match=r"no answer .* within 0.2 s \(request [0-9a-f]{16}\)\."
+            ):
+                client.pathologies(ask_for("good"))
+            assert regions() == others
+        client.close()
     assert not regions()
     assert not registered(misbehaving)  # close waited until the server let go
     with Client(misbehaving.grpc_url) as client:
@@ -191,46 +196,35 @@ def test_no_room_in_shared_memory(
     assert not regions()
 
 
-def test_a_closed_client_says_so(misbehaving: EmbeddedTriton, ask_for: AskFor) -> None:
-    client = Client(misbehaving.grpc_url)
+def test_a_closed_client_says_so(
+    connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
+) -> None:
+    client = connect(misbehaving.grpc_url)
     client.pathologies(ask_for("good"))
     client.close()
     client.close()
     with pytest.raises(InvalidInput, match="closed"):
         client.pathologies(ask_for("good"))
 
-    async def go() -> None:
-        client = AsyncClient(misbehaving.grpc_url)
-        await client.close()
-        await client.close()
-        with pytest.raises(InvalidInput, match="closed"):
-            await client.encode_text(["a"])
 
-    asyncio.run(go())
-
-
-def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, ask_for: AskFor) -> None:
+def test_tls_and_restricted_protocols(
+    connect: Connect, guarded: EmbeddedTriton, ask_for: AskFor
+) -> None:
     tls = Tls(root_certificates=TLS_FOLDER / "server.pem")
-    with Client(guarded.grpc_url, tls=tls) as client:
+    with connect(guarded.grpc_url, tls=tls) as client:
         for _ in range(2):
             assert client.pathologies(ask_for("good")).transport.kind == "grpc"
     with (
-        Client(guarded.grpc_url, tls=tls, shared_memory=True) as client,
+        connect(guarded.grpc_url, tls=tls, shared_memory=True) as client,
         pytest.raises(ServiceError, match="shared memory was not accepted"),
     ):
         client.pathologies(ask_for("good"))
     word = {"triton-grpc-protocol-word": "sesame"}
-    with Client(guarded.grpc_url, tls=tls, headers=word) as client:
+    with connect(guarded.grpc_url, tls=tls, headers=word) as client:
         assert client.pathologies(ask_for("good")).transport.kind == "shared_memory"
         assert "sesame" not in repr(client)
-
-    async def go() -> str:
-        async with AsyncClient(guarded.grpc_url, tls=tls, headers=word) as client:
-            return (await client.pathologies(ask_for("good"))).transport.kind
-
-    assert asyncio.run(go()) == "shared_memory"
     for other in (None, Tls()):  # no TLS; a certificate that nobody vouches for
-        with Client(guarded.grpc_url, tls=other) as client, pytest.raises(Unavailable):
+        with connect(guarded.grpc_url, tls=other) as client, pytest.raises(Unavailable):
             client.pathologies(ask_for("good"))
     assert not regions()
 
@@ -248,6 +242,9 @@ def test_tls_and_restricted_protocols(guarded: EmbeddedTriton, ask_for: AskFor) 
         ({"timeout_s": float("nan")}, "timeout_s: got nan"),
         ({"timeout_s": "60"}, "timeout_s: got '60'"),
         ({"shared_memory": "yes"}, "shared_memory: got 'yes'"),
+        ({"retries": -1}, "retries: got -1, expected a whole number"),
+        ({"retries": True}, "retries: got True"),
+        ({"retries": 2.5}, "retries: got 2.5"),
         ({"headers": {"a b": "c"}}, "'a b' is no name"),
         ({"headers": {"grpc-timeout": "c"}}, "no name"),
         ({"headers": {"key": "a\nb"}}, "the value of key"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import fcntl
 import gc
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -17,16 +15,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from tritonclient import grpc as triton_grpc
 
 import ctclip_client.transport
 from ctclip_client import AsyncClient, Client, DeadlineExceeded, InvalidInput, Volume
-from ctclip_client.contract import Geometry
+from ctclip_client.contract import VISION, Geometry
 from ctclip_client.transport import asynchronous, blocking, shared_memory
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -260,6 +261,7 @@ def test_a_client_that_is_closed_during_calls(server: EmbeddedTriton, scan: Volu
 CALLER = """
 import sys
 from ctclip_client import Client, Volume
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 Client(sys.argv[1]).pathologies(
     Volume.from_array(np.zeros((2, 3, 4), np.int16), (float(sys.argv[2]), 1, 1), (1, 0))
@@ -386,26 +388,92 @@ def test_a_client_that_nobody_closes_leaves_it_to_the_next_one(
     assert not registered(misbehaving)
 
 
-def test_where_a_client_cannot_go(
-    server: EmbeddedTriton, scan: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Client(server.grpc_url) as client:
-        client.encode_text(["a"])
-        with monkeypatch.context() as patch:
-            patch.setattr("os.getpid", lambda: 1)  # as in a fork
-            with pytest.raises(InvalidInput, match="is used in a fork"):
-                client.encode_text(["a"])
-        client.encode_text(["a"])
-        for made in (client, AsyncClient(server.grpc_url)):
-            for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
-                with pytest.raises(InvalidInput, match="neither be pickled nor copied"):
-                    attempt(made)
+def computed(server: EmbeddedTriton) -> int:
+    """Volumes that the server's vision model has embedded so far."""
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        (model,) = client.get_inference_statistics(VISION.name).model_stats
+    return int(model.inference_count)
 
-    loops = asyncio.new_event_loop(), asyncio.new_event_loop()
-    other = AsyncClient(server.grpc_url)
-    loops[0].run_until_complete(other.encode_text(["a"]))
-    with pytest.raises(InvalidInput, match="another event loop"):
-        loops[1].run_until_complete(other.encode_text(["a"]))
-    loops[0].close()
-    loops[1].run_until_complete(other.close())
-    loops[1].close()
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_what_was_given_up_is_not_computed(how: str, server: EmbeddedTriton) -> None:
+    """Triton hears of it, and takes no further step of a request that still waits."""
+    voxels = np.zeros((100, 200, 200), np.int16)
+    scan = Volume.from_array(voxels, (1.5, 0.75, 0.75), (1, 0))
+    count = 24
+
+    async def cancelled() -> None:
+        async with AsyncClient(server.grpc_url) as client:
+            tasks = [asyncio.create_task(client.encode_image(scan)) for _ in range(count)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def closed() -> None:
+        client = Client(server.grpc_url)
+        with ThreadPoolExecutor(count) as pool:
+            calls = [pool.submit(client.encode_image, scan) for _ in range(count)]
+            wait(calls, return_when=FIRST_COMPLETED)
+            client.close()
+
+    before = computed(server)
+    if how == "cancelled":
+        asyncio.run(cancelled())
+    else:
+        closed()
+    with Client(server.grpc_url) as client:
+        client.encode_image(scan)  # which waits behind all the others
+    assert computed(server) - before - 1 < count
+    assert not regions()
+    assert not registered(server)
+
+
+class Holding(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A server that answers nothing, and sees when a call is given up."""
+
+    def __init__(self) -> None:
+        self.began, self.ended = threading.Event(), threading.Event()
+
+    def service(self, _: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._hold)
+
+    def _hold(self, _: bytes, context: Any) -> bytes:
+        context.add_callback(self.ended.set)
+        self.began.set()
+        self.ended.wait(60)
+        return b""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "cancelled"])
+def test_a_call_that_is_given_up_ends_on_the_server(how: str, scan: Volume) -> None:
+    """At once, and not when the client is closed or its error forgotten."""
+    held = Holding()
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[held])
+    url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+
+    async def cancelled() -> None:
+        async with AsyncClient(url, shared_memory=False) as client:
+            task = asyncio.create_task(client.pathologies(scan))
+            await asyncio.to_thread(held.began.wait)
+            task.cancel()
+            assert await asyncio.to_thread(held.ended.wait, 10)
+
+    def interrupt() -> None:
+        held.began.wait()
+        time.sleep(0.5)  # until the main thread does nothing but wait for the answer
+        signal.raise_signal(signal.SIGINT)
+
+    if how == "cancelled":
+        asyncio.run(cancelled())
+    else:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with Client(url, shared_memory=False) as client:
+            with pytest.raises(KeyboardInterrupt) as caught:
+                client.pathologies(scan)
+            assert caught.value.__traceback__ is not None
+            assert held.ended.wait(10)
+        thread.join()
+    server.stop(0).wait()

@@ -113,6 +113,7 @@ class Classification:
     probabilities: (F,) float32 in [0, 1].
     image_embedding: (E,) float32, length 1.
     timings_ms: milliseconds of each stage on this side, and their `total`.
+    request_id: by which the server's log and traces name the scan's request.
     """
 
     findings: tuple[str, ...]
@@ -121,6 +122,7 @@ class Classification:
     provenance: Provenance
     timings_ms: Mapping[str, float]
     transport: Transport
+    request_id: str = field(default="", kw_only=True)
 
     def rows(self) -> Iterator[tuple[str, float, float | None, float | None]]:
         """Finding, probability, logits present and absent; the last two are None here."""

@@ -83,7 +83,8 @@ class Caller:
             for each in questions
         }
         while len(self._clients) < count:
-            self._clients.append(self.connection.client())
+            # A refusal is a figure, too.
+            self._clients.append(self.connection.client(retries=0))
             self._free.put(self._clients[-1])
         for client in self._clients[:count]:
             client.check_ready()
@@ -171,7 +172,7 @@ class FileJob:
         to = caller.connection
         with Client(
             to.url, to.timeout_s, shared_memory="auto" if self.shared_memory else False,
-            tls=to.tls, headers=to.headers,
+            retries=0, tls=to.tls, headers=to.headers,
         ) as client:  # fmt: skip
             client.check_ready()
             cores = time.process_time()

@@ -66,8 +66,10 @@ class _Stream(io.TextIOWrapper):
         """Let what was not written yet go nowhere: the interpreter's own flush would fail again."""
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no file of the user's)
             os.dup2(nowhere.fileno(), self.fileno())
-        self.gone = isinstance(error, ConnectionError) or (  # a pipe's or socket's reader
-            error.errno == errno.EIO and self._is_terminal  # a terminal that was closed
+        self.gone = (
+            isinstance(error, ConnectionError)  # a pipe's or socket's reader
+            or (error.errno == errno.EIO and self._is_terminal)  # a terminal that was closed
+            or (error.errno == errno.EINVAL and sys.platform == "win32")  # a pipe's reader there
         )
 
 

@@ -33,7 +33,8 @@ def child(
 
     An exception in the block (an interruption, mostly) ends the program: SIGTERM, `grace_s`
     seconds to put away its work, SIGKILL. A second interruption kills it at once. On Linux it is
-    told to end when this process dies, too.
+    told to end when this process dies, too. Windows has neither SIGTERM nor Ctrl-C for one process
+    alone: there it is killed at once, and hears Ctrl-C itself.
 
     Args:
         command: program and arguments.
@@ -41,10 +42,12 @@ def child(
         grace_s: 0 kills it without a word: it has nothing to put away.
         stdin, stdout, stderr: as for `subprocess.Popen`.
     """
-    told_by = signal.SIGTERM if grace_s else signal.SIGKILL
-    # This file becomes a child and then that program. As a preexec_fn, become_child would run in a
-    # fork of a process that has threads, which may hang.
-    begin = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(told_by))]
+    begin: list[str] = []
+    if sys.platform != "win32":  # whose exec would end the process that is waited for
+        told_by = signal.SIGTERM if grace_s else signal.SIGKILL
+        # This file becomes a child and then that program. As a preexec_fn, become_child would run
+        # in a fork of a process that has threads, which may hang.
+        begin = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(told_by))]
     process = subprocess.Popen(
         [*begin, *command], stdin=stdin, stdout=stdout, stderr=stderr, text=True,
         env={**os.environ, **(environment or {})},
@@ -73,7 +76,8 @@ def become_child(parent: int, told_by: int = signal.SIGTERM) -> None:
         told_by: the signal that the parent's death sends. It is sent, too, when the thread that
             started this process ends.
     """
-    os.setsid()
+    if sys.platform != "win32":
+        os.setsid()
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(told_by), 0, 0, 0)
     if os.getppid() != parent:  # it died before it could be watched

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,13 +61,23 @@ def placed(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[None]:
     """Hold a folder's lock, which goes with the process. Raises: OSError where somebody else holds
-    it and `wait` is false, and where the disk has no locks (some NFS)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    it and `wait` is false, and where there are no such locks: on Windows, on some NFS."""
+    # Windows opens no folder, which is an OSError, too.
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock(descriptor, wait=wait)
         yield
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, *, wait: bool) -> None:
+    """Lock an open file until it is closed. Raises: OSError, as `locked` does."""
+    if sys.platform == "win32":
+        raise OSError(errno.ENOTSUP, "Windows has no locks of this kind")
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def special(path: Path) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_ENDING = [signal.SIGTERM]
+if sys.platform != "win32":
+    _ENDING.append(signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):
@@ -20,16 +25,12 @@ def termination_interrupts() -> Iterator[None]:
     SIGTERM's is a `Terminated`. Signals that somebody has taken care of (nohup ignores SIGHUP) stay
     as they are, but for a SIGINT that is ignored: a script's shell does that to whatever it starts
     with `&`, and `kill -INT` would be in vain. Around a function as `@termination_interrupts()`, or
-    in a `with`; in the main thread only.
+    in a `with`; in the main thread only. Windows knows no SIGHUP.
     """
     deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if deaf:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    taken = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is signal.SIG_DFL
-    ]
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, _interrupt)
     try:
@@ -43,7 +44,7 @@ def termination_interrupts() -> Iterator[None]:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    if number == signal.SIGHUP:
+    if sys.platform != "win32" and number == signal.SIGHUP:
         # A closed terminal sends it twice, itself and by way of the shell. The second one must not
         # interrupt the tidying up.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

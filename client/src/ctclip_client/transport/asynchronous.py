@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Sequence
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import grpc.aio  # type: ignore[import-untyped]
 import numpy as np
@@ -19,6 +21,9 @@ from ctclip_client.transport.base import BaseClient
 from ctclip_client.transport.infer import RELEASE_PATIENCE_S, release
 from ctclip_client.transport.steps import Flow, Pause, Step, T, Work
 from ctclip_client.volume import Volume
+
+_OPEN: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Channels, and the process that opened each."""
 
 
 class AsyncClient(BaseClient):
@@ -87,8 +92,17 @@ class AsyncClient(BaseClient):
             )
 
     def _opened(self) -> Any:
+        if any(owner != os.getpid() for owner in _OPEN.values()):
+            raise InvalidInput(
+                f"{self!r}: this process is a fork of one with an AsyncClient that is connected; "
+                "gRPC's asyncio would hang in it.",
+                "Start it by multiprocessing's 'spawn', use a Client in it, or close the "
+                "AsyncClient before the fork.",
+            )
         self._loop = asyncio.get_running_loop()
-        return super()._opened()
+        channel = super()._opened()
+        _OPEN[channel] = os.getpid()
+        return channel
 
     async def _run(self, flow: Flow[T], channel: Any = None) -> T:
         if channel is None:

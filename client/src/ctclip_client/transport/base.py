@@ -13,7 +13,8 @@ import grpc  # type: ignore[import-untyped]
 
 from ctclip_client.errors import CTClipError, InvalidInput
 from ctclip_client.transport.endpoint import SERVICE, Endpoint, Tls, checked_headers
-from ctclip_client.transport.shared_memory import bequeath
+from ctclip_client.transport.retries import RETRIES
+from ctclip_client.transport.shared_memory import SUPPORTED, bequeath
 from ctclip_client.transport.steps import Rpc, Session, SharedMemory
 
 
@@ -29,6 +30,7 @@ class BaseClient:
         timeout_s: float = 60.0,
         *,
         shared_memory: SharedMemory = "auto",
+        retries: int = RETRIES,
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -42,6 +44,11 @@ class BaseClient:
             shared_memory: how voxels travel. "auto": through system shared memory where the
                 server is on this machine and takes it, otherwise in the gRPC message. True: only
                 so, with an error where it is not possible. False: never.
+            retries: how often a call is repeated at most where it met `Unavailable`: nobody
+                answers, the connection broke, the queue is full. Never after bad input, a deadline
+                or a failure of the server. Pauses grow from half a second to ten seconds, inside of
+                timeout_s; three take 2 to 4 s. Where no server has ever answered this client they
+                are five times shorter, so that a wrong port is told within a second. 0: none.
             tls: the files of a TLS connection; None is a connection without encryption.
             headers: sent with every call, for instance
                 {"triton-grpc-protocol-inference": KEY}. Never logged.
@@ -56,7 +63,13 @@ class BaseClient:
             raise InvalidInput(
                 f"shared_memory: got {shared_memory!r}, expected 'auto', True or False."
             )
-        self._session = Session(Endpoint.parse(url), float(timeout_s), shared_memory)
+        if shared_memory is True and not SUPPORTED:
+            raise InvalidInput(
+                "shared_memory: got True, which only Linux has.", "Leave it at 'auto'."
+            )
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise InvalidInput(f"retries: got {retries!r}, expected a whole number, 0 or more.")
+        self._session = Session(Endpoint.parse(url), float(timeout_s), shared_memory, retries)
         # A client that nobody closes leaves to the next one what its server still holds.
         weakref.finalize(self, bequeath, self._session.unreleased)
         self._metadata = checked_headers(headers)

@@ -33,7 +33,8 @@ class Client(BaseClient):
 
     Every method raises a class of `ctclip_client.errors`: InvalidInput (the request is wrong),
     Unavailable (nobody there, or too busy), DeadlineExceeded, NotReady (the model is missing),
-    ServerError (the server failed, or its answer is not what the contract promises).
+    ServerError (the server failed, or its answer is not what the contract promises). Unavailable is
+    tried again first, see `retries`; nothing else is.
     """
 
     _grpc = grpc

@@ -8,6 +8,7 @@ from typing import Any
 
 from ctclip_client.transport.blocking import Client
 from ctclip_client.transport.endpoint import Endpoint, Tls
+from ctclip_client.transport.retries import RETRIES
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,12 @@ class Connection:
     tls: Tls | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def client(self) -> Client:
-        """The client that any user has. Raises: InvalidInput, Unreadable."""
-        return Client(self.url, self.timeout_s, tls=self.tls, headers=self.headers)
+    def client(self, *, retries: int = RETRIES) -> Client:
+        """The client that any user has; retries: 0 where a refusal is to be seen at once.
+
+        Raises: InvalidInput, Unreadable.
+        """
+        return Client(self.url, self.timeout_s, retries=retries, tls=self.tls, headers=self.headers)
 
     def raw(self, *, proxy: bool = True) -> Any:
         """A `tritonclient.grpc.InferenceServerClient`, for single models and for model control.

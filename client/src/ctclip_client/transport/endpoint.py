@@ -83,7 +83,9 @@ class Endpoint:
         options = [
             ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-            # Otherwise a client made before its server came up may wait two minutes to look again.
+            # Otherwise a client made before its server came up may wait two minutes to look again,
+            # and its first retries would be told of the failure before them.
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             # Otherwise one client inherits the connection, and the backoff, of another.
             ("grpc.use_local_subchannel_pool", 1),

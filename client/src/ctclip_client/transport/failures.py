@@ -22,7 +22,8 @@ from ctclip_client.errors import (
     ServerError,
     Unavailable,
 )
-from ctclip_client.transport.steps import Flow, Rpc, Session
+from ctclip_client.transport.retries import retried
+from ctclip_client.transport.steps import Deadline, Flow, Rpc, Session
 from ctclip_client.transport.wire import infer_request
 
 PROBE_TIMEOUT_S = 5.0
@@ -51,9 +52,14 @@ _REMEDIES = {
 }
 
 
-def translated(session: Session, error: grpc.RpcError, model: str) -> Flow[CTClipError]:
+def translated(
+    session: Session, error: grpc.RpcError, model: str, request_id: str = ""
+) -> Flow[CTClipError]:
     """Return the client's error for a failed inference; may ask the server how it is."""
-    code, why = error.code(), said(error)
+    code = error.code()
+    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
+        return (yield from _absent(session, model, said(error), request_id))
+    why = named(said(error), request_id)
     where = session.endpoint.address
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInput(
@@ -62,31 +68,31 @@ def translated(session: Session, error: grpc.RpcError, model: str) -> Flow[CTCli
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(
-            f"{where}: no answer from {model} within {session.timeout_s:g} s.",
+            f"{where}: no answer from {model} within "
+            f"{named(f'{session.timeout_s:g} s', request_id)}.",
             "Give it more time (timeout_s, --timeout-s), or look whether the server is "
             "overloaded; it may still be working on this request.",
         )
-    if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE):
-        return (yield from _absent(session, model, why))
     remedy = _REMEDIES.get(code, "Look into the server's log; ctclip doctor checks its repository.")
     if NO_ROOM in why:
         remedy = NO_ROOM_REMEDY
     return ServerError(f"{where}: {model} failed ({code.name}): {why}", remedy)
 
 
-def _absent(session: Session, model: str, why: str) -> Flow[CTClipError]:
+def _absent(session: Session, model: str, why: str, request_id: str) -> Flow[CTClipError]:
     where = session.endpoint.address
     try:
         yield Rpc("ServerLive", b"", PROBE_TIMEOUT_S)
     except grpc.RpcError:
         return Unavailable(f"{where}: no Triton answers there ({why}).", NOBODY_REMEDY)
+    session.answered = True
     if not (yield from is_ready(session, model)):
         return NotReady(
             f"{where}: the server runs, but its model {model} is unknown or not loaded ({why}).",
             "Serve a repository made by ctclip export, and wait until the server is ready.",
         )
     return Unavailable(
-        f"{where}: {model} takes no request at the moment ({why}).",
+        f"{where}: {named(f'{model} takes no request at the moment', request_id)}: {why}.",
         "Its queue is full, or access is restricted: try again later, or give the headers that "
         "the server asks for.",
     )
@@ -100,6 +106,7 @@ def is_ready(session: Session, model: str) -> Flow[bool]:
         answer = yield Rpc("ModelReady", request, timeout_s)
     except grpc.RpcError:
         return False
+    session.answered = True
     return bool(service_pb2.ModelReadyResponse.FromString(answer).ready)
 
 
@@ -109,8 +116,14 @@ def check_ready(session: Session, model: str) -> Flow[None]:
     Raises:
         CTClipError: what an inference would raise.
     """
+    yield from retried(
+        session, Deadline(session.timeout_s), lambda: _asked_whether_ready(session, model)
+    )
+
+
+def _asked_whether_ready(session: Session, model: str) -> Flow[Unavailable | None]:
     if (yield from is_ready(session, model)):
-        return
+        return None
     # Questions about health may be for others only (Triton's restricted protocols), so the absence
     # of a good answer proves nothing. A request without inputs travels like one with a scan, and is
     # refused as invalid by a server that would take it.
@@ -119,7 +132,16 @@ def check_ready(session: Session, model: str) -> Flow[None]:
         yield Rpc("ModelInfer", infer_request(model, (), ()), brief.timeout_s)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-            raise (yield from translated(brief, error, model)) from error
+            try:
+                raise (yield from translated(brief, error, model)) from error
+            except Unavailable as failure:
+                return failure
+    return None
+
+
+def named(words: str, request_id: str) -> str:
+    """Add the id under which the server's log has the request."""
+    return f"{words} (request {request_id})" if request_id else words
 
 
 def said(error: grpc.RpcError) -> str:

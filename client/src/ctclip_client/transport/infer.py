@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from ctclip_client.contract import VOLUME, Ensemble, Model
-from ctclip_client.errors import CTClipError, ServiceError, Unavailable
+from ctclip_client.errors import CTClipError, ServerError, ServiceError, Unavailable
 from ctclip_client.results import Transport
-from ctclip_client.transport.failures import PROBE_TIMEOUT_S, said, translated
+from ctclip_client.transport.failures import PROBE_TIMEOUT_S, named, said, translated
+from ctclip_client.transport.retries import retried
 from ctclip_client.transport.shared_memory import Region, bequeath, sweep
 from ctclip_client.transport.steps import Deadline, Flow, Pause, Rpc, Session, Work
 from ctclip_client.transport.wire import Input, infer_request, infer_response
@@ -30,12 +32,14 @@ _UNKNOWN = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 class Call:
     """model: what to run. inputs: its tensors; VOLUME may go by shared memory.
 
-    sizes: free axes of the outputs that the inputs have fixed.
+    sizes: free axes of the outputs that the inputs have fixed. request_id: by which the server's
+    log names it; repeated attempts have the same.
     """
 
     model: Model | Ensemble
     inputs: tuple[Input, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,38 +50,62 @@ class Answer:
     pack_ms: float
     infer_ms: float
     transport: Transport
+    request_id: str
 
 
 def infer(session: Session, call: Call, deadline: Deadline) -> Flow[Answer]:
-    """Run one model.
+    """Run one model; again where it is safe, see `retries`.
 
     Raises:
         CTClipError: one of the classes that `failures.translated` tells apart.
     """
+    return (yield from retried(session, deadline, lambda: _attempt(session, call, deadline)))
+
+
+def _attempt(session: Session, call: Call, deadline: Deadline) -> Flow[Answer | Unavailable]:
     try:
-        volume = next((item for item in call.inputs if item.tensor == VOLUME), None)
-        if volume is None or not session.tries_shared_memory:
-            return (yield from _in_message(call, call.inputs, deadline))
-        answer = yield from _through_shared_memory(session, call, volume, deadline)
-        if answer is None:
-            answer = yield from _in_message(call, call.inputs, deadline)
-            session.refused = True  # only now: it works, and not with shared memory
-        return answer
-    except grpc.RpcError as error:
-        raise (yield from translated(session, error, call.model.name)) from error
+        try:
+            return (yield from _once(session, call, deadline))
+        except grpc.RpcError as error:
+            raise (
+                yield from translated(session, error, call.model.name, call.request_id)
+            ) from error
+    except Unavailable as error:
+        return error
 
 
-def _in_message(call: Call, inputs: Sequence[Input], deadline: Deadline) -> Flow[Answer]:
+def _once(session: Session, call: Call, deadline: Deadline) -> Flow[Answer]:
+    volume = next((item for item in call.inputs if item.tensor == VOLUME), None)
+    if volume is None or not session.tries_shared_memory:
+        return (yield from _in_message(session, call, call.inputs, deadline))
+    answer = yield from _through_shared_memory(session, call, volume, deadline)
+    if answer is None:
+        answer = yield from _in_message(session, call, call.inputs, deadline)
+        session.refused = True  # only now: it works, and not with shared memory
+    return answer
+
+
+def _in_message(
+    session: Session, call: Call, inputs: Sequence[Input], deadline: Deadline
+) -> Flow[Answer]:
     started = time.perf_counter()
-    payload = yield Work(lambda: infer_request(call.model.name, inputs, call.model.outputs))
+    model, request_id = call.model, call.request_id
+    payload = yield Work(lambda: infer_request(model.name, inputs, model.outputs, request_id))
     packed = time.perf_counter()
     response = yield Rpc("ModelInfer", payload, deadline.left_s())
     answered = time.perf_counter()
+    session.answered = True
+    try:
+        arrays = infer_response(response, model.outputs, call.sizes)
+    except ServerError as error:
+        cause = named(error.cause.removesuffix("."), request_id)
+        raise ServerError(f"{cause}.", error.remedy) from error
     return Answer(
-        arrays=infer_response(response, call.model.outputs, call.sizes),
+        arrays=arrays,
         pack_ms=(packed - started) * 1000,
         infer_ms=(answered - packed) * 1000,
         transport=Transport("grpc", sum(item.array.nbytes for item in inputs)),
+        request_id=request_id,
     )
 
 
@@ -98,7 +126,7 @@ def _through_shared_memory(
         yield Work(lambda: region.write(volume.array))
         copied = time.perf_counter()
         inputs = [replace(i, region=region) if i is volume else i for i in call.inputs]
-        answer = yield from _in_message(call, inputs, deadline)
+        answer = yield from _in_message(session, call, inputs, deadline)
     finally:
         try:
             session.give_up(region)
@@ -162,7 +190,7 @@ def release(session: Session, patience_s: float) -> Flow[None]:
     deadline = Deadline(patience_s or PROBE_TIMEOUT_S)
     while session.unreleased:
         for name in tuple(session.unreleased):
-            yield from _unregister(session, name, deadline.left_s())
+            yield from _unregister(session, name, deadline.left_s(), last=patience_s > 0)
         if not session.unreleased or not patience_s:
             return
         if deadline.left_s() < _RELEASE_INTERVAL_S:
@@ -171,13 +199,17 @@ def release(session: Session, patience_s: float) -> Flow[None]:
         yield Pause(_RELEASE_INTERVAL_S)
 
 
-def _unregister(session: Session, name: str, timeout_s: float) -> Flow[None]:
-    """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now."""
+def _unregister(session: Session, name: str, timeout_s: float, *, last: bool = False) -> Flow[None]:
+    """Ask once. A refusal changes nothing for the caller, whose answer or error is known by now.
+
+    last: nobody will ask again, where nobody answers.
+    """
     request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     try:
         yield Rpc("SystemSharedMemoryUnregister", request, timeout_s)
     except grpc.RpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:  # a server that is gone holds nothing
+        # A server that is gone holds nothing; but it may be the connection alone that is gone.
+        if not (last and error.code() is grpc.StatusCode.UNAVAILABLE):
             return
     except CTClipError:
         return  # the client was closed meanwhile: `close` asks

@@ -32,6 +32,7 @@ from ctclip_client.prompts import check_differ, sentences
 from ctclip_client.results import Classification, Explanation, Provenance, Scores
 from ctclip_client.transport.failures import check_ready, is_ready
 from ctclip_client.transport.infer import Answer, Call, infer
+from ctclip_client.transport.retries import retried
 from ctclip_client.transport.steps import Deadline, Flow, Session, T
 from ctclip_client.transport.wire import Input, strings
 from ctclip_client.volume import Volume
@@ -92,6 +93,7 @@ def classify(session: Session, volume: Volume) -> Flow[Classification]:
         provenance=provenance,
         timings_ms=_timed(_stages(answer), started),
         transport=answer.transport,
+        request_id=answer.request_id,
     )
 
 
@@ -107,16 +109,26 @@ def ready(session: Session, ensemble: str) -> Flow[None]:
 
 def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Flow[Scores]:
     """Score a volume with the caller's prompts; more of them than fit at once go in pieces."""
-    started = time.perf_counter()
     bank = [_finding(index, prompt) for index, prompt in enumerate(_listed(prompts, "prompts"))]
-    texts = sentences(bank)
-    names = tuple(entry.finding for entry in bank)
     deadline = Deadline(session.timeout_s)
     if len(bank) <= PAIRS_AT_ONCE:
-        inputs = (*_scan(volume), Input(PROMPTS, strings(texts)))
+        started = time.perf_counter()
+        names = tuple(entry.finding for entry in bank)
+        inputs = (*_scan(volume), Input(PROMPTS, strings(sentences(bank))))
         call = Call(ZERO_SHOT, inputs, {"P": len(bank)})
         answer = yield from _infer_scan(session, volume, call, deadline)
         return _scores(answer, answer, names, _timed(_stages(answer), started))
+    return (
+        yield from retried(session, deadline, lambda: _in_pieces(session, volume, bank, deadline))
+    )
+
+
+def _in_pieces(
+    session: Session, volume: Volume, bank: Sequence[Finding], deadline: Deadline
+) -> Flow[Scores | Unavailable]:
+    """Unavailable: the release was changed meanwhile, and all has to be asked again."""
+    started = time.perf_counter()
+    texts = sentences(bank)
     call = Call(IMAGE_EMBEDDING_ENSEMBLE, _scan(volume))
     image = yield from _infer_scan(session, volume, call, deadline)
     encoded = time.perf_counter()
@@ -126,13 +138,16 @@ def zero_shot(session: Session, volume: Volume, prompts: Sequence[Prompt]) -> Fl
     vectors = (image.arrays["IMAGE_EMBEDDING"], embeddings)
     inputs = tuple(Input(*pair) for pair in zip(SCORE.inputs, vectors, strict=True))
     scored = yield from infer(session, Call(SCORE, inputs, {"V": 1, "P": len(bank)}), deadline)
-    yield from _same_release(session, volume, _provenance(image), deadline)
+    change = yield from _changed_release(session, volume, _provenance(image), deadline)
+    if change is not None:
+        return change
     stages = {
         "pack": image.pack_ms,
         "image": image.infer_ms,
         "texts": (described - encoded) * 1000,
         "score": scored.infer_ms,
     }
+    names = tuple(entry.finding for entry in bank)
     return _scores(image, scored, names, _timed(stages, started))
 
 
@@ -212,10 +227,10 @@ def _without_classfine(session: Session, error: NotReady) -> Flow[NotReady]:
     )
 
 
-def _same_release(
+def _changed_release(
     session: Session, volume: Volume, first: Provenance, deadline: Deadline
-) -> Flow[None]:
-    """Refuse an answer put together from two releases.
+) -> Flow[Unavailable | None]:
+    """Say why an answer has to be refused that was put together from two releases.
 
     Texts and scores carry no PROVENANCE, and a release may be promoted between two calls. The model
     that states it is asked last: a promotion loads all models before the ensembles are switched,
@@ -223,12 +238,13 @@ def _same_release(
     """
     answer = yield from infer(session, Call(CHECK, _scan(volume)[1:]), deadline)
     last = _provenance(answer)
-    if last.release != first.release:
-        raise Unavailable(
-            f"{session.endpoint.address}: the server changed from release {first.release} to "
-            f"{last.release} between the calls of one request.",
-            "Call again when the promotion is over; the scores of two releases were not mixed.",
-        )
+    if last.release == first.release:
+        return None
+    return Unavailable(
+        f"{session.endpoint.address}: the server changed from release {first.release} to "
+        f"{last.release} between the calls of one request.",
+        "Call again when the promotion is over; the scores of two releases were not mixed.",
+    )
 
 
 def _scan(volume: Volume) -> tuple[Input, ...]:
@@ -311,6 +327,7 @@ def _scores(
         provenance=_provenance(image),
         timings_ms=timings_ms,
         transport=image.transport,
+        request_id=image.request_id,
     )
 
 

@@ -1,11 +1,16 @@
-"""Regions of system shared memory, each of which carries one volume to a server on this machine."""
+"""Regions of system shared memory, each of which carries one volume to a server on this machine.
+
+On Linux only: it is there that Triton runs.
+"""
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_client.system.files import lock
+
 _FOLDER = Path("/dev/shm")  # noqa: S108 (where POSIX shared memory lives on Linux)
 _PREFIX = "ctclip-client-"
+SUPPORTED = sys.platform == "linux"
 
 
 class Region:
@@ -51,9 +59,8 @@ class Region:
             OSError: this system has no such memory, or not enough.
         """
         try:
-            descriptor = _locked_file(self._path)
+            descriptor = _locked_file(self._path, self.nbytes)
             try:
-                os.posix_fallocate(descriptor, 0, self.nbytes)
                 self._memory = mmap.mmap(descriptor, self.nbytes)  # its own descriptor: the lock's
             finally:
                 os.close(descriptor)
@@ -89,11 +96,13 @@ def sweep(note: Callable[[str], object]) -> None:
 
     Only the lock tells: a process id means nothing between containers that share the memory.
     """
+    if sys.platform != "linux":
+        return
     for path in _FOLDER.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or in use, or gone meanwhile
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                _lock(descriptor, wait=False)
+                lock(descriptor, wait=False)
                 state = os.fstat(descriptor)
                 # Without links another sweeper was faster, and the name may be in use again.
                 if stat.S_ISREG(state.st_mode) and state.st_nlink and state.st_uid == os.geteuid():
@@ -110,22 +119,19 @@ def bequeath(names: Iterable[str]) -> None:
             (_FOLDER / name).touch(0o600)
 
 
-def _locked_file(path: Path) -> int:
-    """A new file, open and locked."""
+def _locked_file(path: Path, nbytes: int) -> int:
+    """A new file of that size, open and locked."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, f"not on {sys.platform}")
     while True:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o600)
         try:
-            _lock(descriptor, wait=True)
+            lock(descriptor, wait=True)
             if os.fstat(descriptor).st_nlink:
+                os.posix_fallocate(descriptor, 0, nbytes)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # swept before it was locked: once more
-
-
-def _lock(descriptor: int, *, wait: bool) -> None:
-    import fcntl  # Windows has none, nor needs it for a server on another machine
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ctclip_client.transport.endpoint import Endpoint
-from ctclip_client.transport.shared_memory import Region
+from ctclip_client.transport.shared_memory import SUPPORTED, Region
 
 T = TypeVar("T")
 
@@ -50,6 +50,8 @@ Flow = Generator[Step, Any, T]
 class Session:
     """What the calls of one client share.
 
+    retries: how often a call is repeated at most, see `retries`.
+    answered: whether a server has ever answered.
     refused: the server has shown that it does not map this client's memory; asking again for
     every scan would only cost time.
     swept: whether regions that others have left behind were looked for.
@@ -62,6 +64,8 @@ class Session:
     endpoint: Endpoint
     timeout_s: float
     shared_memory: SharedMemory
+    retries: int = 0
+    answered: bool = False
     refused: bool = False
     swept: bool = False
     in_use: set[Region] = field(default_factory=set)
@@ -82,7 +86,7 @@ class Session:
     def tries_shared_memory(self) -> bool:
         """Whether the next volume is offered through shared memory."""
         if self.shared_memory == "auto":
-            return self.endpoint.loopback and not self.refused
+            return SUPPORTED and self.endpoint.loopback and not self.refused
         return self.shared_memory
 
 

@@ -58,13 +58,15 @@ def strings(texts: Sequence[str]) -> NDArray[np.object_]:
     return encoded
 
 
-def infer_request(model: str, inputs: Sequence[Input], outputs: Sequence[Tensor]) -> bytes:
-    """Serialise a ModelInferRequest.
+def infer_request(
+    model: str, inputs: Sequence[Input], outputs: Sequence[Tensor], request_id: str = ""
+) -> bytes:
+    """Serialise a ModelInferRequest. request_id: Triton's own `id`, by which its log names it.
 
     Raises:
         InvalidInput: larger than gRPC can carry.
     """
-    message = service_pb2.ModelInferRequest(model_name=model)
+    message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for item in inputs:
         entry = message.inputs.add(name=item.tensor.name, datatype=item.tensor.dtype)
         entry.shape.extend(item.array.shape)
