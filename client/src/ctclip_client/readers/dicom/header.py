@@ -1,0 +1,321 @@
+"""What the header of a DICOM file says of its images, read once and without the pixels.
+
+Nothing else of a header is kept: it names the patient. pydicom's own words are not passed on
+either, since they quote values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ctclip_client.errors import Unreadable
+from ctclip_client.readers.remedies import COPY_AGAIN, extra
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPLICIT = "1.2.840.10008.1.2.1"
+CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+"""CT Image Storage; those of enhanced CT begin with it."""
+_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "SeriesDescription", "Modality", "ImageType", "ConvolutionKernel",
+    "VolumeBasedCalculationTechnique", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+_MACROS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
+}
+"""Of a multiframe image: in which functional group a tag lies."""
+_UID = re.compile(r"[0-9.]{1,64}")
+_HEAD_BYTES = 2048
+_LARGEST_HEADER_BYTES = 64 << 20
+LARGEST_INFLATED_BYTES = 1 << 30
+_PIXEL_DATA = (0x7FE0, 0x0010)
+_UNDEFINED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice's place and scale. None: missing, or no number.
+
+    position: (x, y, z) of the first voxel's centre, towards L, P, S in millimetres.
+    orientation: direction of a row, then of a column, six cosines.
+    pixel_spacing_mm: (between rows, between columns).
+    rescale: (slope, intercept), as stated. rescale_type: DICOM's name of its unit.
+    """
+
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, ...] | None
+    rescale: tuple[float | None, float | None]
+    rescale_type: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the pixels of a file are stored.
+
+    offset: of the pixel data's element in the plain file (see `plain`). nbytes: of its value; None
+    where it is compressed.
+    """
+
+    transfer_syntax: str
+    offset: int
+    nbytes: int | None
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    samples: int
+    photometric: str
+    lossy: bool
+
+
+@dataclass(frozen=True)
+class Image:
+    """A DICOM file that belongs to a series, with one frame or many.
+
+    description, kernel, modality: for the eyes of a person at a terminal only.
+    """
+
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+    sop_class: str
+    sop_instance: str
+    study: str
+    series: str
+    number: int | None
+    description: str = field(repr=False)
+    modality: str = field(repr=False)
+    kernel: str = field(repr=False)
+    image_type: tuple[str, ...]
+    modality_lut: bool
+    pixels: Pixels | None
+    frames: tuple[Frame, ...]
+
+
+@contextmanager
+def reading(path: Path, what: str = "damaged DICOM file") -> Iterator[None]:
+    """Turn whatever pydicom and its decoders raise into `Unreadable`, and keep their warnings back.
+
+    Both quote the header, so only the kind of the error is told.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (Unreadable, OSError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (Rust's panics are no Exception)
+        raise Unreadable(f"{path}: {what} ({type(error).__name__}).", COPY_AGAIN) from None
+
+
+def require_pydicom() -> None:
+    """Raises: Unreadable where the extra is not installed."""
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise Unreadable(
+            "DICOM is read by pydicom, which is not installed.", extra("dicom")
+        ) from error
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file's first bytes are DICOM's: the magic, or a dataset that has none before it."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 132:
+        return False
+    for order in "<>":
+        group, element, length = struct.unpack(f"{order}HHI", head[:8])
+        explicit = head[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"SH", b"OB")
+        implicit = order == "<" and length < 256 and length % 2 == 0
+        if group in (2, 8) and element <= 0x70 and (explicit or implicit):
+            return True
+    return False
+
+
+def read_image(path: Path) -> Image | None:
+    """Read a file's header; None for what belongs to no series: a DICOMDIR, say, or a palette.
+
+    Raises: Unreadable, OSError.
+    """
+    import pydicom
+
+    state = path.stat()
+    with reading(path), path.open("rb") as raw:
+        file = plain(raw, path, _LARGEST_HEADER_BYTES)
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+        pixels = _pixels(data, file, raw is not file)
+        study, series = (_uid(data, name) for name in ("StudyInstanceUID", "SeriesInstanceUID"))
+        sop_class = _uid(data, "SOPClassUID")
+        if not series:
+            stored_as = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID", ""))
+            if stored_as and not stored_as.startswith(CT_CLASS):
+                return None
+            raise Unreadable(
+                f"{path}: a DICOM file without SeriesInstanceUID, or cut short before it.",
+                COPY_AGAIN,
+            )
+        return Image(
+            path=path,
+            size_bytes=state.st_size,
+            mtime_ns=state.st_mtime_ns,
+            sop_class=sop_class,
+            sop_instance=_uid(data, "SOPInstanceUID"),
+            study=study,
+            series=series,
+            number=_integer(data, "SeriesNumber"),
+            description=str(data.get("SeriesDescription") or ""),
+            modality=str(data.get("Modality") or ""),
+            kernel=" ".join(_words(data, "ConvolutionKernel")),
+            image_type=(
+                *_words(data, "ImageType"), *_words(data, "VolumeBasedCalculationTechnique")
+            ),
+            modality_lut="ModalityLUTSequence" in data,
+            pixels=pixels,
+            frames=tuple(_frames(data)),
+        )  # fmt: skip
+
+
+def plain(raw: BinaryIO, path: Path, limit_bytes: int) -> BinaryIO:
+    """The file itself; of a deflated one its dataset, in memory and no longer than the limit.
+
+    Raises: Unreadable where the whole of it is longer than `LARGEST_INFLATED_BYTES`, or damaged.
+    """
+    head = raw.read(_HEAD_BYTES)
+    raw.seek(0)
+    if DEFLATED.encode() not in head or head[128:136] != b"DICM\2\0\0\0":
+        return raw
+    (meta_bytes,) = struct.unpack("<I", head[140:144])
+    raw.seek(144 + meta_bytes)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = stream.decompress(raw.read(), limit_bytes)
+    except zlib.error as error:
+        raise Unreadable(f"{path}: damaged deflated data ({error}).", COPY_AGAIN) from error
+    if limit_bytes == LARGEST_INFLATED_BYTES and len(content) == limit_bytes:
+        raise Unreadable(
+            f"{path}: unpacks to more than {limit_bytes >> 30} GiB.", "It is no CT of a person."
+        )
+    return BytesIO(content)
+
+
+def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
+    """None where there are no (integer) pixels, or nothing says how large they are."""
+    implicit, little = data.original_encoding
+    syntax = _uid(data.file_meta, "TransferSyntaxUID")
+    if inflated or not syntax:
+        syntax = EXPLICIT if not implicit else "1.2.840.10008.1.2"
+        syntax = syntax if little else "1.2.840.10008.1.2.2"
+    offset = file.tell()
+    order = "<" if little else ">"
+    head = file.read(12)
+    if len(head) < 12 or struct.unpack(f"{order}HH", head[:4]) != _PIXEL_DATA:
+        return None
+    (nbytes,) = struct.unpack(f"{order}I", head[4:8] if implicit else head[8:12])
+    names = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+    numbers = [_integer(data, name) for name in names]
+    if any(number is None for number in numbers):
+        return None
+    rows, columns, allocated, stored, high, representation = (int(n or 0) for n in numbers)
+    return Pixels(
+        transfer_syntax=syntax,
+        offset=offset + (8 if implicit else 12),
+        nbytes=None if nbytes == _UNDEFINED else nbytes,
+        rows=rows,
+        columns=columns,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=high,
+        signed=bool(representation),
+        samples=_integer(data, "SamplesPerPixel") or 1,
+        photometric=str(data.get("PhotometricInterpretation") or ""),
+        lossy=str(data.get("LossyImageCompression") or "") == "01",
+    )
+
+
+def _frames(data: Any) -> Iterator[Frame]:
+    """Of a multiframe image as many as have a place of their own: `PerFrameFunctionalGroups`."""
+    shared = list(data.get("SharedFunctionalGroupsSequence") or [])[:1]
+    per_frame = data.get("PerFrameFunctionalGroupsSequence")
+    if per_frame is None:
+        # An old multiframe image has one place for all of its frames: none can be told apart.
+        for _ in range(min(_integer(data, "NumberOfFrames") or 1, 2)):
+            yield _frame([data])
+        return
+    common = _groups(shared)
+    for item in per_frame:
+        yield _frame([*_groups([item]), *common, data])
+
+
+def _groups(items: list[Any]) -> list[Any]:
+    found = []
+    for item in items:
+        for sequence in dict.fromkeys(_MACROS.values()):
+            found += list(item.get(sequence) or [])[:1]
+    return found
+
+
+def _frame(places: list[Any]) -> Frame:
+    """places: datasets, the first one that has a tag counts."""
+
+    def numbers(name: str, count: int) -> tuple[float, ...] | None:
+        return next((_floats(place, name, count) for place in places if name in place), None)
+
+    slope, intercept = numbers("RescaleSlope", 1), numbers("RescaleIntercept", 1)
+    kind = next((place.get("RescaleType") for place in places if "RescaleType" in place), None)
+    return Frame(
+        position=numbers("ImagePositionPatient", 3),
+        orientation=numbers("ImageOrientationPatient", 6),
+        pixel_spacing_mm=numbers("PixelSpacing", 2),
+        rescale=(slope[0] if slope else None, intercept[0] if intercept else None),
+        rescale_type=str(kind or "").strip().upper(),
+    )
+
+
+def _floats(data: Any, name: str, count: int) -> tuple[float, ...] | None:
+    try:
+        value = data[name].value
+        found = tuple(float(v) for v in ([value] if count == 1 else value))
+    except (ValueError, TypeError, KeyError, ArithmeticError):
+        return None
+    return found if len(found) == count and all(map(math.isfinite, found)) else None
+
+
+def _integer(data: Any, name: str) -> int | None:
+    try:
+        return int(data[name].value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+def _uid(data: Any, name: str) -> str:
+    value = str(data.get(name) or "")
+    return value if _UID.fullmatch(value) else ""
+
+
+def _words(data: Any, name: str) -> tuple[str, ...]:
+    value = data.get(name) or ""
+    return tuple(str(v).strip().upper() for v in ([value] if isinstance(value, str) else value))
