@@ -165,7 +165,7 @@ def read_image(path: Path) -> Image | None:
 
     state = path.stat()
     with reading(path), path.open("rb") as raw:
-        file = plain(raw, path, _LARGEST_HEADER_BYTES)
+        file = plain(raw, path, whole=False)
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         pixels = _pixels(data, file, raw is not file)
         study, series = (_uid(data, name) for name in ("StudyInstanceUID", "SeriesInstanceUID"))
@@ -199,10 +199,10 @@ def read_image(path: Path) -> Image | None:
         )  # fmt: skip
 
 
-def plain(raw: BinaryIO, path: Path, limit_bytes: int) -> BinaryIO:
-    """The file itself; of a deflated one its dataset, in memory and no longer than the limit.
+def plain(raw: BinaryIO, path: Path, *, whole: bool) -> BinaryIO:
+    """The file itself; of a deflated one its dataset in memory, or as much as a header may be.
 
-    Raises: Unreadable where the whole of it is longer than `LARGEST_INFLATED_BYTES`, or damaged.
+    Raises: Unreadable where the whole of it is more than `LARGEST_INFLATED_BYTES`, or damaged.
     """
     head = raw.read(_HEAD_BYTES)
     raw.seek(0)
@@ -210,12 +210,13 @@ def plain(raw: BinaryIO, path: Path, limit_bytes: int) -> BinaryIO:
         return raw
     (meta_bytes,) = struct.unpack("<I", head[140:144])
     raw.seek(144 + meta_bytes)
+    limit_bytes = LARGEST_INFLATED_BYTES if whole else _LARGEST_HEADER_BYTES
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = stream.decompress(raw.read(), limit_bytes)
     except zlib.error as error:
         raise Unreadable(f"{path}: damaged deflated data ({error}).", COPY_AGAIN) from error
-    if limit_bytes == LARGEST_INFLATED_BYTES and len(content) == limit_bytes:
+    if whole and len(content) == limit_bytes:
         raise Unreadable(
             f"{path}: unpacks to more than {limit_bytes >> 30} GiB.", "It is no CT of a person."
         )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.dicom.header import (
-    LARGEST_INFLATED_BYTES,
     Image,
     Pixels,
     plain,
@@ -99,7 +98,7 @@ def decoded(image: Image) -> Iterator[NDArray[Any]]:
     count = 0
     with image.path.open("rb") as raw:
         with reading(image.path):
-            file = plain(raw, image.path, LARGEST_INFLATED_BYTES)
+            file = plain(raw, image.path, whole=True)
             if pixels.nbytes is None:
                 _check_fragments(image, pixels, file)
             else:
