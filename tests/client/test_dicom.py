@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
 from ctclip_client import InvalidInput, Unreadable, Volume, read_volume
@@ -38,6 +40,18 @@ def same(volume: Volume, stored: NDArray[np.int16] = STORED) -> Volume:
     return volume
 
 
+def place_of_first(volume: Volume) -> NDArray[np.float64]:
+    """Where (R, A, S) an image that is laid on the scan has the voxel (0, 0, 0)."""
+    grid = volume.source.grid
+    assert grid is not None
+    assert grid.sform is not None
+    index = np.array([0, 0, 0, 1])
+    for axis, backwards in zip(grid.axes, grid.flips, strict=True):
+        index[axis] = grid.shape[axis] - 1 if backwards else 0
+    place: NDArray[np.float64] = (np.array(grid.sform.affine) @ index)[:3]
+    return place
+
+
 def refused(folder: Path, words: str, series: str | None = None) -> Unreadable:
     with pytest.raises(Unreadable, match=words) as caught:
         read_volume(folder, series=series)
@@ -50,7 +64,9 @@ def test_every_plane_and_direction(tmp_path: Path) -> None:
     stored = chest((20, 21, 22)) + np.int16(1024)
     for codes in sorted(PLANES):
         folder = write(tmp_path / codes, slices(stored, codes=codes))
-        assert same(read_volume(folder), stored).source.orientation[:2] == codes
+        volume = same(read_volume(folder), stored)
+        assert volume.source.orientation[:2] == codes
+        np.testing.assert_allclose(place_of_first(volume), (100, 90, -500), atol=1e-3)
 
 
 def test_the_same_volume_as_by_nifti(tmp_path: Path) -> None:
@@ -133,6 +149,28 @@ def test_every_compression(compressed: Path) -> None:
     }
     assert found == set(SYNTAXES.values())
     same(read_volume(compressed), chest((22, 40, 44)) + 1024)
+
+
+# From OpenJPH, which has an encoder; what reads it here has none.
+HTJ2K = (
+    "/0//UQApQAAAAAAQAAAAEAAAAAAAAAAAAAAAEAAAABAAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB"
+    "/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAHcAAf+TwAAmLfwCh3QA"
+    "AMAAEsAAEoD+AId0ACICh3QAwAASwAATgN4AAnQAjjv+AINUAMAAE8AAFUDu7qCnwnUAwIGBgcAxgey2AMAAKuAAFogk"
+    "SZLnwKenp0J4AMZGo9FoNBr9iEB79iEB7LoA/9k="
+)
+
+
+def test_htj2k(tmp_path: Path) -> None:
+    pixels = np.add.outer(np.arange(16) * 100, np.arange(16) * 7).astype(np.int16) - np.int16(1024)
+
+    def change(data: Dataset, n: int) -> None:
+        data.PixelData = encapsulate([base64.b64decode(HTJ2K)])
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.4.{201 + n}"
+
+    stored = np.broadcast_to(pixels.T, (3, 16, 16))  # (z, x, y)
+    folder = write(tmp_path, slices(stored, rescale=(1, 0), change=change))
+    np.testing.assert_array_equal(read_volume(folder, series=uid()).voxels, stored)
 
 
 def test_a_compressed_multiframe_file(tmp_path: Path) -> None:

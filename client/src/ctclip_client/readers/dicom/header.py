@@ -11,22 +11,24 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.remedies import COPY_AGAIN, extra
 
+T = TypeVar("T", bound=Hashable)
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT = "1.2.840.10008.1.2.1"
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; those of enhanced CT begin with it."""
 _TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "Modality", "ImageType", "ConvolutionKernel",
     "VolumeBasedCalculationTechnique", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -52,7 +54,7 @@ _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One slice's place and scale. None: missing, or no number.
 
@@ -69,7 +71,7 @@ class Frame:
     rescale_type: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pixels:
     """How the pixels of a file are stored.
 
@@ -91,7 +93,7 @@ class Pixels:
     lossy: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """A DICOM file that belongs to a series, with one frame or many.
 
@@ -102,7 +104,6 @@ class Image:
     size_bytes: int
     mtime_ns: int
     sop_class: str
-    sop_instance: str
     study: str
     series: str
     number: int | None
@@ -182,16 +183,15 @@ def read_image(path: Path) -> Image | None:
             path=path,
             size_bytes=state.st_size,
             mtime_ns=state.st_mtime_ns,
-            sop_class=sop_class,
-            sop_instance=_uid(data, "SOPInstanceUID"),
-            study=study,
-            series=series,
+            sop_class=_shared(sop_class),
+            study=_shared(study),
+            series=_shared(series),
             number=_integer(data, "SeriesNumber"),
-            description=str(data.get("SeriesDescription") or ""),
-            modality=str(data.get("Modality") or ""),
-            kernel=" ".join(_words(data, "ConvolutionKernel")),
-            image_type=(
-                *_words(data, "ImageType"), *_words(data, "VolumeBasedCalculationTechnique")
+            description=_shared(str(data.get("SeriesDescription") or "")),
+            modality=_shared(str(data.get("Modality") or "")),
+            kernel=_shared(" ".join(_words(data, "ConvolutionKernel"))),
+            image_type=_shared(
+                (*_words(data, "ImageType"), *_words(data, "VolumeBasedCalculationTechnique"))
             ),
             modality_lut="ModalityLUTSequence" in data,
             pixels=pixels,
@@ -242,7 +242,7 @@ def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
         return None
     rows, columns, allocated, stored, high, representation = (int(n or 0) for n in numbers)
     return Pixels(
-        transfer_syntax=syntax,
+        transfer_syntax=_shared(syntax),
         offset=offset + (8 if implicit else 12),
         nbytes=None if nbytes == _UNDEFINED else nbytes,
         rows=rows,
@@ -252,7 +252,7 @@ def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
         high_bit=high,
         signed=bool(representation),
         samples=_integer(data, "SamplesPerPixel") or 1,
-        photometric=str(data.get("PhotometricInterpretation") or ""),
+        photometric=_shared(str(data.get("PhotometricInterpretation") or "")),
         lossy=str(data.get("LossyImageCompression") or "") == "01",
     )
 
@@ -289,11 +289,18 @@ def _frame(places: list[Any]) -> Frame:
     kind = next((place.get("RescaleType") for place in places if "RescaleType" in place), None)
     return Frame(
         position=numbers("ImagePositionPatient", 3),
-        orientation=numbers("ImageOrientationPatient", 6),
-        pixel_spacing_mm=numbers("PixelSpacing", 2),
-        rescale=(slope[0] if slope else None, intercept[0] if intercept else None),
-        rescale_type=str(kind or "").strip().upper(),
+        orientation=_shared(numbers("ImageOrientationPatient", 6)),
+        pixel_spacing_mm=_shared(numbers("PixelSpacing", 2)),
+        rescale=_shared((slope[0] if slope else None, intercept[0] if intercept else None)),
+        rescale_type=_shared(str(kind or "").strip().upper()),
     )
+
+
+@lru_cache(maxsize=256)
+def _shared(value: T) -> T:
+    """Keep once what all slices of a series have alike: a tree of scans is read before it is
+    scored, and has hundreds of thousands of files."""
+    return value
 
 
 def _floats(data: Any, name: str, count: int) -> tuple[float, ...] | None:

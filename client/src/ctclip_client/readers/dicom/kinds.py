@@ -17,7 +17,7 @@ _OTHERS = (
 """Storage classes by the start of their UIDs, and what they are."""
 _WORDS = (
     (("LOCALIZER", "SCOUT", "TOPOGRAM"), "localizer"),
-    (("MIP", "MINIP", "MNIP", "MAXIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE"),
+    (("MIP", "MINIP", "MNIP", "MAXIP", "MAX_IP", "MIN_IP", "MAX IP", "MIN IP", "PROJECTION IMAGE"),
      "intensity projection (MIP)"),
     (("VOLUME_RENDER", "SURFACE_RENDER", "VRT", "SSD", "CURVED_MPR"), "rendering"),
     (("SCREEN SAVE", "SCREENSAVE"), "screen capture"),
