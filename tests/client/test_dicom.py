@@ -61,10 +61,10 @@ def refused(folder: Path, words: str, series: str | None = None) -> Unreadable:
 
 def test_every_plane_and_direction(tmp_path: Path) -> None:
     """Files lie in any order, without suffix, and name no slice number that could help."""
-    stored = chest((20, 21, 22)) + np.int16(1024)
+    stored = chest((5, 6, 7)) + np.int16(1024)
     for codes in sorted(PLANES):
         folder = write(tmp_path / codes, slices(stored, codes=codes))
-        volume = same(read_volume(folder), stored)
+        volume = same(read_volume(folder, series=uid()), stored)
         assert volume.source.orientation[:2] == codes
         np.testing.assert_allclose(place_of_first(volume), (100, 90, -500), atol=1e-3)
 
@@ -240,6 +240,15 @@ def _set(**tags: object) -> Callable[[Dataset, int], None]:
     return change
 
 
+def _syntax(uid: str) -> Callable[[Dataset, int], None]:
+    def change(data: Dataset, n: int) -> None:
+        data.PixelData = encapsulate([data.PixelData])
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = uid
+
+    return change
+
+
 def _on(number: int, change: Callable[[Dataset, int], None]) -> Callable[[Dataset, int], None]:
     return lambda data, n: change(data, n) if n == number else None
 
@@ -268,6 +277,9 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "a table": (_set(ModalityLUTSequence=[]), "ModalityLUTSequence"),
     "another unit": (_set(RescaleType="Z_EFF"), "RescaleType is not HU"),
     "inverted": (_set(PhotometricInterpretation="MONOCHROME1"), "PhotometricInterpretation is not"),
+    "lossy JPEG of 12 bits": (_syntax("1.2.840.10008.1.2.4.51"), "with 16 bits, which no decoder"),
+    "video": (_syntax("1.2.840.10008.1.2.4.102"), "MPEG-4.* which no decoder"),
+    "a position without end": (_on(3, _set(ImagePositionPatient=[0, 0, 1e30])), "ImagePosition"),
     "MR": (_set(Modality="MR"), "no CT"),
     "colour": (_set(SamplesPerPixel=3), "colour image"),
     "shifted bits": (_set(BitsStored=12, HighBit=15), "BitsAllocated, BitsStored, HighBit"),
@@ -334,7 +346,7 @@ def report(data: Dataset, n: int) -> None:
 def disc(tmp_path: Path) -> Path:
     """What a PACS writes: everything of a study, below each other, and a DICOMDIR."""
     root = tmp_path / "disc"
-    thick, thin = STORED, chest((33, 6, 20)) + np.int16(1024)
+    thick, thin = STORED, chest((24, 6, 20)) + np.int16(1024)
     for number, (stored, step_mm, change) in enumerate(
         [
             (STORED[:2], 2.5, localizer), (thick, 5.0, None), (thin, 1.25, None),
@@ -354,7 +366,7 @@ def disc(tmp_path: Path) -> Path:
 def test_the_thinnest_axial_series_is_taken(disc: Path) -> None:
     for path in (disc, disc / "DICOMDIR"):
         volume = read_volume(path)
-        assert (volume.source.series, volume.voxels.shape[0]) == (uid(3), 33)
+        assert (volume.source.series, volume.voxels.shape[0]) == (uid(3), 24)
         (note,) = volume.source.notes
         assert note.startswith(f"Series {uid(3)} was taken of 3 (axial first, then the smallest")
     found = {series.uid: series.left_out for series in look(disc).series}
@@ -377,11 +389,11 @@ def test_the_thinnest_axial_series_is_taken(disc: Path) -> None:
 
 
 def test_any_series_can_be_asked_for(disc: Path) -> None:
-    for number, count in ((2, 22), (4, 33), (5, 19)):
+    for number, count in ((2, 22), (4, 24)):
         volume = read_volume(disc, series=uid(number))
         assert (volume.source.series, volume.voxels.shape[0]) == (uid(number), count)
         assert len(volume.source.notes) == (number != 2)
-    for number, words in ((8, "not evenly"), (7, "structured report"), (6, "secondary capture")):
+    for number, words in ((8, "not evenly"), (6, "secondary capture")):
         refused(disc, words, uid(number))
     with pytest.raises(InvalidInput, match=rf"no series 1\.2\.3, expected one of .*{uid(9)}"):
         read_volume(disc, series="1.2.3")

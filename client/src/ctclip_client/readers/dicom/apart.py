@@ -6,13 +6,14 @@ hang. Whoever reads thousands of scans must not go down with one of them.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +86,21 @@ def _ended(path: Path) -> Unreadable:
 
 def main() -> None:
     """What the process does: images in, frames out."""
-    source, target = sys.stdin.buffer, sys.stdout.buffer
+    source = sys.stdin.buffer
+    # What decoders print goes elsewhere.
+    with os.fdopen(os.dup(1), "wb") as target, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
+        _decode(source, target)
+
+
+def _decode(source: BinaryIO, target: BinaryIO) -> None:
     try:
         for image in pickle.load(source):  # noqa: S301 (of our own process)
             for frame in decoded(image):
                 target.write(_FRAME)
                 target.write(np.ascontiguousarray(frame).data)
+                target.flush()  # so that the next file is the one on which it may end
     except Unreadable as error:
         target.write(_ERROR + pickle.dumps((error.cause, error.remedy)))
     except (OSError, MemoryError) as error:
         target.write(_ERROR + pickle.dumps((f"{error}.", "Look at the file and at the memory.")))
-    target.flush()

@@ -6,7 +6,6 @@ either, since they quote values.
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 import warnings
@@ -25,6 +24,8 @@ from ctclip_client.readers.remedies import COPY_AGAIN, extra
 T = TypeVar("T", bound=Hashable)
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT = "1.2.840.10008.1.2.1"
+_LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81))
+"""Baseline and extended JPEG, near-lossless JPEG-LS: also where the header does not say so."""
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; those of enhanced CT begin with it."""
 _TAGS = (
@@ -48,6 +49,7 @@ _MACROS = {
 """Of a multiframe image: in which functional group a tag lies."""
 _UID = re.compile(r"[0-9.]{1,64}")
 _HEAD_BYTES = 2048
+_LARGEST = 1e6
 _LARGEST_HEADER_BYTES = 64 << 20
 LARGEST_INFLATED_BYTES = 1 << 30
 _PIXEL_DATA = (0x7FE0, 0x0010)
@@ -97,7 +99,8 @@ class Pixels:
 class Image:
     """A DICOM file that belongs to a series, with one frame or many.
 
-    description, kernel, modality: for the eyes of a person at a terminal only.
+    study: StudyInstanceUID, or the series' where there is none. description, kernel, modality: for
+    the eyes of a person at a terminal only.
     """
 
     path: Path
@@ -169,7 +172,7 @@ def read_image(path: Path) -> Image | None:
         file = plain(raw, path, whole=False)
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         pixels = _pixels(data, file, raw is not file)
-        study, series = (_uid(data, name) for name in ("StudyInstanceUID", "SeriesInstanceUID"))
+        series = _uid(data, "SeriesInstanceUID")
         sop_class = _uid(data, "SOPClassUID")
         if not series:
             stored_as = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -184,7 +187,7 @@ def read_image(path: Path) -> Image | None:
             size_bytes=state.st_size,
             mtime_ns=state.st_mtime_ns,
             sop_class=_shared(sop_class),
-            study=_shared(study),
+            study=_shared(_uid(data, "StudyInstanceUID") or series),
             series=_shared(series),
             number=_integer(data, "SeriesNumber"),
             description=_shared(str(data.get("SeriesDescription") or "")),
@@ -253,7 +256,7 @@ def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
         signed=bool(representation),
         samples=_integer(data, "SamplesPerPixel") or 1,
         photometric=_shared(str(data.get("PhotometricInterpretation") or "")),
-        lossy=str(data.get("LossyImageCompression") or "") == "01",
+        lossy=str(data.get("LossyImageCompression") or "") == "01" or syntax in _LOSSY,
     )
 
 
@@ -309,7 +312,8 @@ def _floats(data: Any, name: str, count: int) -> tuple[float, ...] | None:
         found = tuple(float(v) for v in ([value] if count == 1 else value))
     except (ValueError, TypeError, KeyError, ArithmeticError):
         return None
-    return found if len(found) == count and all(map(math.isfinite, found)) else None
+    # False for NaN, too. More is no length in millimetres, and no scale.
+    return found if len(found) == count and all(abs(v) < _LARGEST for v in found) else None
 
 
 def _integer(data: Any, name: str) -> int | None:

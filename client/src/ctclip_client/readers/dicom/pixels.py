@@ -27,6 +27,7 @@ _LARGEST_MATRIX = 4096
 _LARGEST_RATIO = 5000
 """Uncompressed by compressed bytes: an image of nothing but air in JPEG-LS comes to about 2,000."""
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_EXTENDED_JPEG = "1.2.840.10008.1.2.4.51"
 _J2K_SIZE = b"\xff\x4f\xff\x51"
 _JPEG_START = b"\xff\xd8"
 _JPEG_SCAN = 0xDA
@@ -158,6 +159,12 @@ def _check_decoder(image: Image, pixels: Pixels) -> None:
             f"{image.path}: compressed by {name}, which no decoder reads.", _ANOTHER_EXPORT
         ) from None
     plugin = _plugin(pixels.transfer_syntax)
+    if pixels.transfer_syntax == _EXTENDED_JPEG and pixels.bits_stored > 8:
+        raise Unreadable(
+            f"{image.path}: compressed by {name} with {pixels.bits_stored} bits, which no decoder "
+            "here reads.",
+            _ANOTHER_EXPORT,
+        )
     if plugin and plugin not in decoder.available_plugins:
         raise Unreadable(
             f"{image.path}: compressed by {name}, whose decoder is not installed.", extra("dicom")

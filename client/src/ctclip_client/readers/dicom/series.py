@@ -14,7 +14,6 @@ from ctclip_client.readers.dicom.kinds import CT, is_ct, left_out
 from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
 from ctclip_client.readers.format import Series
-from ctclip_client.system.files import special
 
 FEWEST_SLICES = 20
 """Fewer are a localizer, a sample or a part of a chest."""
@@ -42,7 +41,7 @@ class DicomSeries(Series):
 
     @property
     def study(self) -> str:
-        """StudyInstanceUID; "" where there is none."""
+        """StudyInstanceUID, or the series' own where there is none."""
         return self.images[0].study
 
     @property
@@ -69,7 +68,7 @@ def dicom_files(folder: Path) -> Iterator[Path]:
         folders.sort()
         for file in sorted(files):
             path = Path(name, file)
-            if path.is_file() and not special(path):
+            if path.is_file():  # no pipe, which would be waited for
                 with path.open("rb") as opened:
                     if is_dicom(opened.read(_HEAD_BYTES)):
                         yield path
