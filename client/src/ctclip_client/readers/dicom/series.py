@@ -79,7 +79,9 @@ def series_of(paths: Iterable[Path]) -> Found:
 
     Raises: Unreadable where pydicom is not installed; OSError.
     """
-    require_pydicom()
+    paths = list(paths)
+    if paths:
+        require_pydicom()
     damaged: list[tuple[Path, Unreadable]] = []
     by_uid: dict[str, list[Image]] = {}
     for path in paths:
