@@ -283,6 +283,7 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "MR": (_set(Modality="MR"), "no CT"),
     "colour": (_set(SamplesPerPixel=3), "colour image"),
     "shifted bits": (_set(BitsStored=12, HighBit=15), "BitsAllocated, BitsStored, HighBit"),
+    "no bits": (_on(2, _set(BitsStored=None)), "without a tag that describes it"),
     "no pixels": (_on(2, _set(PixelData=None)), "without pixel data"),
     "few pixels": (_on(2, lambda d, n: setattr(d, "PixelData", d.PixelData[:-2])), "cut short"),
     "no unit": (_set(RescaleSlope=None, RescaleIntercept=None), "cannot be Hounsfield|clipped"),
@@ -420,7 +421,9 @@ def test_each_study_is_one_scan(tmp_path: Path) -> None:
         (tmp_path.name, None), (tmp_path.name, uid(study=1)), (tmp_path.name, uid(study=2)),
         ("9.nii.gz", None), ("damaged", None),
     ]  # fmt: skip
-    refused(tmp_path, "damaged", uid(study=1))
+    refused(tmp_path, "damaged: a DICOM file without")
+    (note,) = read_volume(tmp_path, series=uid(study=1)).source.notes
+    assert note.startswith("Not read, since damaged: 1 DICOM files beside")
     (tmp_path / "damaged").unlink()
     refused(tmp_path, "scans of 2 studies")
     assert read_volume(tmp_path, series=uid(study=2)).source.series == uid(study=2)

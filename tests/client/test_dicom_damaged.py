@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from ctclip_client import InvalidInput, Unreadable, read_volume
-from ctclip_client.readers.dicom import Dicom, header
+from ctclip_client.readers.dicom import Dicom, file, header
 from ctclip_client.readers.format import Options
 from ctclip_client.readers.registry import format_of
 
@@ -111,7 +111,7 @@ def test_any_damage_is_refused_or_harmless(kind: str, tmp_path: Path) -> None:
     if kind == "deflated":
         for path in tmp_path.iterdir():
             again = pydicom.dcmread(path)
-            again.file_meta.TransferSyntaxUID = header.DEFLATED
+            again.file_meta.TransferSyntaxUID = file.DEFLATED
             again.save_as(path)
     attempts(tmp_path, 70)
 
@@ -145,11 +145,11 @@ def test_a_decoder_that_ends_its_process_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header, "LARGEST_INFLATED_BYTES", 4 * _MIB)
+    monkeypatch.setattr(file, "LARGEST_INFLATED_BYTES", 4 * _MIB)
     folder = write(tmp_path, slices(STORED))
     path = folder / "IM0000"
     data = pydicom.dcmread(path)
-    data.file_meta.TransferSyntaxUID = header.DEFLATED
+    data.file_meta.TransferSyntaxUID = file.DEFLATED
     data.save_as(path)
     content = path.read_bytes()
     (length,) = np.frombuffer(content[140:144], "<u4")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctclip_client.errors import EXIT_OK, EXIT_USAGE, Unreadable
+from ctclip_client.errors import EXIT_OK, Unreadable
 
 if TYPE_CHECKING:
     from ctclip_client.readers.dicom.series import DicomSeries, Found
@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List what there is; 2 where nothing of it would be taken.
+    """List what there is.
 
     Raises: Unreadable.
     """
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(row.to_json(), allow_nan=False))
     else:
         _print(rows)
-    return EXIT_OK if any(row.taken for row in rows) else EXIT_USAGE
+    return EXIT_OK
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -96,7 +96,7 @@ def _rows(path: Path) -> Iterator[Row]:
     within = [each.within if isinstance(each, Packed) else each for each in series]
     dicom = tuple(each for each in within if isinstance(each, DicomSeries))
     if dicom:
-        yield from _of_dicom(path, Found(dicom, ()))
+        yield from _of_dicom(path, Found(dicom, dicom[0].damaged))
     else:
         yield Row(str(path))
 

@@ -1,29 +1,23 @@
 """What the header of a DICOM file says of its images, read once and without the pixels.
 
-Nothing else of a header is kept: it names the patient. pydicom's own words are not passed on
-either, since they quote values.
+Nothing else of a header is kept: it names the patient.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import warnings
-import zlib
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.remedies import COPY_AGAIN, extra
+from ctclip_client.readers.dicom.file import EXPLICIT, plain, reading
+from ctclip_client.readers.remedies import COPY_AGAIN
 
 T = TypeVar("T", bound=Hashable)
-DEFLATED = "1.2.840.10008.1.2.1.99"
-EXPLICIT = "1.2.840.10008.1.2.1"
 _LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81))
 """Baseline and extended JPEG, near-lossless JPEG-LS: also where the header does not say so."""
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
@@ -48,10 +42,7 @@ _MACROS = {
 }
 """Of a multiframe image: in which functional group a tag lies."""
 _UID = re.compile(r"[0-9.]{1,64}")
-_HEAD_BYTES = 2048
 _LARGEST = 1e6
-_LARGEST_HEADER_BYTES = 64 << 20
-LARGEST_INFLATED_BYTES = 1 << 30
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
 
@@ -119,47 +110,6 @@ class Image:
     frames: tuple[Frame, ...]
 
 
-@contextmanager
-def reading(path: Path, what: str = "damaged DICOM file") -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise into `Unreadable`, and keep their warnings back.
-
-    Both quote the header, so only the kind of the error is told.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (Unreadable, OSError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # noqa: BLE001 (Rust's panics are no Exception)
-        raise Unreadable(f"{path}: {what} ({type(error).__name__}).", COPY_AGAIN) from None
-
-
-def require_pydicom() -> None:
-    """Raises: Unreadable where the extra is not installed."""
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise Unreadable(
-            "DICOM is read by pydicom, which is not installed.", extra("dicom")
-        ) from error
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file's first bytes are DICOM's: the magic, or a dataset that has none before it."""
-    if head[128:132] == b"DICM":
-        return True
-    if len(head) < 132:
-        return False
-    for order in "<>":
-        group, element, length = struct.unpack(f"{order}HHI", head[:8])
-        explicit = head[4:6] in (b"UL", b"UI", b"CS", b"DA", b"TM", b"LO", b"SH", b"OB")
-        implicit = order == "<" and length < 256 and length % 2 == 0
-        if group in (2, 8) and element <= 0x70 and (explicit or implicit):
-            return True
-    return False
-
-
 def read_image(path: Path) -> Image | None:
     """Read a file's header; None for what belongs to no series: a DICOMDIR, say, or a palette.
 
@@ -200,30 +150,6 @@ def read_image(path: Path) -> Image | None:
             pixels=pixels,
             frames=tuple(_frames(data)),
         )  # fmt: skip
-
-
-def plain(raw: BinaryIO, path: Path, *, whole: bool) -> BinaryIO:
-    """The file itself; of a deflated one its dataset in memory, or as much as a header may be.
-
-    Raises: Unreadable where the whole of it is more than `LARGEST_INFLATED_BYTES`, or damaged.
-    """
-    head = raw.read(_HEAD_BYTES)
-    raw.seek(0)
-    if DEFLATED.encode() not in head or head[128:136] != b"DICM\2\0\0\0":
-        return raw
-    (meta_bytes,) = struct.unpack("<I", head[140:144])
-    raw.seek(144 + meta_bytes)
-    limit_bytes = LARGEST_INFLATED_BYTES if whole else _LARGEST_HEADER_BYTES
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = stream.decompress(raw.read(), limit_bytes)
-    except zlib.error as error:
-        raise Unreadable(f"{path}: damaged deflated data ({error}).", COPY_AGAIN) from error
-    if whole and len(content) == limit_bytes:
-        raise Unreadable(
-            f"{path}: unpacks to more than {limit_bytes >> 30} GiB.", "It is no CT of a person."
-        )
-    return BytesIO(content)
 
 
 def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:

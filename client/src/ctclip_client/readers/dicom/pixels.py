@@ -14,12 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.dicom.header import (
-    Image,
-    Pixels,
-    plain,
-    reading,
-)
+from ctclip_client.readers.dicom.file import plain, reading
+from ctclip_client.readers.dicom.header import Image, Pixels
 from ctclip_client.readers.dicom.kinds import GREY
 from ctclip_client.readers.remedies import COPY_AGAIN, extra
 
@@ -43,7 +39,10 @@ def check_pixels(image: Image) -> Pixels:
     pixels = image.pixels
     if pixels is None:
         raise Unreadable(
-            f"{image.path}: a CT image without pixel data, or cut short before it.", COPY_AGAIN
+            f"{image.path}: a CT image without pixel data, or without a tag that describes it "
+            "(Rows, Columns, BitsAllocated, BitsStored, HighBit, PixelRepresentation), or cut "
+            "short before it.",
+            COPY_AGAIN,
         )
     if pixels.photometric != GREY:
         raise Unreadable(
@@ -222,6 +221,9 @@ def _declared(head: bytes) -> tuple[int, int, int] | None:
         return None
     found, at = None, 2
     while at + 10 <= len(head):
+        if head[at : at + 2] == b"\xff\xff":  # bytes to fill up may stand before a marker
+            at += 1
+            continue
         mark, marker, nbytes = struct.unpack(">BBH", head[at : at + 4])
         if marker in _JPEG_FRAMES:
             rows, columns, components = struct.unpack(">HHB", head[at + 5 : at + 10])

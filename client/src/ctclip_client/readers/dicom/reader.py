@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ctclip_client.errors import Unreadable
 from ctclip_client.grid import AffineForm, Grid
 from ctclip_client.readers.dicom.apart import frames
-from ctclip_client.readers.dicom.header import is_dicom, read_image, require_pydicom
+from ctclip_client.readers.dicom.file import is_dicom, require_pydicom
+from ctclip_client.readers.dicom.header import read_image
 from ctclip_client.readers.dicom.kinds import left_out
 from ctclip_client.readers.dicom.pixels import dtype_of
 from ctclip_client.readers.dicom.series import (
@@ -45,12 +46,12 @@ class Dicom:
         return is_dicom(head) or path.is_dir()
 
     def series(self, path: Path, /) -> Sequence[Series]:
-        """All of the path, the one to take first. Raises: Unreadable where there is none, or a
-        file of them is damaged; OSError."""
+        """All of the path, the one to take first. Raises: Unreadable where there is none;
+        OSError."""
         found = look(path)
-        for _, error in found.damaged:
-            raise error
         if not found.series:
+            for _, error in found.damaged:
+                raise error
             raise Unreadable(
                 f"{path}: a folder without a DICOM image.",
                 "Name the folder that holds the DICOM files of a scan, or the file of a scan.",
@@ -70,6 +71,7 @@ class Dicom:
         return Stored(
             voxels=lambda: _voxels(stack, digest),
             sha256=digest.hexdigest,
+            spacing_source="PixelSpacing, and the step between positions",
             spacing_mm=None if options.as_stored else stack.spacing_mm,
             affine=None if options.as_stored else stack.affine,
             rescale=rescale,
@@ -113,6 +115,8 @@ def _check_choice(path: Path, series: DicomSeries, options: Options) -> None:
     """Refuse to take what nobody has asked for by its UID."""
     if options.series is not None:
         return
+    for _, error in series.damaged:  # it may be a slice of this series
+        raise error
     if series.left_out:
         if series.error is not None and series.has_ct:
             raise series.error
@@ -150,6 +154,11 @@ def _rescale(stack: Stack) -> tuple[tuple[float, float] | None, tuple[str, ...]]
 
 def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ...]:
     notes = []
+    if series.damaged:
+        notes.append(
+            f"Not read, since damaged: {len(series.damaged)} DICOM files beside those of the "
+            f"series, {series.damaged[0][0]} among them."
+        )
     if series.among > 1 and options.series is None:
         notes.append(
             f"Series {series.uid} was taken of {series.among} ({RULE}): {len(stack.slices)} "

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.dicom.header import Image, is_dicom, read_image, require_pydicom
+from ctclip_client.readers.dicom.file import is_dicom, require_pydicom
+from ctclip_client.readers.dicom.header import Image, read_image
 from ctclip_client.readers.dicom.kinds import CT, is_ct, left_out
 from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
@@ -29,7 +30,8 @@ class DicomSeries(Series):
 
     images: all of its files. stack: its slices in order; None where there is none, for the reason
         `error`. dropped: why images of it are no slices, and how many.
-    among: how many series of the path may be taken, of how many studies.
+    among: how many series of the path may be taken, of how many studies. damaged: files of the path
+        that are DICOM and cannot be read, and why: nobody knows of which series they are.
     """
 
     images: tuple[Image, ...] = ()
@@ -38,6 +40,7 @@ class DicomSeries(Series):
     dropped: tuple[tuple[str, int], ...] = ()
     among: int = 0
     studies: int = 0
+    damaged: tuple[tuple[Path, Unreadable], ...] = ()
 
     @property
     def study(self) -> str:
@@ -92,8 +95,8 @@ def series_of(paths: Iterable[Path]) -> Found:
         else:
             if image is not None:
                 by_uid.setdefault(image.series, []).append(image)
-    found = [_series(uid, images) for uid, images in by_uid.items()]
-    return Found(tuple(_in_order(found)), tuple(damaged))
+    found = _in_order([_series(uid, images) for uid, images in by_uid.items()])
+    return Found(tuple(replace(each, damaged=tuple(damaged)) for each in found), tuple(damaged))
 
 
 def in_folder(folder: Path) -> Found:
@@ -169,7 +172,8 @@ def _in_order(found: Sequence[DicomSeries]) -> list[DicomSeries]:
     ordered = sorted(candidates, key=_rank)
     ordered += sorted(
         (series for series in found if series.left_out),
-        key=lambda series: (not series.has_ct, *_number(series)),
+        # Its reason is told where nothing may be taken: that of a localizer would say little.
+        key=lambda series: (not series.has_ct, -len(series.images), *_number(series)),
     )
     return [replace(each, among=len(candidates), studies=studies) for each in ordered]
 
