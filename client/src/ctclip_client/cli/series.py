@@ -120,7 +120,7 @@ def _row(path: Path, series: DicomSeries, study: int, *, taken: bool) -> Row:
         path=str(path),
         series=series.uid,
         study=study,
-        images=sum(len(image.frames) for image in series.images),
+        images=sum(max(len(image.frames), 1) for image in series.images),
         matrix=None if pixels is None else (pixels.rows, pixels.columns),
         step_mm=None if stack is None else stack.spacing_mm[2],
         extent_mm=None if stack is None else round(stack.extent_mm, 1),

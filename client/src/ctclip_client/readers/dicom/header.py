@@ -187,12 +187,12 @@ def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
 
 
 def _frames(data: Any) -> Iterator[Frame]:
-    """Of a multiframe image as many as have a place of their own: `PerFrameFunctionalGroups`."""
+    """Those that have a place of their own: none of an old multiframe image, which has one for all
+    of its frames."""
     shared = list(data.get("SharedFunctionalGroupsSequence") or [])[:1]
     per_frame = data.get("PerFrameFunctionalGroupsSequence")
     if per_frame is None:
-        # An old multiframe image has one place for all of its frames: none can be told apart.
-        for _ in range(min(_integer(data, "NumberOfFrames") or 1, 2)):
+        if (_integer(data, "NumberOfFrames") or 1) == 1:
             yield _frame([data])
         return
     common = _groups(shared)

@@ -44,6 +44,12 @@ def check_pixels(image: Image) -> Pixels:
             "short before it.",
             COPY_AGAIN,
         )
+    if not image.frames:
+        raise Unreadable(
+            f"{image.path}: many frames with one place for all of them: nobody can tell where each "
+            "lies.",
+            "Export the series again, as single images or as enhanced CT.",
+        )
     if pixels.photometric != GREY:
         raise Unreadable(
             f"{image.path}: PhotometricInterpretation is not {GREY}: a CT in Hounsfield units has "

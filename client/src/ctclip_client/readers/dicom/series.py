@@ -91,7 +91,7 @@ def series_of(paths: Iterable[Path]) -> Found:
         try:
             image = read_image(path)
         except Unreadable as error:
-            damaged.append((path, error))
+            damaged.append((path, _kept(error)))
         else:
             if image is not None:
                 by_uid.setdefault(image.series, []).append(image)
@@ -147,8 +147,12 @@ def _stack(images: Sequence[Image]) -> tuple[Stack | None, Unreadable | None]:
         frames = [Slice(image, n, f) for image in images for n, f in enumerate(image.frames)]
         return stacked(frames), None
     except Unreadable as error:
-        # Kept without its traceback, which would hold the pixels that were compared.
-        return None, Unreadable(error.cause, error.remedy)
+        return None, _kept(error)
+
+
+def _kept(error: Unreadable) -> Unreadable:
+    """Without its traceback, which would hold pixels, and what was unpacked of an archive."""
+    return Unreadable(error.cause, error.remedy)
 
 
 def _check_units(image: Image) -> None:
