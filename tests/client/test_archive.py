@@ -10,9 +10,9 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,12 +103,12 @@ def test_errors_are_told_of_the_archive(tmp_path: Path, temporary: Path) -> None
     assert not list(temporary.iterdir())
 
 
-def _zip(*members: tuple[str, bytes], change: Callable[[zipfile.ZipInfo], None] | None = None):  # type: ignore[no-untyped-def]
+def _zip(*members: tuple[str, bytes], change: Any = None, method: int = zipfile.ZIP_DEFLATED):  # type: ignore[no-untyped-def]
     def make(path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
             for name, content in members:
                 info = zipfile.ZipInfo(name)
-                info.compress_type = zipfile.ZIP_DEFLATED
+                info.compress_type = method
                 if change is not None:
                     change(info)
                 file.writestr(info, content)
@@ -159,6 +159,7 @@ HOSTILE = {
     "tar pipe": (_tar("pipe", tarfile.FIFOTYPE), "a link, a device"),
     "nested": (_zip(("scan.zip", _nested())), "an archive in an archive"),
     "encrypted": (_encrypted, "encrypted"),
+    "an unusual method": (_zip(("1.dcm", b"x"), method=zipfile.ZIP_LZMA), "by method 14"),
     "nothing": (_zip(), "no CT files in 0"),
     "no scan": (_zip(("a.txt", b"x"), ("b.txt", b"x")), "no CT files in 2"),
     "twice": (_zip(("a", b"x"), ("./a", b"y")), "two files of one name"),

@@ -10,7 +10,6 @@ import tarfile
 import tempfile
 import weakref
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -156,10 +155,11 @@ def _unpack(path: Path, folder: Path) -> None:
                     f"{path}: more than {MOST_MEMBERS:,} files in the archive.", _UNPACK
                 )
             limit -= _write(source, _place(path, folder, name), limit, path)
-    except (
-        zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, NotImplementedError,
-        RuntimeError,
-    ) as error:  # fmt: skip
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # what damaged ones raise has no end
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise Unreadable(
             f"{path}: damaged or cut short archive ({type(error).__name__}).", COPY_AGAIN
         ) from error
@@ -170,6 +170,12 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for info in archive.infolist():
             if info.flag_bits & 1:
                 raise Unreadable(f"{path}: an encrypted archive.", _UNPACK)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Unreadable(
+                    f"{path}: compressed by method {info.compress_type} of zip, expected 0 or 8 "
+                    "(deflate), as every program writes it.",
+                    _UNPACK,
+                )
             if info.external_attr >> 28 == 0o12:  # the kind of file on Unix: a link
                 raise _refused(path, info.filename, "a link")
             if not info.is_dir():

@@ -77,7 +77,8 @@ def check_pixels(image: Image) -> Pixels:
             f"{image.size_bytes if pixels.nbytes is None else pixels.nbytes:,}.",
             COPY_AGAIN,
         )
-    _check_decoder(image, pixels)
+    with reading(image.path):
+        _check_decoder(image, pixels)
     return pixels
 
 
