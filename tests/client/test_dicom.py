@@ -27,6 +27,7 @@ from ..nifti_files import chest, save
 
 SHAPE = (22, 6, 7)
 STORED = chest(SHAPE) + np.int16(1024)
+THIN = chest((24, 6, 20)) + np.int16(1024)
 PLANES = [
     f"{row}{column}"
     for axis in ("LR", "PA", "SI") for row in axis
@@ -343,11 +344,11 @@ def report(data: Dataset, n: int) -> None:
     del data.PixelData
 
 
-@pytest.fixture
-def disc(tmp_path: Path) -> Path:
-    """What a PACS writes: everything of a study, below each other, and a DICOMDIR."""
-    root = tmp_path / "disc"
-    thick, thin = STORED, chest((24, 6, 20)) + np.int16(1024)
+@pytest.fixture(scope="module")
+def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read-only. What a PACS writes: everything of a study, below each other, and a DICOMDIR."""
+    root = tmp_path_factory.mktemp("study") / "disc"
+    thick, thin = STORED, THIN
     for number, (stored, step_mm, change) in enumerate(
         [
             (STORED[:2], 2.5, localizer), (thick, 5.0, None), (thin, 1.25, None),
@@ -400,7 +401,7 @@ def test_any_series_can_be_asked_for(disc: Path) -> None:
         read_volume(disc, series="1.2.3")
     coronal = read_volume(disc, series=uid(9))
     assert coronal.source.orientation == "LIP"
-    np.testing.assert_array_equal(coronal.voxels, read_volume(disc).voxels)
+    np.testing.assert_array_equal(coronal.voxels, THIN)
 
 
 def test_a_scout_in_the_same_series_is_left_out(tmp_path: Path) -> None:
