@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import shutil
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -258,6 +261,7 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "uneven": (_moved(lambda n: (0, 0, 0.9 * (n > 9))), "not evenly spaced: 2.5 to 3.4 mm"),
     "missing": (_moved(lambda n: (0, 0, 5.0 * (n > 9))), "slices are missing: 2 at 1 places"),
     "a thicker end": (_moved(lambda n: (0, 0, n * 0.5 * (n > 15))), "not evenly spaced"),
+    "interleaved": (lambda d, n: setattr(d, "AcquisitionNumber", 1 + n % 2), "2 acquisitions are"),
     "gantry tilt": (_moved(lambda n: (0, 2.5 * n * 0.2, 0)), "gantry was tilted: .* 11.3°"),
     "a slice that is off": (_moved(lambda n: (2.0 * (n == 7), 0, 0)), "no straight line"),
     "another size": (_on(5, lambda d, n: set_pixels(d, np.zeros((8, 8), np.int16))), "Rows and Co"),
@@ -295,6 +299,25 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
 def test_refused_with_a_reason(name: str, tmp_path: Path) -> None:
     change, words = REFUSED[name]
     refused(write(tmp_path, slices(STORED, change=change)), words)
+
+
+@pytest.mark.parametrize("slices_each", [1, 5])
+def test_acquisitions_one_after_the_other(slices_each: int, tmp_path: Path) -> None:
+    def change(data: Dataset, n: int) -> None:
+        data.AcquisitionNumber = 99 - n // slices_each
+
+    same(read_volume(write(tmp_path, slices(STORED, change=change))))
+
+
+def test_several_threads_may_read(tmp_path: Path) -> None:
+    """Warnings are of the whole process: they are as they were when the last one is done."""
+    folder = write(tmp_path, slices(STORED))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        for volume in pool.map(read_volume, [folder] * 8):
+            same(volume)
+    assert list(warnings.filters) == before
+    assert logging.getLogger("pydicom").propagate
 
 
 def test_images_of_one_place(tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ _TAGS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "AcquisitionNumber",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _MACROS = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
     "RescaleType": "PixelValueTransformationSequence",
@@ -55,6 +57,7 @@ class Frame:
     orientation: direction of a row, then of a column, six cosines.
     pixel_spacing_mm: (between rows, between columns).
     rescale: (slope, intercept), as stated. rescale_type: DICOM's name of its unit.
+    acquisition: its number.
     """
 
     position: tuple[float, ...] | None
@@ -62,6 +65,7 @@ class Frame:
     pixel_spacing_mm: tuple[float, ...] | None
     rescale: tuple[float | None, float | None]
     rescale_type: str
+    acquisition: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,7 @@ def _frame(places: list[Any]) -> Frame:
         return next((_floats(place, name, count) for place in places if name in place), None)
 
     slope, intercept = numbers("RescaleSlope", 1), numbers("RescaleIntercept", 1)
+    acquisition = numbers("FrameAcquisitionNumber", 1) or numbers("AcquisitionNumber", 1)
     kind = next((place.get("RescaleType") for place in places if "RescaleType" in place), None)
     return Frame(
         position=numbers("ImagePositionPatient", 3),
@@ -222,6 +227,7 @@ def _frame(places: list[Any]) -> Frame:
         pixel_spacing_mm=_shared(numbers("PixelSpacing", 2)),
         rescale=_shared((slope[0] if slope else None, intercept[0] if intercept else None)),
         rescale_type=_shared(str(kind or "").strip().upper()),
+        acquisition=acquisition[0] if acquisition else None,
     )
 
 

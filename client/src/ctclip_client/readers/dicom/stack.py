@@ -96,6 +96,7 @@ def stacked(slices: Sequence[Slice]) -> Stack:
             f"{first}: the series has a single slice, expected a volume.",
             "Name the folder that holds all of its slices.",
         )
+    _check_acquisitions(ordered)
     step_mm = _step_mm(along, first.image.path.parent)
     between_rows, between_columns = first.frame.pixel_spacing_mm or (0, 0)
     _check_straight(places, normal, min(between_rows, between_columns), first.image.path.parent)
@@ -226,6 +227,22 @@ def _digests(slices: Sequence[Slice]) -> dict[tuple[Path, int], bytes]:
         for image, index, frame in (frames(list(images.values())) if images else ())
         if (image.path, index) in wanted
     }
+
+
+def _check_acquisitions(ordered: Sequence[Slice]) -> None:
+    """Refuse acquisitions that lie within each other. One after the other is how a scanner works
+    that stops for each."""
+    reach: dict[float | None, tuple[int, int]] = {}
+    for n, each in enumerate(ordered):
+        start, _ = reach.setdefault(each.frame.acquisition, (n, n))
+        reach[each.frame.acquisition] = start, n
+    for (_, end), (start, _) in pairwise(sorted(reach.values())):
+        if start < end:
+            raise Unreadable(
+                f"{ordered[start]}: {len(reach)} acquisitions are interleaved in the series (by "
+                "AcquisitionNumber): neighbouring slices are of different times.",
+                "Put the slices of one of them into a folder of their own.",
+            )
 
 
 def _step_mm(along: NDArray[np.float64], folder: Path) -> float:
