@@ -410,8 +410,9 @@ def test_the_thinnest_axial_series_is_taken(disc: Path) -> None:
         assert words in found[each]
     (scan,) = find_scans(disc)
     assert scan.series == uid(3)
-    assert scan.path == disc / "IMAGES" / "S3"
-    files = list(scan.path.iterdir())
+    assert scan.path == disc / "IMAGES"
+    assert read_volume(scan.path, series=scan.series).source.notes == (note,)
+    files = list((scan.path / "S3").iterdir())
     assert scan.size_bytes == sum(path.stat().st_size for path in files)
     assert scan.mtime_ns == max(path.stat().st_mtime_ns for path in files)
 
@@ -448,11 +449,16 @@ def test_each_study_is_one_scan(tmp_path: Path) -> None:
         (tmp_path.name, None), (tmp_path.name, uid(study=1)), (tmp_path.name, uid(study=2)),
         ("9.nii.gz", None), ("damaged", None),
     ]  # fmt: skip
+    write_file(tmp_path / "multiframe", enhanced(slices(STORED, study=4)))
+    (scan,) = (scan for scan in find_scans(tmp_path) if scan.series == uid(study=4))
+    assert scan.path == tmp_path / "multiframe"
+    same(read_volume(scan.path, series=scan.series))
+    (tmp_path / "multiframe").unlink()
     refused(tmp_path, "damaged: a DICOM file without")
     (note,) = read_volume(tmp_path, series=uid(study=1)).source.notes
     assert note.startswith("Not read, since damaged: 1 DICOM files beside")
     (tmp_path / "damaged").unlink()
-    refused(tmp_path, "scans of 2 studies")
+    refused(tmp_path, "CT images of 3 studies")
     assert read_volume(tmp_path, series=uid(study=2)).source.series == uid(study=2)
     with pytest.raises(Unreadable, match="without a scan"):
         list(find_scans(write(tmp_path / "mr", slices(STORED, change=capture))))

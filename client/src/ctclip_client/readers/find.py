@@ -74,10 +74,11 @@ def _dicom_scans(folder: Path) -> Iterator[Scan]:
     found = series_of(files)
     taken = preferred(found)
     for study, series in _by_study(found).items():
+        images = [image for each in series for image in each.images]
         if study in taken:
-            yield _of_images(taken[study].uid, taken[study].images)
+            yield _of_images(_folder(images), taken[study].uid, taken[study].images)
         elif any(each.has_ct for each in series):
-            yield _of_images(None, [image for each in series for image in each.images])
+            yield _of_images(_folder(images), None, images)
     for path, _ in found.damaged:
         yield _scan(path)
 
@@ -89,12 +90,16 @@ def _by_study(found: Found) -> dict[str, list[DicomSeries]]:
     return studies
 
 
-def _of_images(uid: str | None, images: Sequence[Image]) -> Scan:
-    folder = Path(os.path.commonpath([image.path.parent for image in images]))
-    if len(images) == 1 and len(images[0].frames) > 1:
-        folder = images[0].path
+def _folder(study: Sequence[Image]) -> Path:
+    """Where all of a study lies: whoever reads it says what else there was to choose from."""
+    if len(study) == 1:
+        return study[0].path
+    return Path(os.path.commonpath([image.path.parent for image in study]))
+
+
+def _of_images(path: Path, uid: str | None, images: Sequence[Image]) -> Scan:
     return Scan(
-        folder,
+        path,
         uid,
         sum(image.size_bytes for image in images),
         max(image.mtime_ns for image in images),

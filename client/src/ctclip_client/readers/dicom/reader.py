@@ -117,6 +117,12 @@ def _check_choice(path: Path, series: DicomSeries, options: Options) -> None:
         return
     for _, error in series.damaged:  # it may be a slice of this series
         raise error
+    if series.studies > 1:
+        raise Unreadable(
+            f"{path}: CT images of {series.studies} studies, expected those of one.",
+            "Name the folder of one of them, or the series (--series UID; "
+            f"ctclip series {command_line(path)} lists them).",
+        )
     if series.left_out:
         if series.error is not None and series.has_ct:
             raise series.error
@@ -124,12 +130,6 @@ def _check_choice(path: Path, series: DicomSeries, options: Options) -> None:
             f"{path}: no series to take: {series.left_out}.",
             f"ctclip series {command_line(path)} says what there is; --series {series.uid} takes "
             "this one all the same.",
-        )
-    if series.studies > 1:
-        raise Unreadable(
-            f"{path}: scans of {series.studies} studies, expected one.",
-            "Name the folder of one of them, or the series (--series UID; "
-            f"ctclip series {command_line(path)} lists them).",
         )
 
 
@@ -159,7 +159,7 @@ def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ..
             f"Not read, since damaged: {len(series.damaged)} DICOM files beside those of the "
             f"series, {series.damaged[0][0]} among them."
         )
-    if series.among > 1 and options.series is None:
+    if series.among > 1:
         notes.append(
             f"Series {series.uid} was taken of {series.among} ({RULE}): {len(stack.slices)} "
             f"slices, {stack.spacing_mm[2]:g} mm apart."

@@ -30,7 +30,8 @@ class DicomSeries(Series):
 
     images: all of its files. stack: its slices in order; None where there is none, for the reason
         `error`. dropped: why images of it are no slices, and how many.
-    among: how many series of the path may be taken, of how many studies. damaged: files of the path
+    among: how many series of its study may be taken; 0 where it is not the one that is. studies: of
+        how many studies the path has CT images. damaged: files of the path
         that are DICOM and cannot be read, and why: nobody knows of which series they are.
     """
 
@@ -170,16 +171,17 @@ def _check_units(image: Image) -> None:
 
 
 def _in_order(found: Sequence[DicomSeries]) -> list[DicomSeries]:
-    """Best first, and of each how many of the path may be taken, and of how many studies."""
-    candidates = [series for series in found if not series.left_out]
-    studies = len({series.study for series in candidates})
-    ordered = sorted(candidates, key=_rank)
+    """Best first, and of each what else there is."""
+    ordered = sorted((series for series in found if not series.left_out), key=_rank)
+    among = Counter(series.study for series in ordered)
+    studies = len({series.study for series in found if series.has_ct})
+    ordered = [replace(each, among=among.pop(each.study, 0)) for each in ordered]
     ordered += sorted(
         (series for series in found if series.left_out),
         # Its reason is told where nothing may be taken: that of a localizer would say little.
         key=lambda series: (not series.has_ct, -len(series.images), *_number(series)),
     )
-    return [replace(each, among=len(candidates), studies=studies) for each in ordered]
+    return [replace(each, studies=studies) for each in ordered]
 
 
 def _rank(series: DicomSeries) -> tuple[object, ...]:
