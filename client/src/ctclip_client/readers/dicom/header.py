@@ -124,7 +124,7 @@ def read_image(path: Path) -> Image | None:
     state = path.stat()
     with reading(path), path.open("rb") as raw:
         file = plain(raw, path, whole=False)
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
         pixels = _pixels(data, file, raw is not file)
         series = _uid(data, "SeriesInstanceUID")
         sop_class = _uid(data, "SOPClassUID")
@@ -229,6 +229,14 @@ def _frame(places: list[Any]) -> Frame:
         rescale_type=_shared(str(kind or "").strip().upper()),
         acquisition=acquisition[0] if acquisition else None,
     )
+
+
+@lru_cache
+def _tags() -> list[Any]:
+    """Made once: by their names, pydicom would make them for each file."""
+    from pydicom.tag import Tag
+
+    return [Tag(name) for name in _TAGS]
 
 
 @lru_cache(maxsize=256)
