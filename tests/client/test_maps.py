@@ -28,6 +28,7 @@ from ctclip_export.checkpoint import Checkpoint
 from ctclip_export.precision.products import dense_products
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..dicom_files import slices, write
 from ..nifti_files import save_placed as save
 
 TOKEN_MM = 15.0
@@ -199,6 +200,26 @@ def test_a_findings_file_is_the_tokens_on_the_scans_own_voxels(
             np.abs(values).max() < image.header["cal_max"]
         )
         gzip.decompress((folder / entry["file"]).read_bytes())  # to its end, checksum and all
+
+
+@pytest.mark.parametrize("plane", ["RA", "PI"])
+def test_maps_of_a_dicom_series_lie_where_those_of_its_nifti_do(
+    plane: str, explained: Callable[..., tuple[Explanation, Path]], tmp_path: Path
+) -> None:
+    hu, affine = phantom()
+    affine[:3, 3] = 100, 90, -500  # where `slices` begins
+    x, y, z = SPACING_MM
+    series = write(
+        tmp_path / "series", slices(hu.transpose(2, 0, 1), (z, x, y), plane, rescale=(1, 0))
+    )
+    codes = read_volume(series).source.orientation
+    assert codes[:2] == plane
+    _, of_series = explained(series)
+    _, of_nifti = explained(save(tmp_path / "scan.nii", hu, affine, codes))
+    for name in (TOKENS_FILE, "relevance-10-lung-nodule.nii.gz"):
+        (got, got_affine), (wanted, wanted_affine) = load(of_series / name), load(of_nifti / name)
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_allclose(got_affine, wanted_affine, rtol=0, atol=1e-4)
 
 
 def test_numbers_are_the_servers(

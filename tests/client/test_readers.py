@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -14,13 +15,24 @@ from ctclip_client.readers import registry
 from ctclip_client.readers.format import Format, Options, Series, Stored
 from ctclip_client.readers.to_volume import to_volume
 
+from ..dicom_files import slices, write
 from ..nifti_files import chest, save
 from ..volume_files import save_itk, save_rad_chestct
+
+
+def zipped(path: Path) -> Path:
+    archive = path.with_suffix(".zip")
+    with ZipFile(archive, "w") as file:
+        file.write(path, path.name)
+    return archive
+
 
 SAMPLES = {
     "NIfTI": lambda folder: save(folder / "scan.nii.gz", chest(), codes="RAS"),
     "NRRD": lambda folder: save_itk(folder / "scan.nrrd", chest(), codes="RAS"),
     "MetaImage": lambda folder: save_itk(folder / "scan.mha", chest(), codes="RAS"),
+    "DICOM": lambda folder: write(folder / "series", slices(chest(), codes="RA", rescale=(1, 0))),
+    "archive": lambda folder: zipped(SAMPLES["NIfTI"](folder)),
     "RAD-ChestCT": lambda folder: save_rad_chestct(folder / "scan.npz", chest()),
 }
 """Of each format, how to write `chest()`."""
@@ -30,13 +42,13 @@ SAMPLES = {
 def test_every_reader_satisfies_the_protocol(form: Format, tmp_path: Path) -> None:
     path = SAMPLES[form.name](tmp_path)
     assert registry.format_of(path) is form
-    assert path.name.endswith(tuple(form.suffixes))
+    assert not form.suffixes or path.name.endswith(tuple(form.suffixes))
     first, *_ = form.series(path)
-    stored = form.read(path, first, Options())
+    stored = form.read(path, first, Options(series=first.uid))
     assert (stored.series, stored.voxels().ndim) == (first, 3)
     hu = chest().clip(-1000, 1000) if form.name == "RAD-ChestCT" else chest()
     np.testing.assert_array_equal(to_volume(stored, path, Options()).voxels, hu)
-    assert form.read(path, first, Options(as_stored=True)).affine is None
+    assert form.read(path, first, Options(as_stored=True, series=first.uid)).affine is None
 
 
 @pytest.mark.parametrize(

@@ -149,13 +149,3 @@ def test_a_command_needs_no_path_and_writes_over_no_file(
     np.testing.assert_array_equal(read_volume("scan.fixed.nii.gz").voxels, chest())
     assert fixed(path) == "scan.fixed1.nii.gz"
     assert fixed(tmp_path / "scan.fixed.nii.gz") == "scan.fixed.fixed.nii.gz"
-
-
-def test_a_folder_is_named_as_a_shell_takes_it(folder: Path) -> None:
-    (folder / "1.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 100)
-    for path in (folder, folder / "1.dcm"):
-        with pytest.raises(Unreadable) as caught:
-            read_volume(path)
-        assert shlex.split(caught.value.remedy[caught.value.remedy.index("dcm2niix") :])[1:] == [
-            "-z", "y", "-o", ".", str(folder)
-        ]  # fmt: skip

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from ctclip_client.errors import InvalidInput, Unreadable
-from ctclip_client.readers.registry import DICOM, ct_by_content, head_of, is_ct_by_name
+from ctclip_client.readers.dicom import is_dicom
+from ctclip_client.readers.registry import ct_by_content, head_of, is_ct_by_name
 from ctclip_client.system.files import special
 
 Kind = Literal["checkpoint", "repository", "ct", "server"]
@@ -151,7 +152,7 @@ def _folder(target: str, path: Path) -> Subject:
     if not names:
         raise Unreadable(f"{target}: the folder is empty.", _EXPECTED)
     files = [entry for entry in sorted(names.values())[:_LOOKED_AT] if entry.is_file()]
-    if any(DICOM.sniff(head_of(file)) for file in files):
+    if any(is_dicom(head_of(file)) for file in files):
         return Subject("ct", target, "a CT (a folder of DICOM files)", path)
     return Subject("ct", target, "a CT (a folder that is no model repository)", path,
                    certain=False)  # fmt: skip

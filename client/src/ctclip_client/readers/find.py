@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.registry import SUFFIXES
+
+if TYPE_CHECKING:
+    from ctclip_client.readers.dicom.header import Image
+    from ctclip_client.readers.dicom.series import DicomSeries, Found
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,13 @@ class Scan:
 
 
 def find_scans(path: Path) -> Iterator[Scan]:
-    """Find the scans of a path, in order of their names: a file is one scan; a folder is searched
-    with all that is below it.
+    """Find the scans of a path, in order of their names.
+
+    A file is one scan, an archive, too. A folder is searched with all that is below it: every file
+    that is named like a scan is one, and of DICOM files each study gives one scan, namely the
+    series that `ctclip series` marks. Where it marks none, and the study has CT images, the scan is
+    the study's folder: reading it says why. DICOM files that are damaged are scans, too, so that
+    they fail by their names; studies without CT images are none.
 
     Raises: Unreadable where nothing is there, or nothing that is a scan; OSError.
     """
@@ -38,14 +49,58 @@ def find_scans(path: Path) -> Iterator[Scan]:
         file for file in sorted(path.rglob("*"))
         if file.name.lower().endswith(SUFFIXES) and file.is_file()
     ]  # fmt: skip
-    if not found:
+    scans = sorted(
+        [*map(_scan, found), *_dicom_scans(path)], key=lambda scan: (scan.path, scan.series or "")
+    )
+    if not scans:
         raise Unreadable(
             f"{path}: a folder without a scan.",
-            f"Expected files that end in {', '.join(SUFFIXES)}.",
+            f"Expected DICOM files with CT images, or files that end in {', '.join(SUFFIXES)}.",
         )
-    yield from map(_scan, found)
+    yield from scans
 
 
 def _scan(path: Path) -> Scan:
     state = path.stat()
     return Scan(path, None, state.st_size, state.st_mtime_ns)
+
+
+def _dicom_scans(folder: Path) -> Iterator[Scan]:
+    from ctclip_client.readers.dicom.series import dicom_files, preferred, series_of
+
+    files = list(dicom_files(folder))
+    if not files:
+        return  # pydicom need not be installed
+    found = series_of(files)
+    taken = preferred(found)
+    for study, series in _by_study(found).items():
+        images = [image for each in series for image in each.images]
+        if study in taken:
+            yield _of_images(_folder(images), taken[study].uid, taken[study].images)
+        elif any(each.has_ct for each in series):
+            yield _of_images(_folder(images), None, images)
+    for path, _ in found.damaged:
+        yield _scan(path)
+
+
+def _by_study(found: Found) -> dict[str, list[DicomSeries]]:
+    studies: dict[str, list[DicomSeries]] = {}
+    for series in found.series:
+        studies.setdefault(series.study, []).append(series)
+    return studies
+
+
+def _folder(study: Sequence[Image]) -> Path:
+    """Where all of a study lies: whoever reads it says what else there was to choose from."""
+    if len(study) == 1:
+        return study[0].path
+    return Path(os.path.commonpath([image.path.parent for image in study]))
+
+
+def _of_images(path: Path, uid: str | None, images: Sequence[Image]) -> Scan:
+    return Scan(
+        path,
+        uid,
+        sum(image.size_bytes for image in images),
+        max(image.mtime_ns for image in images),
+    )

@@ -8,26 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.errors import Unreadable
+from ctclip_client.readers.archive import Archive
+from ctclip_client.readers.dicom import Dicom
 from ctclip_client.readers.format import Format
 from ctclip_client.readers.gzip_stream import GZIP_MAGIC, opened
 from ctclip_client.readers.nifti import Nifti
 from ctclip_client.readers.nrrd import MetaImage, Nrrd
 from ctclip_client.readers.rad_chestct import RadChestCT
-from ctclip_client.readers.remedies import (
-    COPY_AGAIN,
-    by_dcm2niix,
-    by_gunzip,
-    without_orientation,
-)
+from ctclip_client.readers.remedies import COPY_AGAIN, by_gunzip, without_orientation
 from ctclip_client.system.files import special
 
-FORMATS: tuple[Format, ...] = (Nifti(), Nrrd(), MetaImage(), RadChestCT())
+FORMATS: tuple[Format, ...] = (
+    Nifti(), Nrrd(), MetaImage(), RadChestCT(), Dicom(), Archive()
+)  # fmt: skip
 """One line a format; the first one that recognises a file reads it."""
 
 HEAD_BYTES = 1024
-_ZIP_MAGIC = b"PK\3\4"
 _ANALYZE_HEADER_SIZES = (struct.pack("<i", 348), struct.pack(">i", 348))
-_TO_NIFTI = "This version reads NIfTI (.nii, .nii.gz). Convert it first: "
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,6 @@ class Unread:
     remedy: Callable[[Path], str]
 
 
-def _by_dcm2niix(path: Path) -> str:
-    return _TO_NIFTI + by_dcm2niix(path)
-
-
 def _without_orientation(path: Path) -> str:
     return (
         f"If it is Analyze, write it as NIfTI: {without_orientation(path)} If the array in it runs "
@@ -53,12 +46,7 @@ def _without_orientation(path: Path) -> str:
     )
 
 
-DICOM = Unread(
-    "DICOM", (".dcm",), lambda head: head[128:132] == b"DICM",
-    "a DICOM file, which is not supported yet", _by_dcm2niix,
-)  # fmt: skip
 UNREAD = (
-    DICOM,
     Unread("Analyze or NIfTI", (), lambda head: head[:4] in _ANALYZE_HEADER_SIZES,
            "Analyze 7.5 (or a damaged NIfTI), which records no orientation", _without_orientation),
 )  # fmt: skip
@@ -95,20 +83,10 @@ def format_of(path: Path) -> Format:
     for form in FORMATS:
         if form.sniff(head, path):
             return form
-    if path.is_dir():
-        raise Unreadable(
-            f"{path}: a folder; DICOM series are not supported yet.", _by_dcm2niix(path)
-        )
     if not packed:
         raise Unreadable(f"{path}: the file is empty.", COPY_AGAIN)
     if head.startswith(GZIP_MAGIC):
         raise Unreadable(f"{path}: packed by gzip twice.", f"Unpack it once: {by_gunzip(path)}")
-    if head.startswith(_ZIP_MAGIC) or head[257:262] == b"ustar":
-        raise Unreadable(
-            f"{path}: an archive, which is not supported yet.",
-            "Unpack it, and name a NIfTI file (.nii, .nii.gz) of it; DICOM files in it can be "
-            "converted: dcm2niix -z y -o . FOLDER",
-        )
     by_content = [known for known in UNREAD if known.sniff(head)]
     by_name = [known for known in UNREAD if path.name.lower().endswith(known.suffixes)]
     for known in (*by_content, *by_name):
@@ -132,7 +110,7 @@ def ct_by_content(head: bytes, path: Path) -> str:
 
 def is_ct_by_name(path: Path) -> bool:
     """Say whether a file is named like a CT of any format, read or not."""
-    suffixes = (*SUFFIXES, *(suffix for known in UNREAD for suffix in known.suffixes))
+    suffixes = (*SUFFIXES, ".dcm", *(suffix for known in UNREAD for suffix in known.suffixes))
     return path.name.lower().endswith(suffixes)
 
 

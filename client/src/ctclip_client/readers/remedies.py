@@ -63,12 +63,6 @@ def resampled(path: Path) -> str:
     )
 
 
-def by_dcm2niix(path: Path) -> str:
-    """A command that makes NIfTI files of the DICOM files in a folder."""
-    folder = path if path.is_dir() else path.parent
-    return command_line("dcm2niix", "-z", "y", "-o", ".", folder)
-
-
 def by_simpleitk(path: Path) -> str:
     """A command that makes a NIfTI file of what SimpleITK reads."""
     return _python(
