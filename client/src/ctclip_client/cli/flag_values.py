@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
 from ctclip_client.contract import SPACING_MM_RANGE
 from ctclip_client.errors import InvalidInput
@@ -93,3 +94,11 @@ def rescale(args: argparse.Namespace) -> tuple[float, float] | None:
                 f"{flag(first)} and {flag(second)} belong together, one is missing.", remedy
             )
     return None if args.slope is None else (args.slope, args.intercept)
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `read_volume` is told of every scan of a command line, as its keyword arguments.
+
+    Raises: InvalidInput, as `rescale` does.
+    """
+    return {"as_stored": args.as_stored, "spacing_mm": args.spacing, "rescale": rescale(args)}
