@@ -49,6 +49,7 @@ _LONGEST = (
     "engines/test_rtx.py",
     "server/test_promotion.py",
     "server/test_release_switch.py",
+    "end_to_end/test_many_scans.py",
     "end_to_end/test_bad_tensors.py",
     "end_to_end/test_termination.py",
     "export/test_int8.py",

@@ -67,6 +67,14 @@ def save_volume(path: Path, volume: Volume, codes: str = "LPS") -> Path:
     return save(path, hu, volume.spacing_mm, codes)
 
 
+def copies(path: Path, count: int) -> list[Path]:
+    """The file under so many names: scans of their own, which take no room."""
+    names = [path.with_name(f"{number}-{path.name}") for number in range(count)]
+    for name in names:
+        name.hardlink_to(path)
+    return names
+
+
 def edit(path: Path, **fields: Any) -> Path:
     """Overwrite header fields of an uncompressed NIfTI-1 file."""
     content = bytearray(path.read_bytes())

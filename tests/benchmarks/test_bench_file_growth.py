@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from ctclip_bench.load.asking import INFER, PACK, READ, TO_VOLUME
 from ctclip_bench.load.file import REST, STAGES, WHOLE, stages_ms
 from ctclip_bench.load.growth import fit, resized
+from ctclip_bench.load.run import Ran
 from ctclip_bench.load.statistics import Spent
 from ctclip_client import Volume, read_volume
 from ctclip_client.cli.program import main
@@ -101,6 +104,28 @@ def test_growth_along_axes(
     assert len(sizes) == 1
     assert all(row["figures"]["preprocess_ms"] > 0 for row in slices)
     assert "scans_per_s" in table(found, "clients")[1]["figures"]
+
+
+def test_growth_of_a_run_of_predict(
+    to: list[str], server: EmbeddedTriton, phantoms: Path, tmp_path: Path
+) -> None:
+    flags = ["--scan", str(phantoms / "ct0.nii.gz"), "--repeats", "1", "--quick"]
+    assert main(["bench", "growth", *to, *flags, "--axes", "scans"]) == 0
+    *points, last = table(written(tmp_path), "scans")
+    assert [row["settings"]["scans"] for row in points] == [1, 2]
+    for row in points:
+        assert row["parity"]["verdict"] == "PASS"
+        figures = row["figures"]
+        assert figures["client_core_s_a_scan"] > 0
+        assert figures["scans_per_s"] > 0
+        assert figures["shape_zxy"] == [24, 48, 48]
+    assert last["figures"]["per_unit_ms"]
+    ran = Ran((), 3.0, 1.0, 4.0)
+    cores = len(os.sched_getaffinity(0))
+    assert replace(ran, asked=(None,) * 2).figures() == {
+        "scans_per_s": 2 / 3, "client_core_s_a_scan": 0.5, "server_core_s_a_scan": 2.0,
+        "wall_of_bound": pytest.approx(3 / (5 / cores)),
+    }  # fmt: skip
 
 
 def test_what_takes_too_long_is_not_run_and_nothing_more_of_it(

@@ -70,7 +70,7 @@ def _main() -> int:
     from ctclip_client.cli.program import main
 
     for name in (
-        "cli.doctor", "cli.outputs", "cli.predict", "doctor.examine", "doctor.render",
+        "cli.doctor", "cli.many", "cli.outputs", "cli.predict", "doctor.examine", "doctor.render",
         "prompts", "readers.nifti", "transport.blocking", "transport.shared_memory",
     ):  # fmt: skip
         importlib.import_module(f"ctclip_client.{name}")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ctclip_client.cli.outputs import _whole_file
 from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
 from ctclip_client.maps.images import whole_file
@@ -87,7 +86,8 @@ class TestPredict:
         scan = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
         (tmp_path / "there").mkdir()
         target, link = tmp_path / "there" / "out", tmp_path / "link"
-        target.write_text("old")
+        if option == "--csv":  # a journal goes on, and nothing else of its name is lost
+            target.write_text("old")
         link.symlink_to(target)
         assert main(["predict", str(scan), option, str(link), "--url", misbehaving.grpc_url]) == 0
         assert link.is_symlink()
@@ -104,7 +104,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
     [
         ("out", "out"), ("out", "./out"), ("out", "sub/../out"), ("out", "sub/back/out"),
         ("out", "link"), ("there", "link-to-there"), ("there", "hard"), ("link", "link"),
-        ("out", "out.partial"), ("out.partial", "out"), ("there.partial", "link-to-there"),
+        ("out", "out.journal.jsonl"), ("out.f32", "out"),
+        ("there.journal.jsonl.f32", "link-to-there"),
     ],
 )  # fmt: skip
 def test_two_outputs_are_two_files(
@@ -135,7 +136,7 @@ def test_no_output_replaces_what_is_read(
     """Scans, prompts and the files of the connection, also named by a variable or by links."""
     monkeypatch.chdir(tmp_path)
     scan = save(tmp_path / "scan.nii", chest())
-    for name in ("prompts.json", "headers", "ca.pem", "scan.csv.partial"):
+    for name in ("prompts.json", "headers", "ca.pem", "scan.csv.journal.jsonl"):
         Path(name).write_text("precious")
     Path("link").symlink_to("scan.nii")
     Path("hard").hardlink_to("scan.nii")
@@ -149,7 +150,7 @@ def test_no_output_replaces_what_is_read(
             ("prompts.json", "the file of --prompts"), ("ca.pem", "the file of --tls-ca"),
             ("headers", "the file of CTCLIP_HEADERS_FILE"),
         ):  # fmt: skip
-            scans = [str(scan), "scan.csv.partial"]
+            scans = [str(scan), "scan.csv.journal.jsonl"]
             assert main(["predict", *scans, option, name, *read]) == 2
             said = capsys.readouterr().err
             assert said.startswith(f"error: {option}: {name}: is {what}, which would be lost.")
@@ -170,36 +171,6 @@ def test_no_output_lies_among_the_maps(
         assert main(["predict", *scans, *flags]) == 2
         assert f"{option}: {name} is where --explain puts its maps" in capsys.readouterr().err
     assert not Path(name).exists()
-
-
-def test_what_was_scored_so_far_is_kept_where_a_link_leads(tmp_path: Path) -> None:
-    """Beside the link it may be another disk, to which nothing can be renamed."""
-    (tmp_path / "there").mkdir()
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "there" / "out")
-
-    def interrupted() -> None:
-        with _whole_file(link) as write:
-            write("a row")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [path.name for path in tmp_path.iterdir() if path != link] == ["there"]
-    assert (tmp_path / "there" / "out.partial").read_text() == "a row"
-
-
-def test_what_cannot_be_kept_does_not_hide_why_it_ended(tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-
-    def interrupted() -> None:
-        with placed(tmp_path / "out", tmp_path / "out.partial") as file:
-            file.write(b"a row")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
 
 
 class TestMaps:

@@ -23,14 +23,14 @@ import numpy as np
 import pytest
 
 from ctclip_client import Client, Volume, read_volume
-from ctclip_client.cli.predictions import COLUMNS
+from ctclip_client.batch.tables import COLUMNS
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
-from ..nifti_files import chest, save
+from ..nifti_files import chest, copies, save
 
 CTCLIP = [sys.executable, "-W", "error", "-m", "ctclip_client"]
 
@@ -143,9 +143,13 @@ def test_files_and_prompts(predict: Callable[..., Ran], scan: Path, tmp_path: Pa
     bank = [{"finding": "Nodule; big", "present": "A nodule.", "absent": "No nodule."}]
     (tmp_path / "bank.json").write_text(json.dumps(bank))
     table, lines = tmp_path / "out.csv", tmp_path / "out.jsonl"
-    ran = predict(scan, scan, "--prompts", tmp_path / "bank.json", "--csv", table, "--jsonl", lines)
+    (again,) = copies(scan, 1)
+    files = ("--csv", table, "--jsonl", lines)
+    ran = predict(scan, again, scan, "--prompts", tmp_path / "bank.json", *files)
     assert ran.code == 0
     assert ran.out == ""
+    assert "plan: 2 scans, 2 to read" in ran.err
+    assert "1 named more than once" in ran.err
     assert "2 scans: 2 scored, 0 failed" in ran.err
     with table.open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -154,11 +158,12 @@ def test_files_and_prompts(predict: Callable[..., Ran], scan: Path, tmp_path: Pa
     row = dict(zip(header, rows[0], strict=True))
     assert (row["path"], row["finding"]) == (str(scan), "Nodule; big")
     objects = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [entry["path"] for entry in objects] == [str(scan)] * 2
-    assert float(row["probability"]) == pytest.approx(objects[0]["findings"][0]["probability"])
+    objects.sort(key=lambda entry: entry["path"] != str(scan))  # they come as they are answered
+    assert [entry["path"] for entry in objects] == [str(scan), str(again)]
+    assert float(row["probability"]) == objects[0]["findings"][0]["probability"]
     assert row["random_weights"] == "false"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "bank.json", "out.csv", "out.jsonl", scan.name,
+        again.name, "bank.json", "out.csv", "out.jsonl", scan.name,
     ]  # fmt: skip
 
 
@@ -206,7 +211,8 @@ def test_scans_that_failed_are_not_kept(
         return volume
 
     monkeypatch.setattr("ctclip_client.read_volume", read)
-    assert ctclip("predict", *[refused] * 6, "--url", misbehaving.grpc_url).code == 2
+    options = ("--readers", 0, "--url", misbehaving.grpc_url)
+    assert ctclip("predict", *copies(refused, 6), *options).code == 2
     assert len(seen) == 6
 
 
@@ -233,7 +239,7 @@ def test_random_weights_are_shown_everywhere(
         assert "RANDOM WEIGHTS" in ran.err
     ran = ctclip("predict", path, "--json", "--url", misbehaving.grpc_url)
     assert json.loads(ran.out)["provenance"]["checkpoint"]["random_weights"] is True
-    assert (tmp_path / "out.csv").read_text().count(",true\n") == 2
+    assert (tmp_path / "out.csv").read_text().count(",fp32,true,\n") == 2
 
 
 def test_the_servers_refusal_and_the_deadline(
@@ -291,7 +297,7 @@ def test_what_was_scored_survives_an_interrupt(
     good = save(tmp_path / "good.nii", chest(), (1.0, 0.7, 0.8))
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
     table = tmp_path / "out.csv"
-    arguments = ["predict", good, *[slow] * 20, "--csv", table, "--json"]
+    arguments = ["predict", good, *copies(slow, 20), "--csv", table, "--json", "--readers", 1]
     with running(*arguments, "--url", misbehaving.grpc_url) as process:
         json.loads(process.stdout.readline())
         time.sleep(0.2)
@@ -301,9 +307,10 @@ def test_what_was_scored_survives_an_interrupt(
     assert "Traceback" not in err
     assert "interrupted" in err
     assert not table.exists()
-    kept = (tmp_path / "out.csv.partial").read_text().splitlines()
-    assert kept[0] == ",".join(COLUMNS)
-    assert len(kept) >= 3
+    journal = tmp_path / "out.csv.journal.jsonl"
+    assert f"what was done so far is in {journal}" in err
+    first, *_ = map(json.loads, journal.read_text().splitlines())
+    assert first["path"] == str(good)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -313,7 +320,7 @@ def test_a_terminal_shows_that_something_happens(
 ) -> None:
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
     master, terminal = pty.openpty()
-    arguments = ["predict", *[slow] * count, "--url", misbehaving.grpc_url]
+    arguments = ["predict", *copies(slow, count), "--url", misbehaving.grpc_url]
     command = [*CTCLIP, *map(str, arguments)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:

@@ -15,7 +15,7 @@ from ctclip_client.cli import program, streams
 from ctclip_client.cli.program import TRACEBACK_VARIABLE, command_words, main
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from ..nifti_files import chest, save
+from ..nifti_files import chest, copies, save
 from .forked_ctclip import BROKEN, CLOSED, FULL, Forks, forks
 
 COMMANDS = command_words()
@@ -83,11 +83,14 @@ def test_verdicts_and_errors_keep_their_codes(
     }
     for arguments, code in cases.items():
         for nowhere in SOME if code != 4 else SOME[:1]:
-            table.unlink(missing_ok=True)
+            for file in tmp_path.iterdir():  # the table, and the journal that says what failed
+                file.unlink()
             assert ctclip.run(*arguments, **nowhere).code == code, (arguments, nowhere)
             if "--csv" in arguments:  # a file beside is still written
                 assert table.read_text().count(str(scan)) == 2
         if code in (0, 1, 3):
+            for file in tmp_path.iterdir():
+                file.unlink()
             full = ctclip.run(*arguments, out=FULL)
             assert full.code == 2, arguments
             errors = [line for line in full.err.splitlines() if line.startswith("error: ")]
@@ -96,10 +99,11 @@ def test_verdicts_and_errors_keep_their_codes(
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_run_for_nobody_ends(
-    options: list[str], ctclip: Forks, scan: Path, misbehaving: EmbeddedTriton
+    options: list[str], ctclip: Forks, misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     """Thousands of scans need not be scored for `| head`; those for a file are."""
-    arguments = ["predict", *[scan] * 3, *options, "--url", misbehaving.grpc_url]
+    scans = copies(save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8)), 3)
+    arguments = ["predict", *scans, *options, "--url", misbehaving.grpc_url]
     ran = ctclip.run(*arguments, out=BROKEN)
     assert ran.code == 0
     assert "3 scans: 1 scored, 0 failed, 2 left: nobody reads" in ran.err

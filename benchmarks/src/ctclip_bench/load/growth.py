@@ -11,26 +11,29 @@ from typing import Any
 import numpy as np
 
 from ctclip_bench.load.asking import Asked, ClosedLoop, Question, per_s
+from ctclip_bench.load.run import FIRST, Ran, run_predict, write_files
 from ctclip_bench.load.session import Session, under_load
 from ctclip_bench.load.statistics import COMPUTE, count, mean_ms
 from ctclip_bench.load.worker import Worker, start_worker
 from ctclip_bench.parity.prepared_scans import keep_volume
 from ctclip_bench.results.result import Parity, Result, Row, Times
-from ctclip_client import Finding, Volume
+from ctclip_client import Finding, Volume, read_volume
 from ctclip_client.contract import PREPROCESS, SPACING_MM_RANGE
 from ctclip_client.errors import CTClipError, DeadlineExceeded
 
 
 @dataclass(frozen=True)
 class Plan:
-    """axes: name -> values. slices, matrix: where they are not the axis. repeats: of each point,
-    fewer where limit_s seconds are over first; one answer may take as long, too."""
+    """axes: name -> values. slices, matrix: where they are not the axis; run_slices: of the files
+    of a run. repeats: of each point, fewer where limit_s seconds are over first; one answer may
+    take as long, too."""
 
     axes: Mapping[str, tuple[int, ...]]
     slices: int
     matrix: int
     repeats: int
     limit_s: float
+    run_slices: int
 
 
 def resized(volume: Volume, slices: int, matrix: int) -> Volume:
@@ -109,7 +112,9 @@ def _axis(session: Session, sample: Volume, plan: Plan, axis: str) -> Iterator[R
 
 def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Row) -> Row:
     """One answer that is not timed, but that the others have to repeat; then the repeats."""
-    at = {"slices": plan.slices, "matrix": plan.matrix, "prompts": 0, "clients": 1, "scans": 1}
+    if "scans" in row.settings:
+        return _run(session, worker, sample, plan, row)
+    at = {"slices": plan.slices, "matrix": plan.matrix, "prompts": 0, "clients": 1}
     at |= row.settings
     pairs = [
         Finding(f"{n}", f"Nodule {n} is present.", f"Nodule {n} is not present.")
@@ -119,7 +124,7 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
     question = Question.keep(resized(sample, at["slices"], at["matrix"]), path, pairs)
     (first,) = worker.ask(ClosedLoop((question,)))
     path.unlink()  # it may be 850 MB, and is in the worker's memory now
-    requests = max(at["clients"], at["scans"])
+    requests = at["clients"]
     loop = ClosedLoop((question,), at["clients"], requests, plan.limit_s)
     spent_since = count(session.connection)
     asked: list[Asked] = []
@@ -139,6 +144,31 @@ def _point(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Ro
     repeats = Parity("PASS", "the first answer to the same question")
     parity = under_load(repeats, session.complaints(asked, [first.scores]))
     return replace(row, times_ms=Times.of(ms), parity=parity, figures=figures)
+
+
+def _run(session: Session, worker: Worker, sample: Volume, plan: Plan, row: Row) -> Row:
+    """A command over files, from its start to its end."""
+    to = session.connection
+    if to.tls is not None or to.headers:
+        return replace(row, not_run="a command line shows neither TLS nor headers of this server")
+    count = row.settings["scans"]
+    volume = resized(sample, plan.run_slices, plan.matrix)
+    folder = session.folder / f"run-{count}"
+    write_files(volume, folder, count)
+    path = session.folder / f"{row.name}.npy"
+    (first,) = worker.ask(ClosedLoop((Question.keep(read_volume(folder / FIRST), path),)))
+    path.unlink()
+    ran: list[Ran] = []
+    while len(ran) < plan.repeats and sum(each.wall_s for each in ran) < plan.limit_s:
+        ran.append(run_predict(replace(session, connection=replace(to, timeout_s=plan.limit_s)),
+                               folder))  # fmt: skip
+    median = sorted(ran, key=lambda each: each.wall_s)[(len(ran) - 1) // 2]
+    asked = [answer for each in ran for answer in each.asked]
+    repeats = Parity("PASS", "the first answer to the same question")
+    parity = under_load(repeats, session.complaints(asked, [first.scores]))
+    times = Times.of([each.wall_s * 1000 for each in ran])
+    shape = {"shape_zxy": list(volume.voxels.shape)}
+    return replace(row, times_ms=times, parity=parity, figures={**median.figures(), **shape})
 
 
 def _fits(axis: str, rows: Sequence[Row]) -> dict[str, float]:

@@ -7,13 +7,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ctclip_client.batch.journal import journal_of, vectors_of
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.files import NoRegularFile, destination
-
-
-def partial_of(path: Path) -> Path:
-    """Where what was written so far stays after an error."""
-    return path.with_name(f"{path.name}.partial")
 
 
 def check_output_files(
@@ -26,20 +22,21 @@ def check_output_files(
         inputs: what each file that will be read is, in words, and the file.
 
     Raises:
-        InvalidInput: two outputs are one file (by whatever name), an output is an input, or nothing
-            can be written there.
+        InvalidInput: two outputs are one file (by whatever name), an output or what a run keeps
+            beside it is an input, or nothing can be written there.
     """
     taken = {_identity(path): what for what, path in inputs if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue
         place = _checked(option, path)
-        for each in (place, partial_of(place)):
+        files = (place, journal_of(place), vectors_of(place), vectors_of(journal_of(place)))
+        for each in files:
             if (what := taken.get(_identity(each))) is not None:
                 raise InvalidInput(
                     f"{option}: {path}: is {what}, which would be lost.", "Name another file."
                 )
-        taken |= dict.fromkeys(map(_identity, (place, partial_of(place))), f"the file of {option}")
+        taken |= dict.fromkeys(map(_identity, files), f"the file of {option}")
 
 
 def _identity(path: Path) -> object:

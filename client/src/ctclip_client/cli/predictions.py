@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,22 +91,3 @@ class Prediction:
         content["recipe"] = self.recipe()
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content
-
-    def to_rows(self) -> Iterator[tuple[object, ...]]:
-        """One row for each finding, on `COLUMNS`."""
-        scores, provenance = self.scores, self.scores.provenance
-        for row in scores.rows():
-            yield (
-                self.path, *row,
-                self.source.orientation, *self.spacing_mm, *self.rescale, self.source.hu_source,
-                provenance.release, provenance.checkpoint_name, provenance.precision,
-                str(provenance.random_weights).lower(),
-            )  # fmt: skip
-
-
-COLUMNS = (
-    "path", "finding", "probability", "logit_present", "logit_absent",
-    "orientation", "spacing_z_mm", "spacing_x_mm", "spacing_y_mm", "slope", "intercept",
-    "hu_source", "release", "checkpoint", "precision", "random_weights",
-)  # fmt: skip
-"""Columns of `--csv`: a row for each scan and finding, so that any prompts fit the same table."""

@@ -25,17 +25,15 @@ class NoRegularFile(OSError):
 
 
 @contextmanager
-def placed(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
+def placed(path: Path) -> Iterator[BinaryIO]:
     """Write to a file beside `path` that takes its name at the end, on the disk by then.
 
     A link stays, and what it points to is replaced. After an error, or where nothing was written,
-    there is what was there before, and nothing else; but for `partial`, which takes what had been
-    written when the error came.
+    there is what was there before, and nothing else.
 
     Raises: OSError.
     """
     path = destination(path)
-    partial = None if partial is None else destination(partial)
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         file = part.open("xb")
@@ -48,11 +46,6 @@ def placed(path: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
                 file.close()
         if part.stat().st_size:
             part.replace(path)
-    except BaseException:
-        with suppress(OSError):  # as above
-            if partial is not None and part.stat().st_size:
-                part.replace(partial)
-        raise
     finally:
         with suppress(OSError):
             part.unlink()

@@ -24,16 +24,18 @@ AXES = {
     "matrix": (512, 768, 1024),
     "prompts": (2, 20, 200, 2000, 10_000),
     "clients": (1, 2, 4),
-    "scans": (1, 2, 4, 8),
+    "scans": (1, 5, 20),
 }
 """slices, matrix: of the volume (matrix² in a slice). prompts: sentences, two for each finding.
-clients: at once. scans: one after another by one client."""
+clients: at once. scans: files of one run of ctclip predict, from its start to its end."""
 _QUICK = {
     "slices": (20, 40, 80), "matrix": (32, 64), "prompts": (2, 8), "clients": (1, 2),
     "scans": (1, 2),
 }  # fmt: skip
 _SIZE, _QUICK_SIZE = (300, 512), (24, 48)
 """Slices and matrix where they are not the axis."""
+_RUN_SLICES, _QUICK_RUN_SLICES = 320, 24
+"""Of the files of a run."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--axes", type=one_of(tuple(AXES)), default=",".join(AXES), metavar="LIST",
-        help="one at a time, the others at 300 slices of 512 × 512",
+        help="one at a time, the others at 300 slices of 512 × 512 (files of a run: 320)",
     )  # fmt: skip
     parser.add_argument("--repeats", type=at_least(1), default=3, metavar="N", help="of each point")
     parser.add_argument(
@@ -67,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     check_together(args)
     check_folder(args.out)
     axes, size = (_QUICK, _QUICK_SIZE) if args.quick else (AXES, _SIZE)
+    run_slices = _QUICK_RUN_SLICES if args.quick else _RUN_SLICES
     chosen = {axis: axes[axis] for axis in args.axes}
-    plan = growth.Plan(chosen, *size, args.repeats, args.limit_s)
+    plan = growth.Plan(chosen, *size, args.repeats, args.limit_s, run_slices)
     inputs = read_subject(args, 0, () if args.scan is None else (args.scan,))
     with session(inputs, args.config_name, args.timeout_s) as found:
         result = growth.measure(found, plan)

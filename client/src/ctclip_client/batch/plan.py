@@ -1,0 +1,143 @@
+"""What a run will read: the scans of its paths and lists, each once, before the first is read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctclip_client.batch.names import Names
+from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
+from ctclip_client.readers.find import Scan, find_scans
+
+Key = tuple[str, str | None]
+"""A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
+_LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A scan, or a path where none can be found: `error` says why then, and its size is 0."""
+
+    scan: Scan
+    error: CTClipError | None = None
+
+    def key(self, names: Names) -> Key:
+        """By which its row is known again."""
+        return names.path(self.scan.path), names.series(self.scan.series)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """scans: all, each once, in the order of the command line; keys: theirs. todo: those that are
+    to be read, size_bytes in all.
+
+    done: how many rows of an earlier run are kept. failed: the kinds of error of its rows that are
+    kept as failures. twice: how many were named more than once.
+    """
+
+    keys: Sequence[Key]
+    scans: Sequence[Planned]
+    todo: Sequence[Planned]
+    done: int = 0
+    failed: tuple[str, ...] = ()
+    twice: int = 0
+    size_bytes: int = 0
+
+
+def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Iterator[Planned]:
+    """Find the scans of a command line.
+
+    paths: files, folders (searched with all below them), archives. lists: a file of paths. series:
+    the one to take of the only path.
+
+    Raises: InvalidInput, Unreadable where a list cannot be read.
+    """
+    given = [*paths, *(() if lists is None else read_list(lists))]
+    if not given:
+        raise InvalidInput("no scan is named.", "Give PATH…, or --files LIST.")
+    if series is not None and len(given) > 1:
+        raise InvalidInput(
+            f"--series names one series, and there are {len(given)} paths.",
+            "Name the path that holds it alone.",
+        )
+    for path in given:
+        try:
+            if series is not None:
+                yield Planned(_whole(path, series))
+            else:
+                yield from map(Planned, find_scans(path))
+        except CTClipError as error:
+            yield Planned(Scan(path, None, 0, 0), error)
+        except (OSError, ValueError) as error:  # a NUL byte is no OSError
+            why = getattr(error, "strerror", None) or error
+            yield Planned(
+                Scan(path, None, 0, 0),
+                Unreadable(f"{path}: {why}.", "Check the path and the permission to read it."),
+            )
+
+
+def make_plan(
+    found: Iterable[Planned], names: Names, settled: Callable[[Planned], str | None]
+) -> Plan:
+    """Say what is to be done.
+
+    settled: says of a scan "" where its result is kept, the kind of its error where its failure is
+    kept, None where it is to be read.
+    """
+    scans: dict[Key, Planned] = {}
+    todo, failed = [], []
+    twice = done = 0
+    for planned in found:
+        key = planned.key(names)
+        if key in scans:
+            twice += 1
+            continue
+        scans[key] = planned
+        state = settled(planned)
+        if state is None:
+            todo.append(planned)
+        elif state:
+            failed.append(state)
+        else:
+            done += 1
+    size = sum(planned.scan.size_bytes for planned in todo)
+    return Plan(tuple(scans), tuple(scans.values()), todo, done, tuple(failed), twice, size)
+
+
+def read_list(path: Path) -> list[Path]:
+    """Paths from a file: the column `path` of a CSV, or a path a line. What is relative counts from
+    the list's own folder.
+
+    Raises: Unreadable, InvalidInput.
+    """
+    try:
+        lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
+    except OSError as error:
+        raise Unreadable(f"--files: {path}: {error.strerror or error}.", _LIST_REMEDY) from error
+    if any("\0" in line for line in lines):
+        raise Unreadable(f"--files: {path}: not a text file.", _LIST_REMEDY)
+    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    if "path" in header:
+        column = header.index("path")
+        try:
+            rows = list(csv.reader(lines[1:], strict=True))
+        except csv.Error as error:
+            raise Unreadable(f"--files: {path}: not a CSV ({error}).", _LIST_REMEDY) from error
+        entries = [row[column] if column < len(row) else "" for row in rows if row]
+        if "" in entries:
+            raise InvalidInput(f"--files: {path}: a row without a path.", _LIST_REMEDY)
+    else:
+        entries = [line for line in lines if line.strip()]
+    if not entries:
+        raise InvalidInput(f"--files: {path}: no path in it.", _LIST_REMEDY)
+    return [path.parent / entry for entry in entries]
+
+
+def _whole(path: Path, series: str) -> Scan:
+    """A path with all below it, of which one series is to be read."""
+    files = [path] if not path.is_dir() else [f for f in path.rglob("*") if f.is_file()]
+    states = [file.stat() for file in files]
+    latest_ns = max((state.st_mtime_ns for state in states), default=0)
+    return Scan(path, series, sum(state.st_size for state in states), latest_ns)

@@ -1,0 +1,339 @@
+"""Runs over many scans, piece by piece: plan, journal, names, readers, and what a run may cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctclip_client import read_volume
+from ctclip_client.batch.folders import folder_names
+from ctclip_client.batch.journal import Journal, journal_of, vectors_of
+from ctclip_client.batch.names import WITHHELD, Names
+from ctclip_client.batch.plan import Planned, find, make_plan, read_list
+from ctclip_client.batch.progress import pace
+from ctclip_client.batch.reading import ProcessReader
+from ctclip_client.batch.service import GoneError, patiently
+from ctclip_client.errors import InvalidInput, ServerError, Unavailable, Unreadable
+from ctclip_client.readers.find import Scan
+from ctclip_client.volume import Source
+
+from ..nifti_files import chest, copies, save
+
+HASH = re.compile(r"^[0-9a-f]{64}$")
+
+
+def row(path: str, **fields: object) -> dict[str, object]:
+    return {"path": path, "series": None, "size_bytes": 1, "mtime_ns": 2, "release": "r", **fields}
+
+
+def opened(path: Path, asked: str = "x", **options: bool) -> Journal:
+    return Journal(path, asked, key=("path", "series"), state=("size_bytes", "mtime_ns"), **options)
+
+
+FAILED = {"error": {"kind": "Unreadable", "cause": "c", "remedy": ""}}
+
+
+# --- journal ---
+
+
+def test_a_journal_goes_on_and_the_last_row_of_a_scan_counts(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with opened(path) as journal:
+        assert not journal.resumed
+        for entry in (row("a"), row("b", **FAILED), row("c"), row("b", mtime_ns=3)):
+            journal.append(entry)
+    with opened(path) as journal:
+        assert (journal.resumed, journal.release) == (True, "r")
+        assert {key[0]: entry.kind for key, entry in journal.entries.items()} == {
+            "a": "", "b": "", "c": "",
+        }  # fmt: skip
+        assert journal.entries["b", None].state == (1, 3)
+        journal.order([("c", None), ("absent", None), ("b", None)])
+        assert [each["path"] for each in journal.rows()] == ["c", "b", "a"]
+        journal.append(row("a", **FAILED))
+        assert [each["path"] for each in journal.rows()] == ["c", "b"]
+    assert len(path.read_text().splitlines()) == 5
+
+
+def test_whatever_a_crash_leaves_of_the_last_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with opened(path) as journal:
+        journal.append(row("a"))
+        whole = path.read_bytes()
+        journal.append(row("b"))
+    content = path.read_bytes()
+    for end in (*range(len(whole), len(content), 9), None):
+        torn = content[:end] if end else whole + bytes(100)  # a failure of power leaves zeros
+        path.write_bytes(torn)
+        with opened(path) as journal:
+            assert [key[0] for key in journal.entries] == ["a"]
+            journal.append(row("b"))
+        assert path.read_bytes() == content
+    path.write_bytes(whole[:20])
+    with opened(path) as journal:
+        assert not journal.entries
+    assert not path.exists()  # nothing was written
+
+
+def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    cases = {
+        "old": "line 1 is no row of a run of ctclip",
+        "\n": "line 1 is no row",
+        '{"path": "a", "findings": []}\n': "line 1 is no row",  # of an older ctclip
+        '[1]\n{"path"': "line 1 is no row",
+        json.dumps(row("a", asked="x")) + "\n{\n": "line 2 is no row",
+        json.dumps(row("a", asked="y")) + "\n": "results of other options",
+    }
+    for content, said in cases.items():
+        path.write_text(content)
+        with pytest.raises(InvalidInput, match=said), opened(path):
+            pass
+        assert path.read_text() == content
+    path.write_text("old")
+    with pytest.raises(InvalidInput, match="no row"), opened(path, anew=True):
+        pass
+    assert path.read_text() == "old"
+    path.write_text(json.dumps(row("a", asked="y")) + "\n")
+    with opened(path, anew=True) as journal:
+        assert not journal.entries
+        assert path.stat().st_size  # until there is something new
+        journal.append(row("b"))
+    assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["b"]
+    with opened(path), pytest.raises(InvalidInput, match="another ctclip is writing"), opened(path):
+        pass
+    (tmp_path / "folder").mkdir()
+    for bad in (tmp_path / "folder", tmp_path / "absent" / "out.jsonl"):
+        with pytest.raises(InvalidInput, match="opening failed"), opened(bad):
+            pass
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    """As a limit of the size of files does, in a process of its own."""
+    path = tmp_path / "out.jsonl"
+    pid = os.fork()
+    if pid == 0:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        code = 1
+        with opened(path) as journal:
+            journal.append(row("a"))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20,) * 2)
+            try:
+                journal.append(row("b"))
+            except InvalidInput as error:
+                code = 0 if "writing failed: File too large" in error.cause else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a"]
+
+
+def test_rows_and_their_vectors_stay_together(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    vectors = np.eye(4, dtype=np.float32)
+    with opened(path, vectors=True) as journal:
+        for name, vector in zip("abcd", vectors, strict=True):
+            journal.append(row(name), vector)
+    file = vectors_of(path)
+    np.testing.assert_array_equal(np.fromfile(file, "<f4").reshape(-1, 4), vectors)
+    content = file.read_bytes()
+    for damaged, left in (
+        (content[:-5], "abc"), (content[:32] + bytes(16) + content[48:], "abd"), (b"", ""),
+    ):  # fmt: skip
+        file.write_bytes(damaged)
+        with opened(path, vectors=True) as journal:
+            assert "".join(key[0] for key in journal.entries) == left
+    file.write_bytes(content[:-5])
+    with opened(path, vectors=True) as journal:
+        journal.append(row("d"), 2 * vectors[3])
+        rows = [each["embedding_row"] for each in journal.rows()]
+        assert rows == [0, 1, 2, 3]
+        np.testing.assert_array_equal(journal.vectors.read(rows, 4), np.diag([1, 1, 1, 2]))
+
+
+# --- plan ---
+
+
+def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
+    for name in ("a/1.nii", "a/b/2.nii.gz", "c.nii"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / name, chest())
+    (tmp_path / "a/notes.txt").write_text("no scan")
+    (tmp_path / "empty").mkdir()
+    plain, table = tmp_path / "list.txt", tmp_path / "list.csv"
+    plain.write_text("\ufeffc.nii\n\n", "utf-8")
+    table.write_text('label,Path\n0,"a/1.nii"\n1,c.nii\n')
+    assert read_list(plain) == [tmp_path / "c.nii"]
+    paths = [tmp_path / name for name in ("a", "c.nii", "empty", "absent", "\0")]
+    names = Names()
+    plan = make_plan(find(paths, table, None), names, lambda _: None)
+    found = [str(each.scan.path.relative_to(tmp_path)) for each in plan.scans]
+    assert found == ["a/1.nii", "a/b/2.nii.gz", "c.nii", "empty", "absent", "\0"]
+    assert plan.twice == 2
+    assert [each.error is None for each in plan.scans] == [True] * 3 + [False] * 3
+    assert plan.size_bytes == sum((tmp_path / name).stat().st_size for name in found[:3])
+    folders = folder_names(plan.scans[:3], names)
+    assert [str(folder) for folder in folders.values()] == ["a/1", "a/b/2", "c"]
+    hashed = folder_names(plan.scans[:3], Names(True))
+    assert all(HASH.match(str(folder)) for folder in hashed.values())
+    states = iter(["", "Unreadable", None])
+    plan = make_plan(find(paths[:2], None, None), names, lambda _: next(states))
+    assert (plan.done, plan.failed, len(plan.todo)) == (1, ("Unreadable",), 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no path in it"), ("path\n", "no path in it"), ("a,path\n1\n", "a row without a path"),
+        ("\0", "not a text file"), (None, "No such file"), ('path\n"a', "not a CSV"),
+    ],
+)  # fmt: skip
+def test_a_list_that_names_nothing(content: str | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "list").write_text(content)
+    with pytest.raises(InvalidInput, match=said):
+        read_list(tmp_path / "list")
+
+
+def test_a_series_is_one_of_one_path(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    (one,) = find([tmp_path], None, "1.2.3")
+    assert (one.scan.series, one.scan.size_bytes) == ("1.2.3", 2)
+    with pytest.raises(InvalidInput, match="--series names one series"):
+        list(find([tmp_path, tmp_path], None, "1.2.3"))
+    with pytest.raises(InvalidInput, match="no scan is named"):
+        list(find([], None, None))
+
+
+# --- names ---
+
+
+def test_hashed_names_name_nothing() -> None:
+    path, uid = Path("/data/Doe_Jane/ct.nii.gz"), "1.2.840.113619.2.1"
+    names = Names(True)
+    hidden = sha256(os.fsencode(path)).hexdigest()
+    assert names.path(path) == hidden
+    assert names.series(uid) == sha256(uid.encode()).hexdigest()
+    for text, expected in {
+        f"{path}: the file is empty.": f"{hidden}: the file is empty.",
+        f"{path}/IM 1: ends early.": f"{hidden}: ends early.",
+        f"took series {uid}.": f"took series {names.series(uid)}.",
+        "given: slope 1; sent as 1/32 HU, clipped to −1000…1000": None,
+        "Copy /data/Doe_Jane again.": WITHHELD,
+        "mv 'ct.nii.gz' away": WITHHELD,
+        r"C:\Doe": WITHHELD,
+    }.items():
+        assert names.text(text, path) == (text if expected is None else expected)
+    short = Names(True).path("1")
+    for text, expected in {
+        "1: slope 1 of 12.": f"{short}: slope 1 of 12.", "header: slope 1": "header: slope 1",
+        "1/2: cut short, 1 of 2.": f"{short}: cut short, 1 of 2.",
+    }.items():  # fmt: skip
+        assert names.text(text, Path("1")) == expected
+    source = Source("LPS", f"of {path}", str(path), uid, (f"took {uid}",), sha256="0" * 64)
+    told = str(names.source(source, path))
+    assert "Doe" not in told
+    assert uid not in told
+    assert "LPS" in told
+    error = names.error(Unreadable(f"{path}: cut short.", f"rm {path.parent}"), path)
+    assert (type(error), error.cause, error.remedy) == (
+        Unreadable, f"{hidden}: cut short.", WITHHELD,
+    )  # fmt: skip
+    assert Names().source(source, path) is source
+
+
+# --- readers and the server ---
+
+
+def test_another_process_reads_the_same(tmp_path: Path) -> None:
+    scan = save(tmp_path / "scan.nii.gz", chest((9, 8, 7)), codes="LAS")
+    broken, fifo = tmp_path / "broken.nii", tmp_path / "fifo"
+    broken.write_bytes(b"no CT")
+    os.mkfifo(fifo)
+    reader = ProcessReader({"rescale": (1.0, -20.0)})
+    try:
+        for _ in range(2):
+            volume, read_ms = reader.read(Scan(scan, None, 0, 0))
+            expected = read_volume(scan, rescale=(1.0, -20.0))
+            np.testing.assert_array_equal(volume.voxels, expected.voxels)
+            assert replace(volume, voxels=expected.voxels).recipe() == expected.recipe()
+            assert volume.source == expected.source
+            assert not volume.voxels.flags.writeable
+            assert read_ms > 0
+            for bad, said in ((broken, "not a CT file"), (fifo, "a pipe")):
+                with pytest.raises(Unreadable, match=said) as raised:
+                    reader.read(Scan(bad, None, 0, 0))
+                assert raised.value.remedy
+        # A process that dies is the failure of its scan, and there is another one for the next.
+        os.kill(reader._process.pid, signal.SIGKILL)
+        with pytest.raises(Unreadable, match=r"scan.nii.gz: the process .* ended \(SIGKILL\)"):
+            reader.read(Scan(scan, None, 0, 0))
+    finally:
+        reader.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        reader.read(Scan(scan, None, 0, 0))
+
+
+def test_a_server_is_waited_for_only_where_it_is_away() -> None:
+    import threading
+
+    stopped = threading.Event()
+    told: list[str] = []
+    answers: list[object] = []
+
+    def ask() -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def there() -> None:
+        pass
+
+    def away() -> None:
+        raise Unavailable("gone")
+
+    stopped.set()  # no pause; and then nothing is asked twice
+    answers[:] = [Unavailable("gone"), 1]
+    with pytest.raises(Unavailable):
+        patiently(ask, away, 60, told.append, stopped)
+    stopped.clear()
+    answers[:] = [ServerError("broken")]
+    with pytest.raises(ServerError):
+        patiently(ask, there, 60, told.append, stopped)
+    for error in (Unavailable("gone"), ServerError("reset")):
+        answers[:] = [error]
+        with pytest.raises(GoneError):
+            patiently(ask, away, 0, told.append, stopped)
+    answers[:] = [Unavailable("full")]
+    with pytest.raises(Unavailable):  # of one scan alone
+        patiently(ask, there, 0, told.append, stopped)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "elapsed_s", "expected"),
+    [
+        (50, 150, 25, "2.0/s, 50 s left"), (1, 11, 30, "2.0/min, 5 min left"),
+        (1, 1001, 900, "4.0/h, 10 d left"),
+    ],
+)  # fmt: skip
+def test_a_pace(done: int, total: int, elapsed_s: float, expected: str) -> None:
+    assert pace(done, total, elapsed_s) == expected
+
+
+def test_a_journal_lies_beside_its_table(tmp_path: Path) -> None:
+    assert journal_of(tmp_path / "a.csv").name == "a.csv.journal.jsonl"
+    scans = copies(save(tmp_path / "a.nii", chest()), 2)
+    folders = folder_names([Planned(Scan(path, None, 0, 0)) for path in scans], Names())
+    assert {str(folder) for folder in folders.values()} == {"0-a", "1-a"}
