@@ -329,7 +329,7 @@ def test_a_command_that_is_terminated(
 ) -> None:
     """In the copy it once said BufferError, for the memory that it could not close."""
     ctclip = str(Path(sys.executable).with_name("ctclip"))
-    command = [ctclip, "predict", str(large_file), "--url", server.grpc_url]
+    command = [ctclip, "predict", str(large_file), "--any-region", "--url", server.grpc_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         pattern = f"ctclip-client-{process.pid}-*"
         while not list(SHARED_MEMORY.glob(pattern)) and process.poll() is None:
