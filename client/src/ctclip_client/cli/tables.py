@@ -38,13 +38,12 @@ class TablePrinter:
     def show(self, scan: Prediction) -> None:
         """Print one scan."""
         scores, provenance = scan.scores, scan.scores.provenance
-        spacing = " × ".join(f"{edge:g}" for edge in scan.spacing_mm)
         if self._meaning:
             self._console.print()
         say = self._say
         say(scan.path, "bold")
-        say(f"  orientation {scan.source.orientation}, spacing {spacing} mm (z × x × y)")
-        say(f"  Hounsfield units: {scan.source.hu_source}")
+        for line in scan.card_lines():
+            say(f"  {line}")
         for note in scan.notes:
             say(f"  note: {note}", "yellow")
         say(
