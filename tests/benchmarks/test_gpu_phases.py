@@ -133,6 +133,7 @@ def test_a_phase_that_passed_is_not_run_again(
     assert run.earlier(phase, "parity", settings, machine) is None
 
 
+@pytest.mark.slow
 def test_a_repository_is_measured_with_its_own_graphs(
     repository: Path,
     golden: Golden,

@@ -143,6 +143,7 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
     assert server.grpc_url not in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_bfloat16")
 def test_bf16_is_judged_and_served_by_openvino(
     bfloat: Path, golden: Golden, scans: Path, capsys: Printed

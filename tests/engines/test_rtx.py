@@ -25,7 +25,7 @@ from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.target import RTX
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-PRECISIONS = [*DTYPES, "int8"]
+PRECISIONS = [*DTYPES, pytest.param("int8", marks=pytest.mark.slow)]  # half a minute
 LOW = ["fp16", "bf16"]
 Compiled = Callable[[str], list[BuiltEngine]]
 

@@ -323,7 +323,8 @@ def run(command: str, *, in_shell: bool = False) -> Path:
     return path
 
 
-@pytest.mark.parametrize("file", ["ctclip.pt", pytest.param("ct_lipro.pt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["ctclip.pt", "ct_lipro.pt"])
 def test_remedies_work(file: str, golden: Golden, tmp_path: Path) -> None:
     loaded: State = torch.load(golden.folder / file, weights_only=True)
     state = {name: tensor.flatten()[:2].clone() for name, tensor in loaded.items()}
