@@ -161,6 +161,11 @@ def _plugin(syntax: str) -> str:
     return "pylibjpeg" if uid.UID(syntax).is_compressed else ""
 
 
+def complains(image: Image) -> bool:
+    """Whether its decoder prints nothing, unless the data is damaged."""
+    return image.pixels is not None and _plugin(image.pixels.transfer_syntax) == "gdcm"
+
+
 def _check_decoder(image: Image, pixels: Pixels) -> None:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
@@ -183,6 +188,12 @@ def _check_decoder(image: Image, pixels: Pixels) -> None:
     if plugin and plugin not in decoder.available_plugins:
         raise Unreadable(
             f"{image.path}: compressed by {name}, whose decoder is not installed.", extra("dicom")
+        )
+    if (pixels.nbytes is None) != UID(pixels.transfer_syntax).is_encapsulated:
+        raise Unreadable(
+            f"{image.path}: pixel data of {'no' if pixels.nbytes is None else 'a'} stated length, "
+            f"which {name} does not have.",
+            _ANOTHER_EXPORT,
         )
 
 
