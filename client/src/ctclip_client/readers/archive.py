@@ -207,7 +207,7 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
                     _UNPACK,
                 )
             if info.external_attr >> 28 == 0o12:  # the kind of file on Unix: a link
-                raise _refused(path, info.filename, "a link")
+                raise _refused(path, "a link")
             if info.is_dir():
                 yield info.filename, None
             else:
@@ -224,7 +224,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
                 stream.left_bytes = sys.maxsize
                 source = archive.extractfile(info) if info.isreg() else None
                 if source is None and not info.isdir():
-                    raise _refused(path, info.name, "a link, a device or a pipe")
+                    raise _refused(path, "a link, a device or a pipe")
                 yield info.name, source
                 # What tarfile keeps of every member.
                 archive.members = []
@@ -261,7 +261,7 @@ def _place(path: Path, folder: Path, name: str) -> Path:
         or PurePosixPath(name).is_absolute()
         or PureWindowsPath(name).anchor
     ):
-        raise _refused(path, name, "a path that leads out of the archive")
+        raise _refused(path, "a path that leads out of the archive")
     return folder.joinpath(*parts)
 
 
@@ -284,8 +284,8 @@ def _write(source: IO[bytes], target: Path, limit: int, path: Path) -> int:
     return written
 
 
-def _refused(path: Path, name: str, what: str) -> Unreadable:
+def _refused(path: Path, what: str) -> Unreadable:
     return Unreadable(
-        f"{path}: {name!r} in the archive is {what}.",
+        f"{path}: a file in the archive is {what}.",
         "Do not unpack it unless you know where it comes from; ask for the scan's files alone.",
     )

@@ -158,7 +158,7 @@ def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ..
     if series.damaged:
         notes.append(
             f"Not read, since damaged: {len(series.damaged)} DICOM files beside those of the "
-            f"series, {series.damaged[0][0]} among them."
+            "series (ctclip series lists them)."
         )
     if series.among > 1:
         notes.append(
