@@ -82,6 +82,8 @@ def test_one_file_of_another_format(suffix: str, tmp_path: Path, temporary: Path
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "README.txt").write_text("a scan")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "._scan.nii.gz").write_bytes(b"\0\5\x16\7")
     save(folder / "scan.nii.gz", chest(), codes="RAS")
     path = packed(folder, tmp_path / f"packed{suffix}")
     np.testing.assert_array_equal(read_volume(path).voxels, chest())
@@ -116,12 +118,15 @@ def _zip(*members: tuple[str, bytes], change: Any = None, method: int = zipfile.
     return make
 
 
-def _tar(name: str, kind: bytes = tarfile.REGTYPE, target: str = ""):  # type: ignore[no-untyped-def]
+def _tar(  # type: ignore[no-untyped-def]
+    name: str, kind: bytes = tarfile.REGTYPE, target: str = "", nbytes: int = 0, count: int = 1
+):
     def make(path: Path) -> None:
         with tarfile.open(path, "w") as file:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, target
-            file.addfile(info, io.BytesIO())
+            info.type, info.linkname, info.size = kind, target, nbytes
+            for _ in range(count):
+                file.addfile(info, io.BytesIO(bytes(nbytes)))
 
     return make
 
@@ -146,7 +151,7 @@ def _link(info: zipfile.ZipInfo) -> None:
 
 
 HOSTILE = {
-    "up": (_zip(("../evil", b"x")), "leads out of the archive"),
+    "up": (_zip(("../evil", b"x")), "a file in the archive is a path that leads out"),
     "up on Windows": (_zip(("a\\..\\..\\evil", b"x")), "leads out"),
     "absolute": (_zip(("/evil-ctclip", b"x")), "leads out"),
     "drive": (_zip(("C:/evil", b"x")), "leads out"),
@@ -165,6 +170,9 @@ HOSTILE = {
     "twice": (_zip(("a", b"x"), ("./a", b"y")), "two files of one name"),
     "a file as a folder": (_zip(("a", b"x"), ("a/b", b"y")), "cannot be unpacked"),
     "bomb": (_zip(*((f"{n}", bytes(1 << 20)) for n in range(9))), "more than 100 times"),
+    "a long name": (_tar("x", tarfile.GNUTYPE_LONGNAME, nbytes=2 << 20), "more than 1 MiB"),
+    "a long header": (_tar("x", tarfile.XHDTYPE, nbytes=2 << 20), "header of more than 1 MiB"),
+    "many folders": (_tar("x", tarfile.DIRTYPE, count=21), "more than 20 files and folders"),
     "many": (_zip(*((f"{n}", b"") for n in range(21))), "more than 20 files"),
 }  # fmt: skip
 

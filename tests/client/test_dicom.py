@@ -188,13 +188,18 @@ def test_a_compressed_multiframe_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_bits_that_are_not_stored_are_no_values(signed: bool, tmp_path: Path) -> None:
-    """Old files keep overlays there; others leave the sign undone."""
+    """Old files keep overlays there; others leave the sign undone, or padding without bits."""
     hu = chest(SHAPE)
     low = hu if signed else hu + np.int16(1024)
+    low[:, 0, 0] = low.min() if signed else 0
 
     def change(data: Dataset, n: int) -> None:
         pixels = np.frombuffer(data.PixelData, np.uint16).reshape(data.Rows, data.Columns) & 0x0FFF
-        set_pixels(data, pixels | np.uint16(0x5000))
+        pixels |= np.uint16(0x5000)
+        if not signed:
+            pixels[0, 0] = data.PixelPaddingValue = 63536
+            data["PixelPaddingValue"].VR = "US"
+        set_pixels(data, pixels)
         data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 11, int(signed)
 
     rescale = (1, 0) if signed else (1, -1024)
@@ -262,6 +267,7 @@ def _on(number: int, change: Callable[[Dataset, int], None]) -> Callable[[Datase
 
 REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "uneven": (_moved(lambda n: (0, 0, 0.9 * (n > 9))), "not evenly spaced: 2.5 to 3.4 mm"),
+    "two steps": (_moved(lambda n: (0, 0, 2.5 * (n // 2))), "not evenly spaced: 2.5 to 5 mm"),
     "missing": (_moved(lambda n: (0, 0, 5.0 * (n > 9))), "slices are missing: 2 at 1 places"),
     "a thicker end": (_moved(lambda n: (0, 0, n * 0.5 * (n > 15))), "not evenly spaced"),
     "interleaved": (lambda d, n: setattr(d, "AcquisitionNumber", 1 + n % 2), "2 acquisitions are"),
@@ -307,9 +313,15 @@ def test_refused_with_a_reason(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("slices_each", [1, 5])
 def test_acquisitions_one_after_the_other(slices_each: int, tmp_path: Path) -> None:
     def change(data: Dataset, n: int) -> None:
-        data.AcquisitionNumber = 99 - n // slices_each
+        if n != 7:
+            data.AcquisitionNumber = 99 - n // slices_each
 
     same(read_volume(write(tmp_path, slices(STORED, change=change))))
+
+
+def test_given_values_replace_damaged_ones(tmp_path: Path) -> None:
+    folder = write(tmp_path, slices(STORED, change=_set(RescaleSlope=None)))
+    same(read_volume(folder, rescale=(1, -1024)))
 
 
 def test_several_threads_may_read(tmp_path: Path) -> None:

@@ -130,18 +130,38 @@ def test_any_damage_to_compressed_pixels(syntax: str, tmp_path: Path) -> None:
     attempts(folder, 60)
 
 
-def test_a_decoder_that_ends_its_process_is_an_error(tmp_path: Path) -> None:
-    """GDCM aborts where a JPEG claims to have 255 bits."""
+def test_a_decoder_that_ends_its_process_or_complains_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDCM aborts where a JPEG claims to have 255 bits; where its data is damaged, libjpeg says so
+    and goes on. Whatever lies in the working directory has no part in it."""
+    (tmp_path / "disc").mkdir()
+    monkeypatch.chdir(tmp_path / "disc")
+    Path("json.py").write_text("open('started', 'w')")
+    tmp_path /= "series"
     folder = write(tmp_path, slices(STORED))
     for path in folder.iterdir():
         by_gdcm(path, "1.2.840.10008.1.2.4.70")
     path = sorted(folder.iterdir())[0]
-    content = bytearray(path.read_bytes())
-    content[content.index(b"\xff\xd8\xff\xc3") + 6] = 255
-    path.write_bytes(content)
-    with pytest.raises(Unreadable, match="on which its decoder gave up") as caught:
-        read_volume(folder, series=uid())
-    assert str(path) in caught.value.cause
+    whole = path.read_bytes()
+    start = whole.index(b"\xff\xd8\xff\xc3")
+    for at, damage, words in (
+        (6, b"\xff", "on which its decoder gave up"),
+        (600, bytes(64), "of which its decoder complained"),
+        (whole.index(b"\xff" * 4) - start, b"\0\x40\0\0", "pixel data of a stated length"),
+    ):
+        content = bytearray(whole)
+        content[start + at : start + at + len(damage)] = damage
+        path.write_bytes(content)
+        with pytest.raises(Unreadable, match=words) as caught:
+            read_volume(folder, series=uid())
+        assert str(path) in caught.value.cause
+    assert not Path("started").exists()
+    path.write_bytes(whole)
+    for no_python in ("/bin/false", "/absent"):
+        monkeypatch.setattr("sys.executable", no_python)
+        with pytest.raises(Unreadable, match="could not be started"):
+            read_volume(folder, series=uid())
 
 
 def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,14 @@ def localizer(data: Dataset, n: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two studies, a NIfTI file and a damaged file."""
+    """Two studies, a NIfTI file and a damaged file; links, and what macOS leaves."""
     root = tmp_path / "scans"
     write(root / "1", slices(STORED, (3.0, 0.7, 0.8)))
     write(root / "2", slices(STORED, (2.0, 0.7, 0.8), series=2))
     write(root / "3", slices(STORED[:2], series=3, change=localizer))
-    write(root / "4", slices(STORED, study=2))
+    (root / "4").symlink_to(write(tmp_path / "elsewhere", slices(STORED, study=2)))
+    (root / "circle").symlink_to(root)
+    (root / "._scan.nii.gz").write_bytes(b"\0\5\x16\7")
     save(root / "scan.nii.gz", chest())
     (root / "1" / "damaged").write_bytes((root / "1" / "IM0000").read_bytes()[:150])
     return root
@@ -64,7 +66,14 @@ def test_a_row_for_each_series(folder: Path, capsys: pytest.CaptureFixture[str])
 def test_the_table_shows_all_of_a_uid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["series", str(folder)]) == 0
     text = capsys.readouterr().out
-    for words in ("1*", "2*", "localizer", f"--series {uid(2)}\n", "Several studies"):
+    for words in (
+        "1*",
+        "2*",
+        "localizer",
+        "a file, not looked into",
+        f"--series {uid(2)}\n",
+        "Several studies",
+    ):
         assert words in text
 
 
@@ -75,7 +84,10 @@ def test_archives_files_and_nothing(
     with zipfile.ZipFile(path, "w") as archive:
         for file in (folder / "2").iterdir():
             archive.write(file, file.name)
-    (row,) = listed(path, capsys)
+        archive.write(folder / "1" / "damaged", "other/damaged")
+    row, other = listed(path, capsys)
+    assert other["path"] == str(path / "other/damaged")
+    assert other["left_out"].startswith(f"{path}/other/damaged: ")
     assert (row["path"], row["series"], row["taken"]) == (str(path), uid(2), True)
     assert [row["path"] for row in listed(folder / "scan.nii.gz", capsys)] == [
         str(folder / "scan.nii.gz")
@@ -140,6 +152,7 @@ def test_nothing_of_a_header_is_told(
         main(["series", str(path), "--json"])
     out, err = capfd.readouterr()
     assert out
+    assert ("no valid UID" in "".join(said)) == ("SeriesInstanceUID" in tags)
     for text in (*said, out, err, caplog.text):
         assert "MARKER" not in text
     if not tags:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ctclip_client.batch.names import Names
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.readers.find import Scan, find_scans
+from ctclip_client.readers.walk import files_below
 
 Key = tuple[str, str | None]
 """A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
@@ -72,9 +73,10 @@ def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Itera
             yield Planned(Scan(path, None, 0, 0), error)
         except (OSError, ValueError) as error:  # a NUL byte is no OSError
             why = getattr(error, "strerror", None) or error
+            where = getattr(error, "filename", None) or path
             yield Planned(
                 Scan(path, None, 0, 0),
-                Unreadable(f"{path}: {why}.", "Check the path and the permission to read it."),
+                Unreadable(f"{where}: {why}.", "Check the path and the permission to read it."),
             )
 
 
@@ -137,7 +139,7 @@ def read_list(path: Path) -> list[Path]:
 
 def _whole(path: Path, series: str) -> Scan:
     """A path with all below it, of which one series is to be read."""
-    files = [path] if not path.is_dir() else [f for f in path.rglob("*") if f.is_file()]
+    files = [path] if not path.is_dir() else list(files_below(path))
     states = [file.stat() for file in files]
     latest_ns = max((state.st_mtime_ns for state in states), default=0)
     return Scan(path, series, sum(state.st_size for state in states), latest_ns)

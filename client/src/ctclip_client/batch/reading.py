@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ctclip_client.volume import Source, Volume
 
 _MEMORY = "Read with fewer processes (--readers 1), or on a machine with more memory."
+_STARTING = Lock()
 _DAMAGED = "Look at the file with ctclip doctor: what decodes it has crashed."
 
 
@@ -114,7 +116,7 @@ class ProcessReader:
         process = context.Process(
             target=_serve, args=(theirs, os.getpid(), dict(self._options)), daemon=True
         )
-        with theirs:
+        with theirs, _safe_path():
             process.start()
         self._process = process
         if self._closed:  # by another thread, meanwhile
@@ -131,6 +133,22 @@ class ProcessReader:
         process.join()
         code = process.exitcode
         return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes that are started here import nothing of the working directory, which may be a disc
+    with anything on it. multiprocessing passes on no such option, but their interpreter reads a
+    variable."""
+    name = "PYTHONSAFEPATH"
+    with _STARTING:
+        before = os.environ.get(name, "")
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            # Empty is as absent; to delete it would trouble threads that copy the environment.
+            os.environ[name] = before
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         rows = list(_rows(args.path))
     except OSError as error:
         raise Unreadable(
-            f"{args.path}: {error.strerror or error}.",
+            f"{error.filename or args.path}: {error.strerror or error}.",
             "Check the path and the permission to read it.",
         ) from error
     if not rows:
@@ -85,11 +85,12 @@ def _rows(path: Path) -> Iterator[Row]:
     from ctclip_client.readers.dicom import look
     from ctclip_client.readers.dicom.series import DicomSeries, Found
     from ctclip_client.readers.registry import SUFFIXES, format_of
+    from ctclip_client.readers.walk import files_below
 
     if path.is_dir():
         yield from _of_dicom(path, look(path))
-        for file in sorted(path.rglob("*")):
-            if file.name.lower().endswith(SUFFIXES) and file.is_file():
+        for file in sorted(files_below(path)):
+            if file.name.lower().endswith(SUFFIXES):
                 yield Row(str(file))
         return
     series = format_of(path).series(path)
@@ -154,7 +155,9 @@ def _print(rows: Sequence[Row]) -> None:
             _shown(row.extent_mm),
         )  # fmt: skip
         eyes = row.for_eyes or ("", "", "", "")
-        what = "taken" if row.taken else row.left_out or "not the first choice"
+        what = row.left_out or ("taken" if row.taken else "not the first choice")
+        if row.taken and row.images is None:
+            what = "a file, not looked into"
         mark = f"{n}*" if row.taken else str(n)
         cells = (mark, *eyes, *numbers, what)
         table.add_row(*(Text(printable(cell)) for cell in cells))

@@ -97,7 +97,7 @@ def read_volume(
             return to_volume(stored, location, options)
     except OSError as error:
         raise Unreadable(
-            f"{location}: {error.strerror or error}.",
+            f"{error.filename or location}: {error.strerror or error}.",
             "Check the path and the permission to read it.",
         ) from error
     except MemoryError as error:

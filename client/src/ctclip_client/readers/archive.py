@@ -5,7 +5,9 @@ Nothing is believed of what an archive says of its members: bytes are counted as
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sys
 import tarfile
 import tempfile
 import weakref
@@ -22,6 +24,7 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.readers.format import Format, Options, Series, Stored
 from ctclip_client.readers.gzip_stream import opened
 from ctclip_client.readers.remedies import COPY_AGAIN
+from ctclip_client.readers.walk import files_below
 
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
 _TAR_MAGIC = (257, b"ustar")
@@ -31,6 +34,8 @@ _FREE_BYTES = 256 << 20
 """So much may come out of any archive: a drawn scan is packed better than a real one."""
 LARGEST_BYTES = 16 << 30
 MOST_MEMBERS = 100_000
+_LARGEST_HEADER_BYTES = 1 << 20
+"""Of a member of a tar file, with its name and whatever else is told of it."""
 _CHUNK_BYTES = 1 << 20
 _UNPACK = "Unpack it yourself, and name the folder or the file of the scan."
 
@@ -70,10 +75,10 @@ class Archive:
         with _as_in(path, unpacked):
             _unpack(path, unpacked.folder)
             inner, form = _inner(path, unpacked.folder)
-            return [
-                Packed(series.uid, series.left_out, series, form, inner, unpacked)
-                for series in form.series(inner)
-            ]
+            found = [_named(series, path, unpacked.folder) for series in form.series(inner)]
+        return [
+            Packed(series.uid, series.left_out, series, form, inner, unpacked) for series in found
+        ]
 
     def read(self, path: Path, series: Series, options: Options, /) -> Stored:
         """As the format of what is in it does."""
@@ -106,17 +111,39 @@ def _as_in(path: Path, unpacked: Unpacked) -> Iterator[None]:
     except BaseException as error:
         unpacked.remove()  # whoever keeps the error would keep them
         if isinstance(error, Unreadable) and folder in str(error):
-            remedy = error.remedy
-            if folder in remedy:  # a command, which would not find it
-                remedy = f"Unpack the archive first. {remedy.replace(folder, 'FOLDER')}"
-            raise Unreadable(error.cause.replace(folder, str(path)), remedy) from error
+            raise _told(error, path, unpacked.folder) from error
         if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
             raise Unreadable(
                 f"{path}: cannot be unpacked into {folder}: {error.strerror or error}.",
                 "Make room in the folder of temporary files (TMPDIR sets another one), or unpack "
-                "it yourself and name the folder of the scan.",
+                "it yourself and name the folder of the scan."
+                if full
+                else _UNPACK,
             ) from error
         raise
+
+
+def _told(error: Unreadable, path: Path, folder: Path) -> Unreadable:
+    """The same of the archive."""
+    remedy = error.remedy
+    if str(folder) in remedy:  # a command, which would not find it
+        remedy = f"Unpack the archive first. {remedy.replace(str(folder), 'FOLDER')}"
+    return Unreadable(error.cause.replace(str(folder), str(path)), remedy)
+
+
+def _named(series: Series, path: Path, folder: Path) -> Series:
+    """What a series says of itself and of damaged files beside it, as of files in the archive."""
+    from ctclip_client.readers.dicom.series import DicomSeries
+
+    series = replace(series, left_out=series.left_out.replace(str(folder), str(path)))
+    if isinstance(series, DicomSeries):
+        damaged = tuple(
+            (path / file.relative_to(folder), _told(error, path, folder))
+            for file, error in series.damaged
+        )
+        series = replace(series, damaged=damaged)
+    return series
 
 
 def _inner(path: Path, folder: Path) -> tuple[Path, Format]:
@@ -127,7 +154,7 @@ def _inner(path: Path, folder: Path) -> tuple[Path, Format]:
     if next(dicom_files(folder), None) is not None:
         return folder, format_of(folder)
     suffixes = tuple(s for form in FORMATS if form.name != Archive.name for s in form.suffixes)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = sorted(files_below(folder))
     scans = [file for file in files if file.name.lower().endswith(suffixes)]
     if len(files) == 1:  # whatever its name
         scans = files
@@ -152,8 +179,10 @@ def _unpack(path: Path, folder: Path) -> None:
         for count, (name, source) in enumerate(members, 1):
             if count > MOST_MEMBERS:
                 raise Unreadable(
-                    f"{path}: more than {MOST_MEMBERS:,} files in the archive.", _UNPACK
+                    f"{path}: more than {MOST_MEMBERS:,} files and folders in the archive.", _UNPACK
                 )
+            if source is None:  # a folder
+                continue
             limit -= _write(source, _place(path, folder, name), limit, path)
     except (Unreadable, MemoryError):
         raise
@@ -165,7 +194,8 @@ def _unpack(path: Path, folder: Path) -> None:
         ) from error
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Names and contents; None for a folder."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.flag_bits & 1:
@@ -177,21 +207,50 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     _UNPACK,
                 )
             if info.external_attr >> 28 == 0o12:  # the kind of file on Unix: a link
-                raise _refused(path, info.filename, "a link")
-            if not info.is_dir():
+                raise _refused(path, "a link")
+            if info.is_dir():
+                yield info.filename, None
+            else:
                 with archive.open(info) as source:
                     yield info.filename, source
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for info in archive:
-            if info.isdir():
-                continue
-            source = archive.extractfile(info) if info.isreg() else None
-            if source is None:
-                raise _refused(path, info.name, "a link, a device or a pipe")
-            yield info.name, source
+def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Likewise."""
+    with opened(path) as file:
+        stream = _Headers(file, path)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+            while (info := archive.next()) is not None:
+                stream.left_bytes = sys.maxsize
+                source = archive.extractfile(info) if info.isreg() else None
+                if source is None and not info.isdir():
+                    raise _refused(path, "a link, a device or a pipe")
+                yield info.name, source
+                # What tarfile keeps of every member.
+                archive.members = []
+                archive.pax_headers.clear()
+                stream.left_bytes = _LARGEST_HEADER_BYTES
+
+
+class _Headers:
+    """A tar file's bytes, of which only so many may be read at once for the header of a member:
+    tarfile takes long names, and lists of a header's fields, into memory whole."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
+        self.left_bytes = _LARGEST_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises: Unreadable."""
+        chunk = self._file.read(size)
+        self.left_bytes -= len(chunk)
+        if self.left_bytes < 0:
+            raise Unreadable(
+                f"{self._path}: a header of more than {_LARGEST_HEADER_BYTES >> 20} MiB in the "
+                "archive.",
+                _UNPACK,
+            )
+        return chunk
 
 
 def _place(path: Path, folder: Path, name: str) -> Path:
@@ -202,7 +261,7 @@ def _place(path: Path, folder: Path, name: str) -> Path:
         or PurePosixPath(name).is_absolute()
         or PureWindowsPath(name).anchor
     ):
-        raise _refused(path, name, "a path that leads out of the archive")
+        raise _refused(path, "a path that leads out of the archive")
     return folder.joinpath(*parts)
 
 
@@ -225,8 +284,8 @@ def _write(source: IO[bytes], target: Path, limit: int, path: Path) -> int:
     return written
 
 
-def _refused(path: Path, name: str, what: str) -> Unreadable:
+def _refused(path: Path, what: str) -> Unreadable:
     return Unreadable(
-        f"{path}: {name!r} in the archive is {what}.",
+        f"{path}: a file in the archive is {what}.",
         "Do not unpack it unless you know where it comes from; ask for the scan's files alone.",
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.registry import SUFFIXES
+from ctclip_client.readers.walk import files_below
 
 if TYPE_CHECKING:
     from ctclip_client.readers.dicom.header import Image
@@ -34,21 +35,18 @@ class Scan:
 def find_scans(path: Path) -> Iterator[Scan]:
     """Find the scans of a path, in order of their names.
 
-    A file is one scan, an archive, too. A folder is searched with all that is below it: every file
-    that is named like a scan is one, and of DICOM files each study gives one scan, namely the
-    series that `ctclip series` marks. Where it marks none, and the study has CT images, the scan is
-    the study's folder: reading it says why. DICOM files that are damaged are scans, too, so that
-    they fail by their names; studies without CT images are none.
+    A file is one scan, an archive, too. A folder is searched with all that is below it (see
+    `files_below`): every file that is named like a scan is one, and of DICOM files each study
+    gives one scan, namely the series that `ctclip series` marks. Where it marks none, and the
+    study has CT images, the scan is the study's folder: reading it says why. DICOM files that are
+    damaged are scans, too, so that they fail by their names; studies without CT images are none.
 
     Raises: Unreadable where nothing is there, or nothing that is a scan; OSError.
     """
     if not path.is_dir():
         yield _scan(path)
         return
-    found = [
-        file for file in sorted(path.rglob("*"))
-        if file.name.lower().endswith(SUFFIXES) and file.is_file()
-    ]  # fmt: skip
+    found = [file for file in files_below(path) if file.name.lower().endswith(SUFFIXES)]
     scans = sorted(
         [*map(_scan, found), *_dicom_scans(path)], key=lambda scan: (scan.path, scan.series or "")
     )

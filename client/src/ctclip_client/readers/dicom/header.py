@@ -27,7 +27,8 @@ _TAGS = (
     "SeriesDescription", "Modality", "ImageType", "ConvolutionKernel",
     "VolumeBasedCalculationTechnique", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "LossyImageCompression",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
     "AcquisitionNumber",
@@ -73,7 +74,7 @@ class Pixels:
     """How the pixels of a file are stored.
 
     offset: of the pixel data's element in the plain file (see `plain`). nbytes: of its value; None
-    where it is compressed.
+    where it is compressed. padding: what is stored where the scanner has measured nothing.
     """
 
     transfer_syntax: str
@@ -85,6 +86,7 @@ class Pixels:
     bits_stored: int
     high_bit: int
     signed: bool
+    padding: int | None
     samples: int
     photometric: str
     lossy: bool
@@ -132,6 +134,12 @@ def read_image(path: Path) -> Image | None:
             stored_as = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID", ""))
             if stored_as and not stored_as.startswith(CT_CLASS):
                 return None
+            if data.get("SeriesInstanceUID"):
+                raise Unreadable(
+                    f"{path}: SeriesInstanceUID is no valid UID, expected digits and dots, at most "
+                    "64 of them.",
+                    "Where the scan was made anonymous, do so again with a tool that writes UIDs.",
+                )
             raise Unreadable(
                 f"{path}: a DICOM file without SeriesInstanceUID, or cut short before it.",
                 COPY_AGAIN,
@@ -184,6 +192,7 @@ def _pixels(data: Any, file: BinaryIO, inflated: bool) -> Pixels | None:
         bits_stored=stored,
         high_bit=high,
         signed=bool(representation),
+        padding=_integer(data, "PixelPaddingValue"),
         samples=_integer(data, "SamplesPerPixel") or 1,
         photometric=_shared(str(data.get("PhotometricInterpretation") or "")),
         lossy=str(data.get("LossyImageCompression") or "") == "01" or syntax in _LOSSY,

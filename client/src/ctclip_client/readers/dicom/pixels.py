@@ -115,6 +115,7 @@ def decoded(image: Image) -> Iterator[NDArray[Any]]:
             for frame in iter_pixels(
                 file,
                 raw=True,
+                correct_unused_bits=False,  # which `_stored_bits` does
                 decoding_plugin=_plugin(pixels.transfer_syntax),
                 transfer_syntax_uid=pixels.transfer_syntax,
             ):
@@ -133,14 +134,22 @@ def decoded(image: Image) -> Iterator[NDArray[Any]]:
 
 
 def _stored_bits(frame: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
-    """Without what lies above BitsStored: overlays of old files, or the sign left undone."""
-    unused = frame.dtype.itemsize * 8 - pixels.bits_stored
-    signed = frame.astype(f"=i{frame.dtype.itemsize}", copy=False)
+    """Without what lies above BitsStored: overlays of old files, or the sign left undone.
+
+    Padding that does not fit into these bits would become tissue: it gets their lowest value.
+    """
+    bits = frame.dtype.itemsize * 8
+    unused = max(bits - pixels.bits_stored, 0)
+    unsigned = frame.astype(f"=u{frame.dtype.itemsize}", copy=False)
+    low = -(1 << (pixels.bits_stored - 1)) if pixels.signed else 0
+    padding = pixels.padding
+    if padding is not None and not low <= padding < low + (1 << pixels.bits_stored):
+        unsigned = np.where(unsigned == padding % (1 << bits), low % (1 << bits), unsigned)
+        unsigned = unsigned.astype(f"=u{frame.dtype.itemsize}", copy=False)
     if pixels.signed:
-        return signed if unused <= 0 else (signed << unused) >> unused
-    plain_dtype = np.dtype(f"=u{frame.dtype.itemsize}")
-    unsigned = frame.astype(plain_dtype, copy=False)
-    return unsigned if unused <= 0 else unsigned & plain_dtype.type((1 << pixels.bits_stored) - 1)
+        return (unsigned.view(f"=i{frame.dtype.itemsize}") << unused) >> unused
+    stored: NDArray[Any] = unsigned & unsigned.dtype.type((1 << min(pixels.bits_stored, bits)) - 1)
+    return stored
 
 
 def _plugin(syntax: str) -> str:
@@ -150,6 +159,11 @@ def _plugin(syntax: str) -> str:
     if syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
         return "gdcm"
     return "pylibjpeg" if uid.UID(syntax).is_compressed else ""
+
+
+def complains(image: Image) -> bool:
+    """Whether its decoder prints nothing, unless the data is damaged."""
+    return image.pixels is not None and _plugin(image.pixels.transfer_syntax) == "gdcm"
 
 
 def _check_decoder(image: Image, pixels: Pixels) -> None:
@@ -174,6 +188,12 @@ def _check_decoder(image: Image, pixels: Pixels) -> None:
     if plugin and plugin not in decoder.available_plugins:
         raise Unreadable(
             f"{image.path}: compressed by {name}, whose decoder is not installed.", extra("dicom")
+        )
+    if (pixels.nbytes is None) != UID(pixels.transfer_syntax).is_encapsulated:
+        raise Unreadable(
+            f"{image.path}: pixel data of {'no' if pixels.nbytes is None else 'a'} stated length, "
+            f"which {name} does not have.",
+            _ANOTHER_EXPORT,
         )
 
 

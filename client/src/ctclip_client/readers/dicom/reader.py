@@ -66,7 +66,7 @@ class Dicom:
         stack = series.stack
         if series.error is not None or stack is None:
             raise series.error or Unreadable(f"{path}: no volume.", "")
-        rescale, rescale_notes = _rescale(stack)
+        rescale, rescale_notes = _rescale(stack, options)
         digest = hashlib.sha256()
         return Stored(
             voxels=lambda: _voxels(stack, digest),
@@ -133,14 +133,15 @@ def _check_choice(path: Path, series: DicomSeries, options: Options) -> None:
         )
 
 
-def _rescale(stack: Stack) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+def _rescale(stack: Stack, options: Options) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
     """(slope, intercept) of all slices, None where the header has neither, and notes."""
     frame = stack.slices[0].frame
     slope, intercept = frame.rescale
     notes: tuple[str, ...] = ()
     if frame.rescale_type == UNSPECIFIED:
         notes = ("RescaleType is unspecified (US); Hounsfield units were taken.",)
-    if slope is None and intercept is None:
+    missing_one = slope is None or intercept is None
+    if (slope is None and intercept is None) or (missing_one and options.rescale is not None):
         return None, notes
     if slope is None or intercept is None:
         missing = "RescaleSlope" if slope is None else "RescaleIntercept"
@@ -157,7 +158,7 @@ def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ..
     if series.damaged:
         notes.append(
             f"Not read, since damaged: {len(series.damaged)} DICOM files beside those of the "
-            f"series, {series.damaged[0][0]} among them."
+            "series (ctclip series lists them)."
         )
     if series.among > 1:
         notes.append(

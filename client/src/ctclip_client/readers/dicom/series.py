@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from ctclip_client.readers.dicom.kinds import CT, is_ct, left_out
 from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
 from ctclip_client.readers.format import Series
+from ctclip_client.readers.walk import files_below
 
 FEWEST_SLICES = 20
 """Fewer are a localizer, a sample or a part of a chest."""
@@ -68,14 +68,10 @@ def dicom_files(folder: Path) -> Iterator[Path]:
 
     Raises: OSError.
     """
-    for name, folders, files in os.walk(folder, onerror=_raise):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(name, file)
-            if path.is_file():  # no pipe, which would be waited for
-                with path.open("rb") as opened:
-                    if is_dicom(opened.read(_HEAD_BYTES)):
-                        yield path
+    for path in files_below(folder):
+        with path.open("rb") as opened:
+            if is_dicom(opened.read(_HEAD_BYTES)):
+                yield path
 
 
 def series_of(paths: Iterable[Path]) -> Found:
@@ -112,10 +108,6 @@ def preferred(found: Found) -> dict[str, DicomSeries]:
         if not series.left_out:
             taken.setdefault(series.study, series)
     return taken
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _series(uid: str, images: Sequence[Image]) -> DicomSeries:

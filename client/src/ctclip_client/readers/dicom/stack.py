@@ -28,6 +28,8 @@ _SAME_PLACE_MM = 1e-3
 _OFF_GRID = 0.1
 """Of a step. Scanners write positions with one decimal, say: 0.05 mm of a step of 0.5 mm. A slice
 that is missing puts others off by a half of a step at least."""
+_MOST_GAPS = 0.25
+"""Of all steps. More are a series that was made of two steps, and none that lacks slices."""
 _SAME_DIRECTION = 1e-3
 _SAME_SPACING_MM = 1e-3
 _DIGITS = ".6g"
@@ -232,8 +234,10 @@ def _digests(slices: Sequence[Slice]) -> dict[tuple[Path, int], bytes]:
 def _check_acquisitions(ordered: Sequence[Slice]) -> None:
     """Refuse acquisitions that lie within each other. One after the other is how a scanner works
     that stops for each."""
-    reach: dict[float | None, tuple[int, int]] = {}
+    reach: dict[float, tuple[int, int]] = {}
     for n, each in enumerate(ordered):
+        if each.frame.acquisition is None:  # which says nothing of another one
+            continue
         start, _ = reach.setdefault(each.frame.acquisition, (n, n))
         reach[each.frame.acquisition] = start, n
     for (_, end), (start, _) in pairwise(sorted(reach.values())):
@@ -260,7 +264,8 @@ def _step_mm(along: NDArray[np.float64], folder: Path) -> float:
             return step
     gaps = np.flatnonzero(steps > 1.5 * median)
     whole = steps[gaps] / median
-    if len(gaps) and np.abs(whole - np.rint(whole)).max() < 2 * _OFF_GRID:
+    few = 0 < len(gaps) < _MOST_GAPS * len(steps)
+    if few and np.abs(whole - np.rint(whole)).max() < 2 * _OFF_GRID:
         others = np.delete(steps, gaps)
         if not len(others) or np.abs(others - median).max() < 2 * _OFF_GRID * median:
             raise Unreadable(
