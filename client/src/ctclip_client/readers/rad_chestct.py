@@ -7,6 +7,7 @@ resampled to 0.8 mm, with axes from superior to inferior, anterior to posterior,
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.grid import AffineForm, Grid
 from ctclip_client.readers.format import Options, Series, Stored
 from ctclip_client.readers.gzip_stream import LARGEST_RATIO
+from ctclip_client.readers.size import check_size
 from ctclip_client.readers.remedies import COPY_AGAIN
 
 SPACING_MM = 0.8
@@ -65,6 +67,7 @@ class RadChestCT:
                     f"{path}: damaged: the array is said to have {nbytes:,} bytes, and "
                     f"{size - file.tell():,} are there.",
                     COPY_AGAIN,
+        check_size(str(path), math.prod(shape), nbytes)
                 )
         placed = not options.as_stored
         return Stored(

@@ -18,6 +18,7 @@ from isal import isal_zlib
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.gzip_stream import LARGEST_RATIO
 from ctclip_client.readers.remedies import COPY_AGAIN, by_simpleitk
+from ctclip_client.readers.size import check_size
 
 LONGEST_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -72,6 +73,7 @@ class TextHeader:
             )
 
     def check_data(self, nbytes: int, digest: Digest) -> None:
+        check_size(str(self.path), math.prod(self.shape), nbytes)
         """Read the voxels for their own checksum, where they are packed, and for a digest of the
         file (of two files: of their digests, the header's first).
 
