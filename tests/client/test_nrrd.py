@@ -118,6 +118,7 @@ def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Pat
         ("scan.mha", "NDims = 3", "NDims = 99999", "one volume of three axes"),
         ("scan.mha", "BinaryData = True", "BinaryData = False", "BinaryData is 'false'"),
         ("scan.mha", "DimSize", "HeaderSize = 64\nDimSize", "HeaderSize is '64'"),
+        ("scan.mha", "ElementSpacing = .*\n", "", "no edges of a voxel"),
         ("scan.mha", "DimSize", "ElementNumberOfChannels = 2\nDimSize", "vector"),
         ("scan.mha", "CompressedData = False", "CompressedData = Maybe", "CompressedData is"),
         ("scan.mha", "CompressedData = False", "CompressedData = True", "CompressedDataSize is no"),

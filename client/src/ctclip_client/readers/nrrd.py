@@ -120,6 +120,10 @@ def _stored(reader: str, header: TextHeader, series: Series, options: Options) -
             "MetaImage: TransformMatrix).",
             AS_STORED,
         )
+    if not header.spaced and not options.as_stored:
+        raise Unreadable(
+            f"{header.path}: no edges of a voxel in the header (ElementSpacing).", AS_STORED
+        )
     with _simpleitk(reader, header.path) as itk:
         itk.ReadImageInformation()
         placement = _Placement.of(header, itk)

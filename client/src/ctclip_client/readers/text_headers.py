@@ -44,6 +44,7 @@ class TextHeader:
     path: of the header. data: the file of the voxels, which may be the same. offset: where they
     begin in it. shape: (i, j, k). placed: whether an orientation is named. window: zlib's, None
     where the voxels are not packed. packed_bytes: how many, None where they go on to the end.
+    spaced: whether the edges of a voxel are named.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class TextHeader:
     placed: bool
     window: int | None
     packed_bytes: int | None = None
+    spaced: bool = True
 
     def check_size(self, nbytes: int) -> None:
         """Compare what is there with the bytes of all voxels.
@@ -158,6 +160,7 @@ def meta_image_header(path: Path, head: bytes) -> TextHeader:
         placed=not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields),
         window=_ZLIB if packed else None,
         packed_bytes=int(size) if packed else None,
+        spaced=not {"ElementSpacing", "ElementSize"}.isdisjoint(fields),
     )
 
 
