@@ -144,6 +144,15 @@ def test_what_a_header_can_be_refused_for(
 @BOTH
 def test_without_orientation_it_is_read_as_stored(suffix: str, tmp_path: Path) -> None:
     path = save_itk(tmp_path / f"scan{suffix}", chest(), codes="LAS")
+@BOTH
+def test_padding_and_comments_do_no_harm(suffix: str, tmp_path: Path) -> None:
+    path = save_itk(tmp_path / f"scan{suffix}", chest(), packed=False)
+    if suffix == ".mha":
+        edited(path, "NDims", "Comment = a\nComment = b\nNDims")
+    path.write_bytes(path.read_bytes() + b"\n\0")
+    np.testing.assert_array_equal(read_volume(path).voxels, chest())
+
+
     if suffix == ".nrrd":
         edited(path, "space origin: .*\n", "")
         edited(path, "space directions: .*\n", "")
