@@ -82,13 +82,16 @@ def test_a_pair_of_files_is_read(name: str, tmp_path: Path) -> None:
         read_volume(path)
 
 
-@pytest.mark.parametrize("elsewhere", ["../scan.raw", "/etc/passwd", "LIST", "x%03d.raw 1 9 1", ""])
+@pytest.mark.parametrize(
+    "elsewhere", ["../scan.raw", "/etc/passwd", "LIST", "list 2", "-x", "x%03d.raw 1 9 1", ""]
+)
 @pytest.mark.parametrize("name", ["scan.nhdr", "scan.mhd"])
 def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Path) -> None:
     folder = tmp_path / "scan"
     folder.mkdir()
     path = save_itk(folder / name, chest(), packed=False)
-    (tmp_path / "scan.raw").write_bytes((folder / "scan.raw").read_bytes())
+    for there in (tmp_path / "scan.raw", *(folder / name for name in ("LIST", "list 2", "-x"))):
+        there.write_bytes((folder / "scan.raw").read_bytes())
     with pytest.raises(Unreadable, match=r"lies beside it|does not end"):
         read_volume(edited(path, "(ElementDataFile = |data file: ).*", rf"\1{elsewhere}"))
 

@@ -213,12 +213,14 @@ def _shape(path: Path, count: str, sizes: str) -> tuple[int, int, int]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of the voxels, which lies in the same folder."""
+    """The file of the voxels, which lies in the same folder. To SimpleITK, LIST is a list of other
+    files, - the standard input, and % a pattern."""
     data = path.parent / name
-    if not name or name in (".", "..") or {*name} & {*"/\\%\0"} or not data.is_file():
+    special = name.upper().startswith("LIST") or name.startswith("-") or {*name} & {*"/\\%\0"}
+    if not name or name in (".", "..") or special or not data.is_file():
         raise Unreadable(
-            f"{path}: its voxels are said to be in {name[:80]!r}, expected the name of one file "
-            "that lies beside it.",
+            f"{path}: where its voxels are is not the name of one file that lies beside it (names "
+            "with / \\ or %, and such that begin with LIST or -, are not followed).",
             "Put the two files of the pair into one folder, under the names that they were "
             "written with.",
         )
