@@ -73,9 +73,9 @@ class TextHeader:
                 f"{max(there, 0):,} bytes are there.",
                 COPY_AGAIN,
             )
+        check_size(str(self.path), math.prod(self.shape), nbytes)
 
     def check_data(self, nbytes: int, digest: Digest) -> None:
-        check_size(str(self.path), math.prod(self.shape), nbytes)
         """Read the voxels for their own checksum, where they are packed, and for a digest of the
         file (of two files: of their digests, the header's first).
 
@@ -193,7 +193,8 @@ def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[
 def _expect(path: Path, name: str, value: str, expected: tuple[str, ...]) -> None:
     if value not in expected:
         raise Unreadable(
-            f"{path}: {name} is {value[:40]!r}, expected {' or '.join(filter(None, expected))}.",
+            f"{path}: {name} is none that is read here, expected "
+            f"{' or '.join(filter(None, expected))}.",
             f"Write it anew as NIfTI: {by_simpleitk(path)}",
         )
 
@@ -205,8 +206,8 @@ def _shape(path: Path, count: str, sizes: str) -> tuple[int, int, int]:
     ]
     if count != "3" or len(numbers) != 3 or 0 in numbers or math.prod(numbers) >= 1 << 40:
         raise Unreadable(
-            f"{path}: the array has the sizes {sizes[:40]!r} ({count[:8]!r} axes), expected one "
-            "volume of three axes.",
+            f"{path}: the number of axes is not 3, or their sizes are not three numbers above 0: "
+            "expected one volume of three axes.",
             f"Choose one volume, of one number a voxel, or copy the file again. {COPY_AGAIN}",
         )
     return numbers[0], numbers[1], numbers[2]
