@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ def test_it_is_read_once_and_goes_to_other_processes(tmp_path: Path) -> None:
     row = metadata.row(Path("elsewhere") / "scan.nii")
     assert (row.line, row.spacing_mm, row.rescale) == (2, (2.5, 0.68, 0.68), (1.0, -1024.0))
     assert "PMS" not in repr(metadata)
+
+
+def test_in_an_archive_the_name_of_its_file_counts(tmp_path: Path) -> None:
+    path = scan(tmp_path, chest())
+    with zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
+        archive.write(path, "train/scan.nii.gz")
+    volume = read_volume(tmp_path / "download.zip", metadata=table(tmp_path, ROW))
+    assert volume.source.spacing_source == "metadata, line 2"
 
 
 def test_it_excludes_what_it_says_itself(tmp_path: Path) -> None:
