@@ -56,7 +56,8 @@ def read_volume(
             which is applied on top of the header's scaling. Where that gives no Hounsfield units
             of a chest and the values are some without it (the second generation of the data set),
             the row's slope and intercept are left out, and a note says so.
-        any_region: read a scan whose middle, which is what the model sees, holds no lung.
+        any_region: read a scan whose middle, which is what the model sees, holds no lung, or whose
+            values are no chest's.
 
     Raises:
         Unreadable: missing, damaged, no CT format that this version reads, or values that cannot
