@@ -10,6 +10,7 @@ from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
 from ctclip_client.coverage import coverage_notes, kept_mm
 
 CUT, SHORT, SINGLE = "only the middle", "short for a chest", "single slice"
+NARROW = "narrow for a chest"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ CUT, SHORT, SINGLE = "only the middle", "short for a chest", "single slice"
         ((480, 1000, 700), (1.0, 0.7, 0.7),
          (CUT, "along z (60 to 420 from the foot end), 360 of 700 mm along x, 360 of 490 mm ")),
         ((1, 480, 480), (5.0, 0.7, 0.7), (SINGLE, "of 5 mm along z")),
+        ((240, 130, 480), (1.5, 0.7, 0.7), ("91 × 336 mm", NARROW)),
         ((300, 480, 1), (1.0, 0.7, 0.7), (SINGLE, "along y")),
         ((1, 1000, 480), (5.0, 0.7, 0.7), (SINGLE, CUT)),
         ((3, 480, 480), (5.0, 0.7, 0.7), ("15 mm long", SHORT)),
@@ -34,8 +36,8 @@ def test_notes_of_the_published_model(
 ) -> None:
     notes = " ".join(coverage_notes(shape, spacing_mm, PUBLISHED_GEOMETRY))
     assert all(word in notes for word in words)
-    assert [word in notes for word in (CUT, SHORT, SINGLE)] == [
-        word in words for word in (CUT, SHORT, SINGLE)
+    assert [word in notes for word in (CUT, SHORT, SINGLE, NARROW)] == [
+        word in words for word in (CUT, SHORT, SINGLE, NARROW)
     ]
 
 

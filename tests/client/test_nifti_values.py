@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_golden_files_as_stored(case: dict[str, Any], suffix: str, tmp_path: Pat
     rescale = (case["slope"], case["intercept"])
     volume = read_volume(
         path, as_stored=True, spacing_mm=spacing_mm, rescale=rescale, any_region=True
-    )  # noise all over
+    )
     np.testing.assert_array_equal(volume.voxels, stored.transpose(2, 0, 1))
     assert (volume.spacing_mm, volume.rescale) == (spacing_mm, rescale)
     assert volume.source.hu_source.startswith("given: slope ")
@@ -114,6 +115,30 @@ def test_everything_else_is_within_a_64th_of_a_unit(
     assert "sent as 1/32 HU" in volume.source.hu_source
     expected = np.clip(stored.astype(np.float64) * slope - 1024, -1000, 1000)
     assert np.abs(volume.voxels / 32 - expected).max() <= 1 / 64
+
+
+def test_any_region_needs_no_air(tmp_path: Path) -> None:
+    """The liver alone; and what nobody has rescaled is refused all the same."""
+    path = save(tmp_path / "scan.nii", np.full((6, 6, 6), 60, np.int16))
+    with pytest.raises(Unreadable, match="are air"):
+        read_volume(path)
+    (note,) = read_volume(path, any_region=True).source.notes
+    assert "any region was asked for" in note
+    with pytest.raises(Unreadable, match="would be clipped"):
+        read_volume(path, any_region=True, rescale=(1, 5000))
+
+
+def test_more_than_a_chest_needs_is_refused_before_room_is_made(tmp_path: Path) -> None:
+    """The files have holes: they take no room on the disk."""
+    path = save(tmp_path / "scan.nii", chest())
+    os.truncate(path, 2 << 20)
+    with pytest.raises(Unreadable, match="more than 1,048,576 bytes behind"):
+        read_volume(path)
+    edit(path, dim=[3, 2000, 1000, 700, 1, 1, 1, 1])
+    os.truncate(path, 3 << 30)
+    with pytest.raises(Unreadable, match="too large: 1,400,000,000 voxels"):
+        read_volume(path)
+    path.unlink()
 
 
 def test_float_units_without_scaling(tmp_path: Path) -> None:

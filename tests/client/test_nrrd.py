@@ -82,13 +82,16 @@ def test_a_pair_of_files_is_read(name: str, tmp_path: Path) -> None:
         read_volume(path)
 
 
-@pytest.mark.parametrize("elsewhere", ["../scan.raw", "/etc/passwd", "LIST", "x%03d.raw 1 9 1", ""])
+@pytest.mark.parametrize(
+    "elsewhere", ["../scan.raw", "/etc/passwd", "LIST", "list 2", "-x", "x%03d.raw 1 9 1", ""]
+)
 @pytest.mark.parametrize("name", ["scan.nhdr", "scan.mhd"])
 def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Path) -> None:
     folder = tmp_path / "scan"
     folder.mkdir()
     path = save_itk(folder / name, chest(), packed=False)
-    (tmp_path / "scan.raw").write_bytes((folder / "scan.raw").read_bytes())
+    for there in (tmp_path / "scan.raw", *(folder / name for name in ("LIST", "list 2", "-x"))):
+        there.write_bytes((folder / "scan.raw").read_bytes())
     with pytest.raises(Unreadable, match=r"lies beside it|does not end"):
         read_volume(edited(path, "(ElementDataFile = |data file: ).*", rf"\1{elsewhere}"))
 
@@ -100,10 +103,10 @@ def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Pat
         ("scan.nrrd", "space: .*\n", "space: scanner-xyz\n", "no orientation"),
         ("scan.nrrd", "space directions: .*\n", "spacings: 1 1 1\n", "no orientation"),
         ("scan.mha", "TransformMatrix.*\n", "", "no orientation"),
-        ("scan.nrrd", "encoding: raw", "encoding: bzip2", "encoding is 'bzip2'"),
-        ("scan.nrrd", "encoding: raw", "encoding: hex", "encoding is 'hex', expected raw or gzip"),
-        ("scan.nrrd", "encoding: raw", "encoding: raw\nbyte skip: 7", "byteskip is '7'"),
-        ("scan.nrrd", "encoding", 'space units: "mm" "mm" "m"\nencoding', "space units is 'm'"),
+        ("scan.nrrd", "encoding: raw", "encoding: bzip2", "encoding is none"),
+        ("scan.nrrd", "encoding: raw", "encoding: hex", "encoding .* expected raw or gzip"),
+        ("scan.nrrd", "encoding: raw", "encoding: raw\nbyte skip: 7", "byteskip is none"),
+        ("scan.nrrd", "encoding", 'space units: "mm" "mm" "m"\nencoding', "space units is none"),
         ("scan.nrrd", "sizes: 6 7 5", "sizes: 6 7 6", "cut short: the header promises"),
         ("scan.nrrd", "sizes: 6 7 5", "sizes: 60000 70000 5", "cut short: the header promises"),
         ("scan.nrrd", "sizes: 6 7 5", "sizes: 6 35", "one volume of three axes"),
@@ -115,9 +118,10 @@ def test_no_other_folder_is_looked_into(name: str, elsewhere: str, tmp_path: Pat
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 6", "cut short: the header promises"),
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 4", "cut short: the header promises"),
         ("scan.mha", "DimSize = 6 7 5", "DimSize = 6 7 -5", "one volume of three axes"),
+        ("scan.mha", "ElementSpacing = .*\n", "", "no edges of a voxel"),
         ("scan.mha", "NDims = 3", "NDims = 99999", "one volume of three axes"),
-        ("scan.mha", "BinaryData = True", "BinaryData = False", "BinaryData is 'false'"),
-        ("scan.mha", "DimSize", "HeaderSize = 64\nDimSize", "HeaderSize is '64'"),
+        ("scan.mha", "BinaryData = True", "BinaryData = False", "BinaryData is none"),
+        ("scan.mha", "DimSize", "HeaderSize = 64\nDimSize", "HeaderSize is none"),
         ("scan.mha", "DimSize", "ElementNumberOfChannels = 2\nDimSize", "vector"),
         ("scan.mha", "CompressedData = False", "CompressedData = Maybe", "CompressedData is"),
         ("scan.mha", "CompressedData = False", "CompressedData = True", "CompressedDataSize is no"),
@@ -138,6 +142,15 @@ def test_what_a_header_can_be_refused_for(
         read_volume(path)
     assert str(path) in caught.value.cause
     assert caught.value.remedy
+
+
+@BOTH
+def test_padding_and_comments_do_no_harm(suffix: str, tmp_path: Path) -> None:
+    path = save_itk(tmp_path / f"scan{suffix}", chest(), packed=False)
+    if suffix == ".mha":
+        edited(path, "NDims", "Comment = a\nComment = b\nNDims")
+    path.write_bytes(path.read_bytes() + b"\n\0")
+    np.testing.assert_array_equal(read_volume(path).voxels, chest())
 
 
 @BOTH

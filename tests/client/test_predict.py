@@ -114,8 +114,9 @@ def test_json_is_the_contracts(
     notes = content["recipe"].pop("notes")
     assert set(content["recipe"].pop("seen_mm")) == {"z", "x", "y"}
     assert {**content["recipe"], "notes": []} == json.loads(json.dumps(volume.recipe()))
-    short, cut = notes  # 54 mm along z; the model sees 45 of 50 mm along x
+    short, narrow, cut = notes  # 54 mm along z; the model sees 45 of 50 mm along x
     assert "short for a chest" in short
+    assert "narrow for a chest" in narrow
     assert "45 of 50 mm along x" in cut
     assert [line.partition(": ")[2] for line in ran.err.splitlines()] == [
         f"{scan}: {note}" for note in notes

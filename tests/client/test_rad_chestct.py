@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import zipfile
 from pathlib import Path
@@ -58,8 +59,8 @@ def test_order_in_memory_and_packing_do_not_matter(save: Any, order: Any, tmp_pa
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"image": chest()}, r"holds 1 arrays \(image\), expected one array, ct"),
-        ({"ct": chest(), "mask": chest()}, r"holds 2 arrays \(ct, mask\)"),
+        ({"image": chest()}, "holds 1 files, none of them ct; expected one array, ct"),
+        ({"ct": chest(), "mask": chest()}, "holds 2 files, among them ct"),
         ({"ct": chest().astype(np.float32)}, "the array is float32"),
         ({"ct": chest()[0]}, r"int16 of shape \(6, 7\)"),
         ({"ct": chest()[:0]}, r"int16 of shape \(0, 6, 7\)"),
@@ -91,4 +92,42 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     content[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
     path.write_bytes(content)
     with pytest.raises(Unreadable, match=r"damaged"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"}", b" ", "the header of the array is damaged"),  # tokenize.TokenError
+        (b"'descr'", b"{descr'", "the header of the array is damaged"),
+        (b"(5, ", b"(9999999, ", "too large: 419,999,958 voxels|damaged"),
+    ],
+)
+def test_a_damaged_header_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "ct.npy", chest())
+    content = (tmp_path / "ct.npy").read_bytes().replace(old, new, 1)
+    with zipfile.ZipFile(tmp_path / "scan.npz", "w") as archive:
+        archive.writestr("ct.npy", content)
+    with pytest.raises(Unreadable, match=message):
+        read_volume(tmp_path / "scan.npz")
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    """Packed by lzma, whose errors are its own; a member's name that is no UTF-8; gzip around."""
+    path = tmp_path / "scan.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("ct.npy", bytes(100))
+    with pytest.raises(Unreadable, match="compressed by method 14 of zip"):
+        read_volume(path)
+    save_rad_chestct(path, chest())
+    packed = path.read_bytes()
+    content = bytearray(packed)
+    at = content.rindex(b"PK\1\2")
+    content[at + 9] |= 8  # the name is UTF-8
+    content[at + 46] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match="damaged archive"):
+        read_volume(path)
+    path.write_bytes(gzip.compress(packed))
+    with pytest.raises(Unreadable, match="zip archive, packed by gzip"):
         read_volume(path)

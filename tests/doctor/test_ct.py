@@ -60,10 +60,14 @@ def test_thick_slices_and_scans_that_are_short_or_cut_are_warned_of(doctor, tmp_
 
 
 def test_values_that_cannot_be_hounsfield_units_fail(doctor, tmp_path):
-    outcome = doctor(write(tmp_path / "scan.nii", scl_inter=0.0))
+    scan = write(tmp_path / "scan.nii", scl_inter=0.0)
+    outcome = doctor(scan)
     assert (outcome.code, outcome.verdict("read")) == (1, "FAIL")
     assert "Hounsfield" in outcome.check("read")["detail"]
     assert outcome.verdict("hounsfield") == "NOT RUN"
+    outcome = doctor(scan, "--any-region")
+    assert (outcome.code, outcome.verdict("orientation")) == (0, "PASS")
+    assert "any region was asked for" in outcome.check("notes")["detail"]
 
 
 def test_a_file_cut_short_fails(doctor, tmp_path):

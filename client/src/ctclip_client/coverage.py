@@ -6,6 +6,8 @@ from ctclip_client.contract import Geometry
 
 SHORT_MM = 150.0
 """A chest that shows both lungs is longer than this along z."""
+NARROW_MM = 100.0
+"""What is narrower along x or y shows no cross-section of a body."""
 _AXES = ("z", "x", "y")
 _LEAST_SHARE_SEEN = 0.98
 """Less is worth a word; the rest is a few slices, cut by rounding."""
@@ -62,6 +64,11 @@ def coverage_notes(
     if not notes and extent[0] < SHORT_MM:
         notes.append(
             f"The scan is {extent[0]:.0f} mm long from foot to head, which is short for a chest."
+        )
+    if 1 not in shape[1:] and min(extent[1:]) < NARROW_MM:
+        notes.append(
+            f"The scan is {extent[1]:.0f} × {extent[2]:.0f} mm (x × y), which is narrow for a "
+            "chest; lung was not looked for in it."
         )
     low, high = kept_mm(shape, spacing_mm, geometry)["z"]
     cut = [

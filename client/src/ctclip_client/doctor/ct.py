@@ -52,6 +52,10 @@ def inspect(subject: Subject, options: DoctorOptions) -> Iterator[Check]:
         return
     for check in (_read, _orientation, _grid, _field_of_view, _hounsfield, _transport):
         yield check(volume)
+    if notes := [_masked(note) for note in volume.source.notes]:
+        yield warned(
+            "notes", " ".join(notes), "Look whether that is what you expect.", notes=notes
+        )  # fmt: skip
 
 
 def _read(volume: Volume) -> Check:
@@ -64,22 +68,17 @@ def _read(volume: Volume) -> Check:
 
 def _orientation(volume: Volume) -> Check:
     found = volume.source.orientation
-    notes = [_masked(note) for note in volume.source.notes]
     detail = f"the file's axes run {found}; sent as z to S, x to L, y to P"
     if volume.source.turned:
         detail += f" ({volume.source.turned})"
     if found == "as stored":
         return warned(
             "orientation",
-            f"as stored: nothing in the file was trusted or turned. {' '.join(notes)}",
+            "as stored: nothing in the file was trusted or turned.",
             "Leave --as-stored or --metadata away unless the array is known to run [x, y, z] "
             "towards L, P, S.",
             orientation=found,
         )  # fmt: skip
-    if notes:
-        return warned("orientation", f"{detail}. {' '.join(notes)}",
-                      "Look whether that is what you expect.",
-                      orientation=found, notes=notes)  # fmt: skip
     return passed("orientation", detail, orientation=found)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers.archive import Packed
 from ctclip_client.readers.choice import chosen
-from ctclip_client.readers.format import Options
+from ctclip_client.readers.format import Options, Series
 from ctclip_client.readers.metadata import Metadata
 from ctclip_client.readers.registry import SUFFIXES, format_of
 from ctclip_client.readers.to_volume import to_volume
@@ -55,7 +56,8 @@ def read_volume(
             which is applied on top of the header's scaling. Where that gives no Hounsfield units
             of a chest and the values are some without it (the second generation of the data set),
             the row's slope and intercept are left out, and a note says so.
-        any_region: read a scan whose middle, which is what the model sees, holds no lung.
+        any_region: read a scan whose middle, which is what the model sees, holds no lung, or whose
+            values are no chest's.
 
     Raises:
         Unreadable: missing, damaged, no CT format that this version reads, or values that cannot
@@ -85,15 +87,18 @@ def read_volume(
         series=series,
         any_region=any_region,
     )
-    if metadata is not None:
-        table = metadata if isinstance(metadata, Metadata) else Metadata.from_file(metadata)
-        row = table.row(location)
-        options = replace(options, as_stored=True, spacing_mm=row.spacing_mm, metadata=row)
+    table = metadata
+    if table is not None and not isinstance(table, Metadata):
+        table = Metadata.from_file(table)
     try:
         # Damaged floats are found by looking at them, not by numpy's warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             form = format_of(location)
-            stored = form.read(location, chosen(form.series(location), location, series), options)
+            taken = chosen(form.series(location), location, series)
+            if table is not None:
+                row = table.row(_named(taken, location))
+                options = replace(options, as_stored=True, spacing_mm=row.spacing_mm, metadata=row)
+            stored = form.read(location, taken, options)
             return to_volume(stored, location, options)
     except OSError as error:
         raise Unreadable(
@@ -105,3 +110,10 @@ def read_volume(
             f"{location}: its header asks for more memory than this machine has.",
             "Read it on a machine with more memory, or check whether the header is damaged.",
         ) from error
+
+
+def _named(series: Series, location: Path) -> Path:
+    """The file by whose name a table has its row: of an archive, the one that lies in it."""
+    if isinstance(series, Packed) and series.path.is_file():
+        return series.path
+    return location

@@ -81,18 +81,30 @@ def to_int16(
     return voxels, (1 / _STEPS_PER_HU, 0.0), False
 
 
-def check_plausible(hu: NDArray[np.float64], rescale: tuple[float, float], where: str) -> None:
+def check_plausible(
+    hu: NDArray[np.float64],
+    rescale: tuple[float, float],
+    where: str,
+    *,
+    any_region: bool = False,
+) -> tuple[str, ...]:
     """Refuse a volume that cannot be a chest CT in Hounsfield units.
 
     Args:
         hu: samples of it. rescale: what made Hounsfield units of them. where: what to call them.
+        any_region: say so instead of refusing it, unless nearly all of it would be clipped.
+
+    Returns: sentences for whoever reads the result.
 
     Raises:
         Unreadable: `implausible` says why.
     """
     why = implausible(hu, rescale)
+    if why and any_region and not _clipped(hu, rescale):
+        return (f"It was read since any region was asked for: {why}.",)
     if why:
         raise Unreadable(f"{where}: {why}.", _REMEDY)
+    return ()
 
 
 def implausible(hu: NDArray[np.float64], rescale: tuple[float, float]) -> str:
@@ -102,23 +114,34 @@ def implausible(hu: NDArray[np.float64], rescale: tuple[float, float]) -> str:
     rescaled have no air or no lung there (padding alone can look like air); values that were
     rescaled twice are clipped or have no soft tissue there.
     """
-    p5, p50, p95 = (f"{value:.0f}" for value in np.percentile(hu, (5, 50, 95)))
-    seen = (
-        f"with slope {rescale[0]:g} and intercept {rescale[1]:g} the percentiles 5/50/95 are "
-        f"{p5}/{p50}/{p95} HU"
-    )
-    inside = share_within(hu, (HU_RANGE[0] + 1, HU_RANGE[1] - 1))
-    if inside < _LEAST_INSIDE:
-        outside = f"{1 - inside:.1%} of the voxels lie outside −1000…1000 HU"
-        return f"{outside} and would be clipped ({seen})"
+    if clipped := _clipped(hu, rescale):
+        return clipped
     for name, (low, high), least in _EXPECTED_IN_A_CHEST:
         share = share_within(hu, (low, high))
         if share < least:
             return (
                 f"the values cannot be Hounsfield units of a chest: {share:.2%} of the voxels are "
-                f"{name} ({low:.0f}…{high:.0f} HU), expected at least {least:.1%} ({seen})"
+                f"{name} ({low:.0f}…{high:.0f} HU), expected at least {least:.1%} "
+                f"({_seen(hu, rescale)})"
             )
     return ""
+
+
+def _clipped(hu: NDArray[np.float64], rescale: tuple[float, float]) -> str:
+    """Say that hardly any value is in the network's range; "" otherwise."""
+    inside = share_within(hu, (HU_RANGE[0] + 1, HU_RANGE[1] - 1))
+    if inside >= _LEAST_INSIDE:
+        return ""
+    outside = f"{1 - inside:.1%} of the voxels lie outside −1000…1000 HU"
+    return f"{outside} and would be clipped ({_seen(hu, rescale)})"
+
+
+def _seen(hu: NDArray[np.float64], rescale: tuple[float, float]) -> str:
+    p5, p50, p95 = (f"{value:.0f}" for value in np.percentile(hu, (5, 50, 95)))
+    return (
+        f"with slope {rescale[0]:g} and intercept {rescale[1]:g} the percentiles 5/50/95 are "
+        f"{p5}/{p50}/{p95} HU"
+    )
 
 
 def sampled(voxels: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -111,7 +111,7 @@ class Metadata:
             numbers = []
         if len(numbers) not in (1, expected) or len(set(numbers)) != 1:
             raise InvalidInput(
-                f"{self.path}, line {line}, column {column}: got {text[:40]!r}, expected "
+                f"{self.path}, line {line}, column {column}: expected "
                 + ("two equal numbers such as [0.68, 0.68]." if expected == 2 else "a number."),
                 _REMEDY,
             )

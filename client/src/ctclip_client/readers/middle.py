@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_client.contract import PUBLISHED_GEOMETRY
-from ctclip_client.coverage import SHORT_MM, extent_mm
+from ctclip_client.coverage import NARROW_MM, SHORT_MM, extent_mm
 from ctclip_client.errors import Unreadable
 
 # Of 12 mm blocks of three public chest CTs, 5 % to 9 % are lung; of the abdomen below one, 0.03 %.
@@ -25,8 +25,6 @@ _TISSUE_HU = -200.0
 _LEAST_TISSUE = 0.4
 """The shell of a table fills less of a block."""
 _LEAST_LUNG = 0.005
-_BODY_MM = 100.0
-"""What is narrower shows no cross-section of a body, and nothing is expected of it."""
 _CUT_MM2 = 1500.0
 """Both lungs have 10,000 mm² and more in the middle of a chest, and none beyond their ends."""
 
@@ -55,7 +53,7 @@ def check_middle(
     """
     box = extent_mm(PUBLISHED_GEOMETRY.volume_shape, PUBLISHED_GEOMETRY.target_spacing_mm)
     seen = tuple(map(min, extent_mm(voxels.shape, spacing_mm), box))
-    if min(seen[1:]) < _BODY_MM:
+    if min(seen[1:]) < NARROW_MM:  # said by `coverage`
         return ()
     lung = _lung(voxels, spacing_mm, rescale, seen)
     share = float(lung.mean())

@@ -22,6 +22,7 @@ from ctclip_client.readers.format import Options, Series, Stored
 from ctclip_client.readers.gzip_stream import LARGEST_RATIO, Digest, GzipStream, opened
 from ctclip_client.readers.nifti_placement import Placement
 from ctclip_client.readers.remedies import COPY_AGAIN, as_one_file, first_volume
+from ctclip_client.readers.size import check_size
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
@@ -35,6 +36,9 @@ _PAIR = (b"ni1\0", b"ni2\0")
 _RESAMPLED = {"_Tilt": "a tilted gantry", "_Eq": "uneven steps between the slices"}
 _RESAMPLED_NAME = re.compile(r"(_Tilt|_Eq)(_Eq)?(_\d+)?[a-z]?(\.nii)?(\.gz)?$")
 _CHUNK_BYTES = 4 << 20
+_LARGEST_OFFSET = 64 << 20
+_LARGEST_TAIL_BYTES = 1 << 20
+"""Behind the voxels: padding has less, a further volume has more."""
 # What NIfTI-2 has behind its magic. A transfer that takes a file for text changes it.
 _LINE_ENDS, _NO_LINE_ENDS = b"\r\n\x1a\n", b"\0\0\0\0"
 
@@ -161,7 +165,7 @@ def _layout(
             "nibabel.save(nibabel.Nifti1Image(hu, nibabel.load(path).affine), 'fixed.nii.gz')",
         )
     offset = float(header["vox_offset"])
-    if not offset >= header.sizeof_hdr or not offset.is_integer():
+    if not header.sizeof_hdr <= offset <= _LARGEST_OFFSET or not offset.is_integer():
         raise Unreadable(f"{path}: damaged header: vox_offset is {offset:g}.", COPY_AGAIN)
     nbytes, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
     if offset + nbytes > size * (LARGEST_RATIO if packed else 1):
@@ -170,6 +174,7 @@ def _layout(
             f"file has {size:,} bytes.",
             COPY_AGAIN,
         )
+    check_size(str(path), math.prod(shape), nbytes)
     return int(offset), dtype
 
 
@@ -179,7 +184,7 @@ def _voxels(
     """Read the array (i, j, k) in Fortran order, into its only copy; and the file's digest."""
     flat = np.empty(math.prod(shape), dtype)
     room = flat.view(np.uint8).data
-    done = 0
+    done = behind = 0
     with opened(path, digest) as stream:
         while offset and (skipped := stream.read(min(offset, _CHUNK_BYTES))):
             offset -= len(skipped)
@@ -191,6 +196,12 @@ def _voxels(
                     COPY_AGAIN,
                 )
             done += got
-        while stream.read(_CHUNK_BYTES):  # gzip's checksum is compared at the end of the stream
-            pass
+        while more := stream.read(_CHUNK_BYTES):  # gzip's checksum is compared at its end
+            behind += len(more)
+            if behind > _LARGEST_TAIL_BYTES:
+                raise Unreadable(
+                    f"{path}: more than {_LARGEST_TAIL_BYTES:,} bytes behind the {shape} voxels "
+                    "that the header promises.",
+                    f"The header or the file is wrong. {COPY_AGAIN}",
+                )
     return flat.reshape(shape, order="F")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -119,6 +120,10 @@ def _stored(reader: str, header: TextHeader, series: Series, options: Options) -
             "MetaImage: TransformMatrix).",
             AS_STORED,
         )
+    if not header.spaced and not options.as_stored:
+        raise Unreadable(
+            f"{header.path}: no edges of a voxel in the header (ElementSpacing).", AS_STORED
+        )
     with _simpleitk(reader, header.path) as itk:
         itk.ReadImageInformation()
         placement = _Placement.of(header, itk)
@@ -166,14 +171,41 @@ def _simpleitk(name: str, path: Path) -> Iterator[ImageFileReader]:
             f"{path}: NRRD and MetaImage are read by SimpleITK, which is not installed.",
             extra("nrrd"),
         ) from error
-    warns = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        itk = SimpleITK.ImageFileReader()
-        itk.SetImageIO(name)
-        itk.SetFileName(str(path))
-        yield itk
+        with _QUIET.kept():
+            itk = SimpleITK.ImageFileReader()
+            itk.SetImageIO(name)
+            itk.SetFileName(str(path))
+            yield itk
     except RuntimeError as error:
         raise Unreadable(f"{path}: damaged; SimpleITK cannot read it.", COPY_AGAIN) from error
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(warns)
+
+
+class _Quiet:
+    """SimpleITK's warnings are of the whole process: the first of several threads that read turns
+    them off, and the last one on again."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._readers = 0
+        self._warns = False
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        from SimpleITK import ProcessObject
+
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._warns = ProcessObject.GetGlobalWarningDisplay()
+                ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    ProcessObject.SetGlobalWarningDisplay(self._warns)
+
+
+_QUIET = _Quiet()

@@ -7,8 +7,8 @@ resampled to 0.8 mm, with axes from superior to inferior, anterior to posterior,
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from ctclip_client.grid import AffineForm, Grid
 from ctclip_client.readers.format import Options, Series, Stored
 from ctclip_client.readers.gzip_stream import LARGEST_RATIO
 from ctclip_client.readers.remedies import COPY_AGAIN
+from ctclip_client.readers.size import check_size
 
 SPACING_MM = 0.8
 _MEMBER = "ct.npy"
@@ -46,10 +47,10 @@ class RadChestCT:
     suffixes: tuple[str, ...] = (".npz",)
 
     def sniff(self, head: bytes, path: Path, /) -> bool:
-        """A zip archive that is named .npz, or begins with an array of numpy's."""
+        """A zip archive that is named .npz, or begins with the array."""
         length = int.from_bytes(head[_NAME_LENGTH], "little")
         named = path.name.lower().endswith(self.suffixes)
-        array = head[_NAME : _NAME + length].endswith(b".npy")
+        array = head[_NAME : _NAME + length] == _MEMBER.encode()
         return head.startswith(_ZIP_MAGIC) and (named or array)
 
     def series(self, _path: Path, /) -> tuple[Series]:
@@ -66,6 +67,7 @@ class RadChestCT:
                     f"{size - file.tell():,} are there.",
                     COPY_AGAIN,
                 )
+        check_size(str(path), math.prod(shape), nbytes)
         placed = not options.as_stored
         return Stored(
             voxels=lambda: _voxels(path, shape, c_order),
@@ -88,12 +90,18 @@ def _member(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if names != [_MEMBER]:
-                found = ", ".join(name.removesuffix(".npy")[:40] for name in names[:5])
                 raise Unreadable(
-                    f"{path}: the archive holds {len(names)} arrays ({found}), {_EXPECTED}.",
+                    f"{path}: the archive holds {len(names)} files, "
+                    f"{'among them ct' if _MEMBER in names else 'none of them ct'}; {_EXPECTED}.",
                     _REMEDY,
                 )
             info = archive.getinfo(_MEMBER)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise Unreadable(
+                    f"{path}: compressed by method {info.compress_type} of zip, expected 0 or 8 "
+                    "(deflate), as numpy writes it.",
+                    _REMEDY,
+                )
             if info.file_size > path.stat().st_size * LARGEST_RATIO:
                 raise Unreadable(
                     f"{path}: damaged: {info.file_size:,} bytes are said to be packed in "
@@ -102,8 +110,12 @@ def _member(path: Path) -> Iterator[tuple[IO[bytes], int]]:
                 )
             with archive.open(info) as file:
                 yield file, info.file_size
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise Unreadable(f"{path}: a damaged archive ({error}).", COPY_AGAIN) from error
+    except (Unreadable, OSError, MemoryError):
+        raise
+    except Exception as error:  # what damaged ones raise has no end
+        raise Unreadable(
+            f"{path}: a damaged archive ({type(error).__name__}).", COPY_AGAIN
+        ) from error
 
 
 def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, int, int], bool, int]:
@@ -113,7 +125,9 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, int, int], bool, in
         version = form.read_magic(file)
         read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # it is parsed as Python
         raise Unreadable(f"{path}: the header of the array is damaged.", COPY_AGAIN) from error
     if dtype != np.dtype("<i2") or len(shape) != 3 or min(shape) < 1:
         raise Unreadable(f"{path}: the array is {dtype} of shape {shape}, {_EXPECTED}.", _REMEDY)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.archive import Archive
+from ctclip_client.readers.archive import ZIP_MAGICS, Archive
 from ctclip_client.readers.dicom import Dicom
 from ctclip_client.readers.format import Format
 from ctclip_client.readers.gzip_stream import GZIP_MAGIC, opened
@@ -80,6 +80,10 @@ def format_of(path: Path) -> Format:
         packed = head_of(path)
         with opened(path) as stream:
             head = stream.read(HEAD_BYTES)
+    if packed.startswith(GZIP_MAGIC) and head.startswith(ZIP_MAGICS):
+        raise Unreadable(
+            f"{path}: a zip archive, packed by gzip as a whole.", f"Unpack it: {by_gunzip(path)}"
+        )
     for form in FORMATS:
         if form.sniff(head, path):
             return form

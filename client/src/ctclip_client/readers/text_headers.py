@@ -18,6 +18,7 @@ from isal import isal_zlib
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.gzip_stream import LARGEST_RATIO
 from ctclip_client.readers.remedies import COPY_AGAIN, by_simpleitk
+from ctclip_client.readers.size import check_size
 
 LONGEST_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -43,6 +44,7 @@ class TextHeader:
     path: of the header. data: the file of the voxels, which may be the same. offset: where they
     begin in it. shape: (i, j, k). placed: whether an orientation is named. window: zlib's, None
     where the voxels are not packed. packed_bytes: how many, None where they go on to the end.
+    spaced: whether the edges of a voxel are named.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class TextHeader:
     placed: bool
     window: int | None
     packed_bytes: int | None = None
+    spaced: bool = True
 
     def check_size(self, nbytes: int) -> None:
         """Compare what is there with the bytes of all voxels.
@@ -59,8 +62,8 @@ class TextHeader:
         Raises: Unreadable, OSError.
         """
         there = self.data.stat().st_size - self.offset
-        if self.window is None:
-            fits = nbytes == there
+        if self.window is None:  # a size that is wrong by one leaves more behind than padding is
+            fits = 0 <= there - nbytes < max(nbytes // max(self.shape), 1)
         else:
             fits = nbytes <= there * LARGEST_RATIO and (self.packed_bytes or 0) <= there
         if not fits:
@@ -70,6 +73,7 @@ class TextHeader:
                 f"{max(there, 0):,} bytes are there.",
                 COPY_AGAIN,
             )
+        check_size(str(self.path), math.prod(self.shape), nbytes)
 
     def check_data(self, nbytes: int, digest: Digest) -> None:
         """Read the voxels for their own checksum, where they are packed, and for a digest of the
@@ -156,6 +160,7 @@ def meta_image_header(path: Path, head: bytes) -> TextHeader:
         placed=not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields),
         window=_ZLIB if packed else None,
         packed_bytes=int(size) if packed else None,
+        spaced=not {"ElementSpacing", "ElementSize"}.isdisjoint(fields),
     )
 
 
@@ -175,7 +180,7 @@ def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[
         if not last:
             key = key.replace(" ", "").lower()
         text = value.strip().decode("utf-8", "replace")
-        if key in fields:
+        if key in fields and key != "Comment":
             raise Unreadable(f"{path}: a damaged header: a field stands there twice.", COPY_AGAIN)
         fields[key] = text if key in ("datafile", "ElementDataFile") else text.lower()
         if last and name.strip() == last:
@@ -188,7 +193,8 @@ def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[
 def _expect(path: Path, name: str, value: str, expected: tuple[str, ...]) -> None:
     if value not in expected:
         raise Unreadable(
-            f"{path}: {name} is {value[:40]!r}, expected {' or '.join(filter(None, expected))}.",
+            f"{path}: {name} is none that is read here, expected "
+            f"{' or '.join(filter(None, expected))}.",
             f"Write it anew as NIfTI: {by_simpleitk(path)}",
         )
 
@@ -200,20 +206,22 @@ def _shape(path: Path, count: str, sizes: str) -> tuple[int, int, int]:
     ]
     if count != "3" or len(numbers) != 3 or 0 in numbers or math.prod(numbers) >= 1 << 40:
         raise Unreadable(
-            f"{path}: the array has the sizes {sizes[:40]!r} ({count[:8]!r} axes), expected one "
-            "volume of three axes.",
+            f"{path}: the number of axes is not 3, or their sizes are not three numbers above 0: "
+            "expected one volume of three axes.",
             f"Choose one volume, of one number a voxel, or copy the file again. {COPY_AGAIN}",
         )
     return numbers[0], numbers[1], numbers[2]
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of the voxels, which lies in the same folder."""
+    """The file of the voxels, which lies in the same folder. To SimpleITK, LIST is a list of other
+    files, - the standard input, and % a pattern."""
     data = path.parent / name
-    if not name or name in (".", "..") or {*name} & {*"/\\%\0"} or not data.is_file():
+    special = name.upper().startswith("LIST") or name.startswith("-") or {*name} & {*"/\\%\0"}
+    if not name or name in (".", "..") or special or not data.is_file():
         raise Unreadable(
-            f"{path}: its voxels are said to be in {name[:80]!r}, expected the name of one file "
-            "that lies beside it.",
+            f"{path}: where its voxels are is not the name of one file that lies beside it (names "
+            "with / \\ or %, and such that begin with LIST or -, are not followed).",
             "Put the two files of the pair into one folder, under the names that they were "
             "written with.",
         )

@@ -45,7 +45,7 @@ def to_volume(stored: Stored, path: Path, options: Options) -> Volume:
     if not exact:
         hu_source += "; sent as 1/32 HU, clipped to −1000…1000"
     hu = samples * rescale[0] + rescale[1]
-    check_plausible(hu, rescale, str(path))
+    notes += check_plausible(hu, rescale, str(path), any_region=options.any_region)
     voxels = orientation.apply(voxels)
     notes += check_middle(voxels, spacing_mm, packed, str(path), any_region=options.any_region)
     if orientation.tilt_deg > _TILT_WORTH_TELLING_DEG:

@@ -24,6 +24,8 @@ from ctclip_client.transport.wire import Input, infer_request, infer_response
 
 RELEASE_PATIENCE_S = 5.0
 _RELEASE_INTERVAL_S = 0.2
+_LEAST_RELEASE_S = 0.5
+"""For one attempt, beyond the deadline. What it does not reach is asked for by the next call."""
 _UNKNOWN = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """What a call may end with that the server has carried out all the same."""
 
@@ -133,7 +135,7 @@ def _through_shared_memory(
         except BaseException:
             session.give_up(region)
             raise
-        yield from _released(session, region)
+        yield from _released(session, region, deadline)
     pack_ms = (copied - started) * 1000 + answer.pack_ms
     return replace(answer, pack_ms=pack_ms, transport=Transport("shared_memory", region.nbytes))
 
@@ -172,12 +174,13 @@ def _is_shared(session: Session, region: Region, deadline: Deadline) -> Flow[boo
     return True
 
 
-def _released(session: Session, region: Region) -> Flow[None]:
+def _released(session: Session, region: Region, deadline: Deadline) -> Flow[None]:
     if isinstance(sys.exception(), GeneratorExit):
         return  # the procedure was dropped: nobody takes its steps any more
     region.close()
     if region.offered:
-        yield from _unregister(session, region.name, PROBE_TIMEOUT_S)
+        timeout_s = min(PROBE_TIMEOUT_S, max(deadline.left_s(), _LEAST_RELEASE_S))
+        yield from _unregister(session, region.name, timeout_s)
 
 
 def release(session: Session, patience_s: float) -> Flow[None]:

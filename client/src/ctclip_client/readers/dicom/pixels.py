@@ -18,6 +18,7 @@ from ctclip_client.readers.dicom.file import plain, reading
 from ctclip_client.readers.dicom.header import Image, Pixels
 from ctclip_client.readers.dicom.kinds import GREY
 from ctclip_client.readers.remedies import COPY_AGAIN, extra
+from ctclip_client.readers.size import check_size
 
 _LARGEST_MATRIX = 4096
 _LARGEST_RATIO = 5000
@@ -83,14 +84,21 @@ def check_pixels(image: Image) -> Pixels:
 
 
 def dtype_of(images: Iterable[Image]) -> np.dtype[Any]:
-    """The smallest integer type that holds the stored values of all. Raises: Unreadable."""
+    """The smallest integer type that holds the stored values of all.
+
+    Raises: Unreadable, also where they are too many.
+    """
+    images = list(images)
     found = [check_pixels(image) for image in images]
     low = min(-(2 ** (p.bits_stored - 1)) if p.signed else 0 for p in found)
     high = max(2 ** (p.bits_stored - p.signed) - 1 for p in found)
     kinds = (np.int16, np.uint16, np.int32, np.uint32, np.int64)
-    return np.dtype(
+    dtype = np.dtype(
         next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
     )  # fmt: skip
+    voxels = sum(p.rows * p.columns * len(i.frames) for p, i in zip(found, images, strict=True))
+    check_size(str(images[0].path), voxels, voxels * dtype.itemsize)
+    return dtype
 
 
 def decoded(image: Image) -> Iterator[NDArray[Any]]:
