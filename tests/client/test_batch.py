@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -90,6 +91,7 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
         "\n": "line 1 is no row",
         '{"path": "a", "findings": []}\n': "line 1 is no row",  # of an older ctclip
         '[1]\n{"path"': "line 1 is no row",
+        '{"findings": []}': "line 1 is no row",  # without an end of the line
         json.dumps(row("a", asked="x")) + "\n{\n": "line 2 is no row",
         json.dumps(row("a", asked="y")) + "\n": "results of other options",
     }
@@ -156,8 +158,27 @@ def test_rows_and_their_vectors_stay_together(tmp_path: Path) -> None:
     with opened(path, vectors=True) as journal:
         journal.append(row("d"), 2 * vectors[3])
         rows = [each["embedding_row"] for each in journal.rows()]
-        assert rows == [0, 1, 2, 3]
+        assert rows == [0, 1, 2, 4]  # not where a row counts on another array
         np.testing.assert_array_equal(journal.vectors.read(rows, 4), np.diag([1, 1, 1, 2]))
+    file.unlink()
+    with opened(path, vectors=True) as journal:
+        journal.append(row("b"), vectors[1])
+    with opened(path, vectors=True) as journal:
+        assert [key[0] for key in journal.entries] == ["b"]
+        assert [each["embedding_row"] for each in journal.rows()] == [5]
+
+
+def test_what_a_disk_refuses_at_the_end_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    journal = opened(tmp_path / "out.jsonl").__enter__()
+    journal.append(row("a"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InvalidInput, match="writing failed: Disk quota"):
+        journal.__exit__(None)
 
 
 # --- plan ---
