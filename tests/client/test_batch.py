@@ -299,8 +299,13 @@ def test_another_process_reads_the_same(tmp_path: Path) -> None:
         os.kill(reader._process.pid, signal.SIGKILL)
         with pytest.raises(Unreadable, match=r"scan.nii.gz: the process .* ended \(SIGKILL\)"):
             reader.read(Scan(scan, None, 0, 0))
+        reader.read(Scan(scan, None, 0, 0))
+        process = reader._process
+        blocked = Path(f"/proc/{process.pid}/status").read_text().split("SigBlk:")[1].split()[0]
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1  # since before it imported anything
     finally:
         reader.close()
+    assert process.exitcode == 0  # it has taken away what it had unpacked
     with pytest.raises(InvalidInput, match="closed"):
         reader.read(Scan(scan, None, 0, 0))
 
