@@ -250,6 +250,10 @@ def test_hashed_names_name_nothing() -> None:
         f"{path}/IM 1: ends early.": f"{hidden}: ends early.",
         f"took series {uid}.": f"took series {names.series(uid)}.",
         "given: slope 1; sent as 1/32 HU, clipped to −1000…1000": None,
+        f"{path}/O'Brien, Jo.dcm: no CT: 'MR'.": f"{hidden}: no CT: '…'.",
+        "its voxels lie in 'Doe.raw', expected a file's name": "its voxels lie in '…', expected a "
+        "file's name",
+        'a link: "O\'Brien.nii"': "a link: '…'",
         "Copy /data/Doe_Jane again.": WITHHELD,
         "mv 'ct.nii.gz' away": WITHHELD,
         r"C:\Doe": WITHHELD,
