@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,7 +129,7 @@ def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_pa
     code, _, err = predict(scans, "--jsonl", lines)
     assert code == 2
     assert f"{lines}: holds results of release older; the server has release misbehaving" in err
-    assert "what was done so far is in" in err
+    assert f"what was done so far is in {lines}\n" in err
     assert lines.read_text() == kept
     assert predict(scans, "--jsonl", lines, "--again")[0] == 3
     assert len(rows(lines)) == 3
@@ -239,3 +241,14 @@ def test_without_the_servers_distribution(
     said = capsys.readouterr().err
     assert "a part of ctclip-server, which is not installed" in said
     assert "pip install ./client ./server" in said
+
+
+def test_an_embedded_server_that_dies(
+    scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = SimpleNamespace(load=lambda: lambda *_: nullcontext("localhost:1"))
+    monkeypatch.setattr("ctclip_client.cli.serving.entry_points", lambda **_: (server,))
+    assert main(["predict", str(scans), "--repository", "r"]) == 4
+    said = capsys.readouterr().err
+    assert "error: the embedded server has gone: localhost:1" in said
+    assert "Run the same command again" in said
