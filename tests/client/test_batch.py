@@ -194,6 +194,9 @@ def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
     plain.write_text("\ufeffc.nii\n\n", "utf-8")
     table.write_text('label,Path\n0,"a/1.nii"\n1,c.nii\n')
     assert read_list(plain) == [tmp_path / "c.nii"]
+    for table_by in ("path;label\nc.nii;0,5\n", "label\tPATH\n1\tc.nii\n"):
+        plain.write_text(table_by)
+        assert read_list(plain) == [tmp_path / "c.nii"]
     paths = [tmp_path / name for name in ("a", "c.nii", "empty", "absent", "\0")]
     names = Names()
     plan = make_plan(find(paths, table, None), names, lambda _: None)

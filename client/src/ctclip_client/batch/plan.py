@@ -13,6 +13,8 @@ from ctclip_client.readers.find import Scan, find_scans
 
 Key = tuple[str, str | None]
 """A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
+_DELIMITERS = ",;\t"
+"""Spreadsheets write the latter ones, too."""
 _LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
 
 
@@ -118,11 +120,15 @@ def read_list(path: Path) -> list[Path]:
         raise Unreadable(f"--files: {path}: {error.strerror or error}.", _LIST_REMEDY) from error
     if any("\0" in line for line in lines):
         raise Unreadable(f"--files: {path}: not a text file.", _LIST_REMEDY)
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    for delimiter in _DELIMITERS:
+        first = next(csv.reader(lines[:1], delimiter=delimiter), [])
+        header = [cell.strip().lower() for cell in first]
+        if "path" in header:
+            break
     if "path" in header:
         column = header.index("path")
         try:
-            rows = list(csv.reader(lines[1:], strict=True))
+            rows = list(csv.reader(lines[1:], delimiter=delimiter, strict=True))
         except csv.Error as error:
             raise Unreadable(f"--files: {path}: not a CSV ({error}).", _LIST_REMEDY) from error
         entries = [row[column] if column < len(row) else "" for row in rows if row]
