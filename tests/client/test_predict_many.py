@@ -8,14 +8,18 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ctclip_client import Client, read_volume
+from ctclip_client import Client, Scores, read_volume
+from ctclip_client.batch.plan import Planned
 from ctclip_client.batch.tables import COLUMNS
+from ctclip_client.cli.many import predicted
+from ctclip_client.cli.predictions import Prediction
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -133,6 +137,22 @@ def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_pa
     assert lines.read_text() == kept
     assert predict(scans, "--jsonl", lines, "--again")[0] == 3
     assert len(rows(lines)) == 3
+
+
+def test_nor_where_the_release_changes_in_the_middle(
+    predict: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(scores: Scores, planned: Planned, *more: Any) -> Prediction:
+        if "1-good" in planned.scan.path.name:
+            scores = replace(scores, provenance=replace(scores.provenance, release="newer"))
+        return predicted(scores, planned, *more)
+
+    monkeypatch.setattr("ctclip_client.cli.many.predicted", later)
+    lines = tmp_path / "out.jsonl"
+    code, _, err = predict(scans / "Doe_Jane" / "0-good.nii", scans, "--jsonl", lines)
+    assert code == 2
+    assert "results of release misbehaving; the server has release newer now" in err
+    assert [Path(row["path"]).name for row in rows(lines) if "error" not in row] == ["0-good.nii"]
 
 
 @pytest.mark.parametrize("options", [["--embedding"], ["--slope", "1", "--intercept", "0"]])
