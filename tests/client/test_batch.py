@@ -184,7 +184,8 @@ def test_what_a_disk_refuses_at_the_end_is_said(
 # --- plan ---
 
 
-def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
+def test_a_plan_of_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("a/1.nii", "a/b/2.nii.gz", "c.nii"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         save(tmp_path / name, chest())
@@ -199,10 +200,10 @@ def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
         assert read_list(plain) == [tmp_path / "c.nii"]
     paths = [tmp_path / name for name in ("a", "c.nii", "empty", "absent", "\0")]
     names = Names()
-    plan = make_plan(find(paths, table, None), names, lambda _: None)
+    plan = make_plan(find([*paths, Path("c.nii")], table, None), names, lambda _: None)
     found = [str(each.scan.path.relative_to(tmp_path)) for each in plan.scans]
     assert found == ["a/1.nii", "a/b/2.nii.gz", "c.nii", "empty", "absent", "\0"]
-    assert plan.twice == 2
+    assert plan.twice == 3
     assert [each.error is None for each in plan.scans] == [True] * 3 + [False] * 3
     assert plan.size_bytes == sum((tmp_path / name).stat().st_size for name in found[:3])
     folders = folder_names(plan.scans[:3], names)

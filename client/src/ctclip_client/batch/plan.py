@@ -89,14 +89,16 @@ def make_plan(
     kept, None where it is to be read.
     """
     scans: dict[Key, Planned] = {}
+    places: set[tuple[Path, str | None]] = set()  # of relative and absolute paths of one file
     todo, failed = [], []
     twice = done = 0
     for planned in found:
-        key = planned.key(names)
-        if key in scans:
+        place = (planned.scan.path.absolute(), planned.scan.series)
+        if place in places:
             twice += 1
             continue
-        scans[key] = planned
+        places.add(place)
+        scans[planned.key(names)] = planned
         state = settled(planned)
         if state is None:
             todo.append(planned)
