@@ -216,6 +216,11 @@ def test_maps_and_parquet_by_hashed_names(
             assert mine == pytest.approx(scores.probabilities.tolist(), abs=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["maps", "out.parquet"]
     assert "ct0" not in capsys.readouterr().err
+    # Maps that cannot be written end the run, as a journal that cannot.
+    shutil.rmtree(maps / paths[0])
+    (maps / paths[0]).write_text("no folder")
+    assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 2
+    assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path: Path) -> None:

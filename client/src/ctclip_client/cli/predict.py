@@ -148,6 +148,7 @@ class _Scoring:
     def score(self, client: Client, planned: Planned, volume: Volume, read_ms: float) -> Prediction:
         """Ask the server, and write maps where they are asked for."""
         from ctclip_client import save_relevance
+        from ctclip_client.batch.service import StopError
         from ctclip_client.cli.many import predicted
         from ctclip_client.results import Scores
 
@@ -156,7 +157,10 @@ class _Scoring:
             explanation = client.explain(volume)
             started = time.perf_counter()
             folder = self._args.explain / self._folders[planned.key(self._names)]
-            index = save_relevance(explanation, volume, folder)
+            try:
+                index = save_relevance(explanation, volume, folder)
+            except InvalidInput as error:  # the next scan would be scored for nothing
+                raise StopError(error) from None
             maps_ms = (time.perf_counter() - started) * 1000
             # Without the maps, which lie on the disk: many may wait for their turn to be told.
             kept = {each.name: getattr(explanation, each.name) for each in fields(Scores)}
