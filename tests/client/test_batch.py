@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -90,6 +91,7 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
         "\n": "line 1 is no row",
         '{"path": "a", "findings": []}\n': "line 1 is no row",  # of an older ctclip
         '[1]\n{"path"': "line 1 is no row",
+        '{"findings": []}': "line 1 is no row",  # without an end of the line
         json.dumps(row("a", asked="x")) + "\n{\n": "line 2 is no row",
         json.dumps(row("a", asked="y")) + "\n": "results of other options",
     }
@@ -156,14 +158,34 @@ def test_rows_and_their_vectors_stay_together(tmp_path: Path) -> None:
     with opened(path, vectors=True) as journal:
         journal.append(row("d"), 2 * vectors[3])
         rows = [each["embedding_row"] for each in journal.rows()]
-        assert rows == [0, 1, 2, 3]
+        assert rows == [0, 1, 2, 4]  # not where a row counts on another array
         np.testing.assert_array_equal(journal.vectors.read(rows, 4), np.diag([1, 1, 1, 2]))
+    file.unlink()
+    with opened(path, vectors=True) as journal:
+        journal.append(row("b"), vectors[1])
+    with opened(path, vectors=True) as journal:
+        assert [key[0] for key in journal.entries] == ["b"]
+        assert [each["embedding_row"] for each in journal.rows()] == [5]
+
+
+def test_what_a_disk_refuses_at_the_end_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    journal = opened(tmp_path / "out.jsonl").__enter__()
+    journal.append(row("a"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InvalidInput, match="writing failed: Disk quota"):
+        journal.__exit__(None)
 
 
 # --- plan ---
 
 
-def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
+def test_a_plan_of_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("a/1.nii", "a/b/2.nii.gz", "c.nii"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         save(tmp_path / name, chest())
@@ -173,12 +195,15 @@ def test_a_plan_of_files_folders_and_lists(tmp_path: Path) -> None:
     plain.write_text("\ufeffc.nii\n\n", "utf-8")
     table.write_text('label,Path\n0,"a/1.nii"\n1,c.nii\n')
     assert read_list(plain) == [tmp_path / "c.nii"]
+    for table_by in ("path;label\nc.nii;0,5\n", "label\tPATH\n1\tc.nii\n"):
+        plain.write_text(table_by)
+        assert read_list(plain) == [tmp_path / "c.nii"]
     paths = [tmp_path / name for name in ("a", "c.nii", "empty", "absent", "\0")]
     names = Names()
-    plan = make_plan(find(paths, table, None), names, lambda _: None)
+    plan = make_plan(find([*paths, Path("c.nii")], table, None), names, lambda _: None)
     found = [str(each.scan.path.relative_to(tmp_path)) for each in plan.scans]
     assert found == ["a/1.nii", "a/b/2.nii.gz", "c.nii", "empty", "absent", "\0"]
-    assert plan.twice == 2
+    assert plan.twice == 3
     assert [each.error is None for each in plan.scans] == [True] * 3 + [False] * 3
     assert plan.size_bytes == sum((tmp_path / name).stat().st_size for name in found[:3])
     folders = folder_names(plan.scans[:3], names)
@@ -229,6 +254,10 @@ def test_hashed_names_name_nothing() -> None:
         f"{path}/IM 1: ends early.": f"{hidden}: ends early.",
         f"took series {uid}.": f"took series {names.series(uid)}.",
         "given: slope 1; sent as 1/32 HU, clipped to −1000…1000": None,
+        f"{path}/O'Brien, Jo.dcm: no CT: 'MR'.": f"{hidden}: no CT: '…'.",
+        "its voxels lie in 'Doe.raw', expected a file's name": "its voxels lie in '…', expected a "
+        "file's name",
+        'a link: "O\'Brien.nii"': "a link: '…'",
         "Copy /data/Doe_Jane again.": WITHHELD,
         "mv 'ct.nii.gz' away": WITHHELD,
         r"C:\Doe": WITHHELD,
@@ -278,8 +307,13 @@ def test_another_process_reads_the_same(tmp_path: Path) -> None:
         os.kill(reader._process.pid, signal.SIGKILL)
         with pytest.raises(Unreadable, match=r"scan.nii.gz: the process .* ended \(SIGKILL\)"):
             reader.read(Scan(scan, None, 0, 0))
+        reader.read(Scan(scan, None, 0, 0))
+        process = reader._process
+        blocked = Path(f"/proc/{process.pid}/status").read_text().split("SigBlk:")[1].split()[0]
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1  # since before it imported anything
     finally:
         reader.close()
+    assert process.exitcode == 0  # it has taken away what it had unpacked
     with pytest.raises(InvalidInput, match="closed"):
         reader.read(Scan(scan, None, 0, 0))
 

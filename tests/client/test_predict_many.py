@@ -7,13 +7,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ctclip_client import Client, read_volume
+from ctclip_client import Client, Scores, read_volume
+from ctclip_client.batch.plan import Planned
 from ctclip_client.batch.tables import COLUMNS
+from ctclip_client.cli.many import predicted
+from ctclip_client.cli.predictions import Prediction
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -127,10 +133,26 @@ def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_pa
     code, _, err = predict(scans, "--jsonl", lines)
     assert code == 2
     assert f"{lines}: holds results of release older; the server has release misbehaving" in err
-    assert "what was done so far is in" in err
+    assert f"what was done so far is in {lines}\n" in err
     assert lines.read_text() == kept
     assert predict(scans, "--jsonl", lines, "--again")[0] == 3
     assert len(rows(lines)) == 3
+
+
+def test_nor_where_the_release_changes_in_the_middle(
+    predict: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(scores: Scores, planned: Planned, *more: Any) -> Prediction:
+        if "1-good" in planned.scan.path.name:
+            scores = replace(scores, provenance=replace(scores.provenance, release="newer"))
+        return predicted(scores, planned, *more)
+
+    monkeypatch.setattr("ctclip_client.cli.many.predicted", later)
+    lines = tmp_path / "out.jsonl"
+    code, _, err = predict(scans / "Doe_Jane" / "0-good.nii", scans, "--jsonl", lines)
+    assert code == 2
+    assert "results of release misbehaving; the server has release newer now" in err
+    assert [Path(row["path"]).name for row in rows(lines) if "error" not in row] == ["0-good.nii"]
 
 
 @pytest.mark.parametrize("options", [["--embedding"], ["--slope", "1", "--intercept", "0"]])
@@ -194,6 +216,11 @@ def test_maps_and_parquet_by_hashed_names(
             assert mine == pytest.approx(scores.probabilities.tolist(), abs=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["maps", "out.parquet"]
     assert "ct0" not in capsys.readouterr().err
+    # Maps that cannot be written end the run, as a journal that cannot.
+    shutil.rmtree(maps / paths[0])
+    (maps / paths[0]).write_text("no folder")
+    assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 2
+    assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err
 
 
 def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path: Path) -> None:
@@ -239,3 +266,14 @@ def test_without_the_servers_distribution(
     said = capsys.readouterr().err
     assert "a part of ctclip-server, which is not installed" in said
     assert "pip install ./client ./server" in said
+
+
+def test_an_embedded_server_that_dies(
+    scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = SimpleNamespace(load=lambda: lambda *_: nullcontext("localhost:1"))
+    monkeypatch.setattr("ctclip_client.cli.serving.entry_points", lambda **_: (server,))
+    assert main(["predict", str(scans), "--repository", "r"]) == 4
+    said = capsys.readouterr().err
+    assert "error: the embedded server has gone: localhost:1" in said
+    assert "Run the same command again" in said

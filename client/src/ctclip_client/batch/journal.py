@@ -24,6 +24,8 @@ from ctclip_client.system.files import destination
 Row = dict[str, Any]
 SYNC_INTERVAL_S = 3.0
 """What a failure of power may cost."""
+_BEGINNING = b'{"path": '
+"""Of every row: what begins otherwise is somebody else's, even where its line has no end."""
 _ANEW = "Name another file, or score everything anew with --again."
 
 
@@ -95,8 +97,14 @@ class Journal:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises: InvalidInput where what was written cannot be brought onto the disk."""
+        try:
+            if kind is None and self._file is not None:
+                with self._writing():
+                    self._sync(self._file)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Bring everything onto the disk. A journal without a row is removed."""
@@ -188,7 +196,7 @@ class Journal:
             lines.seek(0)
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
-                    if not self._end and not line.startswith(b'{"'):
+                    if not self._end and not _BEGINNING.startswith(line[: len(_BEGINNING)]):
                         raise self._no_journal(number)
                     break
                 try:
@@ -216,13 +224,15 @@ class Journal:
         file.truncate(0)
         self._end = 0
         if self._vectors is not None:
-            self._vectors.truncate(0)
+            self._vectors.clear()
 
     def _forget_without_vector(self, vectors: Vectors) -> None:
-        """Rows whose array did not reach the disk count as not done."""
+        """Rows whose array did not reach the disk count as not done. No other array takes its
+        place, or the row would count again in the next run."""
         places: dict[tuple[Any, ...], tuple[int, int]] = {}
         for row in list(self.rows()):
             places[self.key_of(row)] = (row["embedding_row"], row["embedding_size"])
+        vectors.reserve(max((row + 1 for row, _ in places.values()), default=0))
         for key in vectors.missing(places):
             del self.entries[key]
 

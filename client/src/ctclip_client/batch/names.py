@@ -17,6 +17,8 @@ _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 """DICOM's unique identifiers; no number and no version has so many dots."""
 _PATH = re.compile(r"(?<!\d)/(?=\S)|(?<=\S)/(?!\d)|\\")
 """A slash that stands in a path, and not in 1/32 HU."""
+_QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)", re.S)
+"""What a file says: it may be the name of another one."""
 _SHORTEST = 3
 """Shorter words are no names, or stand in every sentence: a scan may be called 1.nii."""
 
@@ -44,8 +46,9 @@ class Names:
         if not self.hashed:
             return text
         name = self.path(path)
-        # A file within a folder or an archive goes with it: FOLDER/NAME, up to the end of the word.
-        whole = re.compile(rf"(?<![\w./]){re.escape(str(path))}(?:[/\\][^:'\"]*|(?!\w))")
+        # A file within a folder or an archive goes with it: FOLDER/NAME, up to what is said of it.
+        within = r"[/\\](?:(?!: ).)*"
+        whole = re.compile(rf"(?<![\w./]){re.escape(str(path))}(?:{within}|(?!\w))", re.S)
         if len(str(path)) >= _SHORTEST:
             text = whole.sub(name, text)
         elif text.startswith(str(path)):  # and not the 1 of "slope 1"
@@ -54,7 +57,7 @@ class Names:
         parts = (re.escape(part) for part in {path.name, path.name.partition(".")[0]}
                  if len(part) >= _SHORTEST)  # fmt: skip
         names = re.compile("|".join(rf"(?<!\w)(?:{part})(?!\w)" for part in parts) or "(?!)", re.I)
-        return WITHHELD if _PATH.search(text) or names.search(text) else text
+        return WITHHELD if _PATH.search(text) or names.search(text) else _QUOTED.sub("'…'", text)
 
     def source(self, source: Source, path: Path) -> Source:
         """How a volume came about, without names."""

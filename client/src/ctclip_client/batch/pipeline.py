@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ctclip_client.batch.plan import Planned
 from ctclip_client.batch.reading import Reader
-from ctclip_client.batch.service import GoneError, patiently
+from ctclip_client.batch.service import StopError, patiently
 from ctclip_client.errors import CTClipError, ServiceError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Service(Generic[R]):
     """The server, as the lanes see it.
 
     score: asks it about one scan, given the scan, its volume and the milliseconds of reading;
-        raises CTClipError. check: whether it would answer; raises as `Client.check_ready` does.
+        raises CTClipError, or StopError for what ends the run. check: whether it would answer;
+        raises as `Client.check_ready` does.
     timeout_s: what one answer may take. wait_s: for how long a server that went away is waited for.
     say: tells a person that it is waited for.
     """
@@ -136,8 +137,8 @@ class Pipeline(Generic[R]):
             result = self._answer(planned, volume, read_ms)
             self._failures = 0
             return Outcome(index, planned, result)
-        except GoneError as gone:
-            return Outcome(index, planned, stop=_light(gone.error))
+        except StopError as stop:
+            return Outcome(index, planned, stop=_light(stop.error))
         except CTClipError as error:
             if isinstance(error, ServiceError):
                 self._failures += 1
@@ -148,7 +149,7 @@ class Pipeline(Generic[R]):
             return Outcome(index, planned, stop=_Fault(error))
 
     def _answer(self, planned: Planned, volume: Volume, read_ms: float) -> R:
-        """Raises: CTClipError of the scan; GoneError where the server does not come back."""
+        """Raises: CTClipError of the scan; StopError, also where the server does not come back."""
         service = self._service
 
         def ask() -> R:

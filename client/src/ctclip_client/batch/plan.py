@@ -14,6 +14,8 @@ from ctclip_client.readers.walk import files_below
 
 Key = tuple[str, str | None]
 """A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
+_DELIMITERS = ",;\t"
+"""Spreadsheets write the latter ones, too."""
 _LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
 
 
@@ -89,14 +91,16 @@ def make_plan(
     kept, None where it is to be read.
     """
     scans: dict[Key, Planned] = {}
+    places: set[tuple[Path, str | None]] = set()  # of relative and absolute paths of one file
     todo, failed = [], []
     twice = done = 0
     for planned in found:
-        key = planned.key(names)
-        if key in scans:
+        place = (planned.scan.path.absolute(), planned.scan.series)
+        if place in places:
             twice += 1
             continue
-        scans[key] = planned
+        places.add(place)
+        scans[planned.key(names)] = planned
         state = settled(planned)
         if state is None:
             todo.append(planned)
@@ -120,11 +124,15 @@ def read_list(path: Path) -> list[Path]:
         raise Unreadable(f"--files: {path}: {error.strerror or error}.", _LIST_REMEDY) from error
     if any("\0" in line for line in lines):
         raise Unreadable(f"--files: {path}: not a text file.", _LIST_REMEDY)
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    for delimiter in _DELIMITERS:
+        first = next(csv.reader(lines[:1], delimiter=delimiter), [])
+        header = [cell.strip().lower() for cell in first]
+        if "path" in header:
+            break
     if "path" in header:
         column = header.index("path")
         try:
-            rows = list(csv.reader(lines[1:], strict=True))
+            rows = list(csv.reader(lines[1:], delimiter=delimiter, strict=True))
         except csv.Error as error:
             raise Unreadable(f"--files: {path}: not a CSV ({error}).", _LIST_REMEDY) from error
         entries = [row[column] if column < len(row) else "" for row in rows if row]

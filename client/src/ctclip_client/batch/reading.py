@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import reduction
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MEMORY = "Read with fewer processes (--readers 1), or on a machine with more memory."
 _STARTING = Lock()
+_GRACE_S = 2.0
 _DAMAGED = "Look at the file with ctclip doctor: what decodes it has crashed."
 
 
@@ -85,6 +86,8 @@ class ProcessReader:
     def read(self, scan: Scan, /) -> tuple[Volume, float]:
         """See `Reader`. A process that dies over a scan is that scan's failure; the next one gets
         another."""
+        if self._closed:
+            raise InvalidInput("The reader is closed.")
         try:
             if self._pipe is None:
                 self._start()
@@ -93,7 +96,7 @@ class ProcessReader:
             if isinstance(answer, CTClipError):
                 raise answer
             return answer.taken(self._pipe), answer.read_ms
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, RuntimeError) as error:  # the last is of `recv_handle`
             how = self._ended()
             raise Unreadable(
                 f"{scan.path}: the process that read it ended ({how}).",
@@ -105,18 +108,18 @@ class ProcessReader:
         self._closed = True
         process = self._process
         if process is not None:
+            process.terminate()  # it takes away what it has unpacked
+            process.join(_GRACE_S)
             process.kill()
             process.join(5)
 
     def _start(self) -> None:
-        if self._closed:
-            raise InvalidInput("The reader is closed.")
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._pipe, theirs = context.Pipe()
         process = context.Process(
             target=_serve, args=(theirs, os.getpid(), dict(self._options)), daemon=True
         )
-        with theirs, _safe_path():
+        with theirs, _safe_path(), _deaf():
             process.start()
         self._process = process
         if self._closed:  # by another thread, meanwhile
@@ -184,11 +187,32 @@ class _Described:
 def _serve(pipe: Connection, parent: int, options: Mapping[str, Any]) -> None:
     """What the other process does: read what it is asked for, until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    become_child(parent, getattr(signal, "SIGKILL", signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _leave)
+    become_child(parent)
     reader = LocalReader(options)
     with suppress(EOFError, OSError):
         while True:
             _answer(pipe, reader, pipe.recv())
+
+
+def _leave(*_: object) -> None:
+    """Put away what is unpacked, and end. Once: the parent may ask, and its thread's end, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process that is started inside hears no Ctrl-C, not even while it imports what it needs."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # whose start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _answer(pipe: Connection, reader: LocalReader, scan: Scan) -> None:
@@ -209,16 +233,16 @@ def _answer(pipe: Connection, reader: LocalReader, scan: Scan) -> None:
             pipe.send_bytes(plane.reshape(-1).view(np.uint8).data)
         return
     try:
-        with _memory() as file:
-            for plane in planes:
-                file.write(plane.data)
-            file.flush()
-            pipe.send(described)
-            reduction.send_handle(pipe, file.fileno(), None)
+        file = _memory()
+        for plane in planes:
+            file.write(plane.data)
+        file.flush()
     except OSError as error:
-        if isinstance(error, ConnectionError):
-            raise
         pipe.send(Unreadable(f"{scan.path}: no room for its voxels: {error.strerror}.", _MEMORY))
+        return
+    with file:
+        pipe.send(described)
+        reduction.send_handle(pipe, file.fileno(), None)
 
 
 def _memory() -> IO[bytes]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ctclip_client.contract import CHECK, RESCALE, SPACING
-from ctclip_client.errors import NotReady, ServerError, ServiceError, Unavailable
+from ctclip_client.errors import CTClipError, NotReady, ServerError, ServiceError, Unavailable
 from ctclip_client.results import Provenance
 from ctclip_client.transport.blocking import run_procedure
 from ctclip_client.transport.infer import Call, infer
@@ -25,12 +25,16 @@ PAUSE_S = 1.0
 """Between two questions whether the server is back."""
 
 
-class GoneError(Exception):
-    """A server that went away, and was not back in time."""
+class StopError(Exception):
+    """What is no fault of a scan, and ends the run."""
 
-    def __init__(self, error: ServiceError) -> None:
+    def __init__(self, error: CTClipError) -> None:
         super().__init__()
         self.error = error
+
+
+class GoneError(StopError):
+    """A server that went away, and was not back in time."""
 
 
 def patiently(

@@ -22,6 +22,7 @@ class Vectors:
         self.path = path
         self._file: FileIO | None = None
         self._size = 0
+        self._reserved = 0
 
     def open(self) -> None:
         """Make it where it is not there. Raises: OSError."""
@@ -48,8 +49,8 @@ class Vectors:
         assert self._file is not None  # noqa: S101 (a caller's mistake, not a user's)
         data = np.ascontiguousarray(vector, "<f4").tobytes()
         self._size = len(data)
-        end = self._length() // self._size * self._size
-        self._file.truncate(end)  # what another run began
+        end = max(self._length() // self._size, self._reserved) * self._size
+        self._file.truncate(end)  # what another run began; what is lost becomes zeros
         try:
             left = memoryview(data)
             while left:
@@ -60,10 +61,16 @@ class Vectors:
             raise
         return end // self._size
 
-    def truncate(self, length: int) -> None:
-        """Keep so many bytes. Raises: OSError."""
-        if self._file is not None and self._length() > length:
-            self._file.truncate(length)
+    def reserve(self, rows: int) -> None:
+        """Append no array before row `rows`: somebody counts on the places of those before, even
+        where what was there is lost."""
+        self._reserved = rows
+
+    def clear(self) -> None:
+        """Keep nothing. Raises: OSError."""
+        self._reserved = 0
+        if self._file is not None and self._length():
+            self._file.truncate(0)
 
     def read(self, rows: list[int], size: int) -> Any:
         """(len(rows), size) float32."""

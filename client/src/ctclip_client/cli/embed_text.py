@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         texts = list(_keyed(files, names))
         todo = [each for each in texts if _is_open(journal, each)]
         for file in files:
-            say(f"{file.path}: {len(file.reports):,} texts: {file.taken}")
+            say(f"{names.path(file.path)}: {len(file.reports):,} texts: {file.taken}")
         before = len(texts) - len(todo)
         known = f", {before:,} done already by release {journal.release}" if before else ""
         say(f"plan: {len(todo):,} texts to embed{known}")

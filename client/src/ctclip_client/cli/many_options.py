@@ -28,7 +28,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run over many scans can be told."""
     parser.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH",
-        help="CT files, and folders, which are searched with all below them",
+        help="CT files, archives (zip, tar) of one scan, and folders, which are searched with all "
+        "below them",
     )  # fmt: skip
     group = parser.add_argument_group("many scans")
     group.add_argument(

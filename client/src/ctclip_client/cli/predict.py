@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,15 +148,23 @@ class _Scoring:
     def score(self, client: Client, planned: Planned, volume: Volume, read_ms: float) -> Prediction:
         """Ask the server, and write maps where they are asked for."""
         from ctclip_client import save_relevance
+        from ctclip_client.batch.service import StopError
         from ctclip_client.cli.many import predicted
+        from ctclip_client.results import Scores
 
         scores: Classification
         if self._folders:
-            scores = explanation = client.explain(volume)
+            explanation = client.explain(volume)
             started = time.perf_counter()
             folder = self._args.explain / self._folders[planned.key(self._names)]
-            index = save_relevance(explanation, volume, folder)
+            try:
+                index = save_relevance(explanation, volume, folder)
+            except InvalidInput as error:  # the next scan would be scored for nothing
+                raise StopError(error) from None
             maps_ms = (time.perf_counter() - started) * 1000
+            # Without the maps, which lie on the disk: many may wait for their turn to be told.
+            kept = {each.name: getattr(explanation, each.name) for each in fields(Scores)}
+            scores = Scores(**kept)
             found = predicted(scores, planned, volume, self._names, read_ms)
             return replace(found, maps_index=index, maps_ms=maps_ms)
         if self._args.classify:

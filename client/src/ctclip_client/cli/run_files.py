@@ -12,6 +12,7 @@ from ctclip_client.batch.journal import Journal, journal_of
 from ctclip_client.cli.connection import connection_files
 from ctclip_client.cli.many_options import KEY, STATE, say
 from ctclip_client.cli.output_files import check_output_files
+from ctclip_client.errors import InvalidInput
 
 
 def check_files(
@@ -64,9 +65,11 @@ def opened_journal(
     with Journal(path, asked, key=key, state=state, vectors=vectors, anew=args.again) as journal:
         try:
             yield journal
-        except BaseException:
+        except BaseException as error:
             if journal.entries:
-                say(f"note: what was done so far is in {path}; the same command goes on")
+                # The remedy of a wrong input says what goes on: of another release, nothing does.
+                how = "" if isinstance(error, InvalidInput) else "; the same command goes on"
+                say(f"note: what was done so far is in {path}{how}")
             raise
 
 

@@ -22,7 +22,7 @@ from ctclip_client.cli.connection import (
     read_connection,
     url_of_environment,
 )
-from ctclip_client.errors import InvalidInput
+from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_client.system.distributions import how_to_install
 from ctclip_client.system.terminal import printable
 
@@ -80,7 +80,13 @@ def server_of(args: argparse.Namespace) -> Iterator[Connection]:
     serving = _embedded()
     _say(f"starting the embedded server with {args.repository}, for the time of this run ...")
     with serving(args.repository, _say) as url:
-        yield Connection(url, args.timeout_s)
+        try:
+            yield Connection(url, args.timeout_s)
+        except Unavailable as error:  # whose remedy is for one that somebody has started
+            raise Unavailable(
+                f"the embedded server has gone: {error.cause}",
+                "Run the same command again; ctclip serve --repository DIR tells more.",
+            ) from error
         _say("ending the embedded server")
 
 
