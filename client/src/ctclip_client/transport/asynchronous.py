@@ -7,7 +7,6 @@ import os
 from collections.abc import Coroutine, Sequence
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import grpc.aio  # type: ignore[import-untyped]
 import numpy as np
@@ -22,8 +21,8 @@ from ctclip_client.transport.infer import RELEASE_PATIENCE_S, release
 from ctclip_client.transport.steps import Flow, Pause, Step, T, Work
 from ctclip_client.volume import Volume
 
-_OPEN: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Channels, and the process that opened each."""
+_processes: set[int] = set()
+"""That have connected an AsyncClient: this one, and those that it is a fork of."""
 
 
 class AsyncClient(BaseClient):
@@ -92,17 +91,15 @@ class AsyncClient(BaseClient):
             )
 
     def _opened(self) -> Any:
-        if any(owner != os.getpid() for owner in _OPEN.values()):
+        if _processes - {os.getpid()}:
             raise InvalidInput(
-                f"{self!r}: this process is a fork of one with an AsyncClient that is connected; "
-                "gRPC's asyncio would hang in it.",
-                "Start it by multiprocessing's 'spawn', use a Client in it, or close the "
-                "AsyncClient before the fork.",
+                f"{self!r}: this process is a fork of one that has used an AsyncClient; gRPC's "
+                "asyncio would hang or crash in it.",
+                "Start it by multiprocessing's 'spawn', or use a Client in it.",
             )
         self._loop = asyncio.get_running_loop()
-        channel = super()._opened()
-        _OPEN[channel] = os.getpid()
-        return channel
+        _processes.add(os.getpid())
+        return super()._opened()
 
     async def _run(self, flow: Flow[T], channel: Any = None) -> T:
         if channel is None:
