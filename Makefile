@@ -82,9 +82,9 @@ $(INSTALLED): constraints.txt tests/requirements.txt $(DISTRIBUTIONS:%=%/pyproje
 	@touch -t 197001020000 $@ # begun: not up to date until all is done, but which of the two is known
 	@$(if $(ON_GPU),,if ls -d $(VENV)/lib/python*/site-packages/onnxruntime_gpu-* >/dev/null 2>&1; then \
 		$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi)
-	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch \
+	@$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch hatchling editables \
 		$(if $(ON_GPU),-c scripts/gpu-requirements.txt)
-	@$(COMPILE) & $(INSTALL) -r tests/requirements.txt -e "./client[all]" \
+	@$(COMPILE) & $(INSTALL) --no-build-isolation -r tests/requirements.txt -e "./client[all]" \
 		$(patsubst %,-e ./%,$(filter-out client,$(DISTRIBUTIONS))) && wait
 	@$(if $(ON_GPU),sh scripts/gpu-packages.sh $(BIN)/python)
 	@$(COMPILE)

@@ -93,6 +93,7 @@ def test_it_runs_where_little_more_than_torch_is(
     assert all(read(each).plan["phase"] == each.stem for each in (folder / "out/phases").iterdir())
 
 
+@pytest.mark.slow
 def test_onnx_runtime_is_all_that_its_phases_need_besides() -> None:
     begin = without(*(name for name in ABSENT if name != "onnxruntime"))
     phases = "import ctclip_bench.gpu.phases.onnx, ctclip_bench.gpu.sessions"

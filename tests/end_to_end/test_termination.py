@@ -62,10 +62,12 @@ def command(
 @pytest.mark.parametrize(
     ("name", "stage", "runs", "ending"),
     [
-        ("demo", "Sample CT: read", "", signal.SIGTERM),
+        pytest.param("demo", "Sample CT: read", "", signal.SIGTERM, marks=pytest.mark.slow),
         ("demo", "Demo checkpoint: encode", "", signal.SIGHUP),
         ("parity", "ONNX fp32, OpenVINO", "tritonserver", signal.SIGTERM),
-        ("bench", "Scans: read", "tritonserver", signal.SIGTERM),
+        pytest.param(
+            "bench", "Scans: read", "tritonserver", signal.SIGTERM, marks=pytest.mark.slow
+        ),
         ("build-engines", "ctclip_vision: check", "engines.compiler", signal.SIGTERM),
     ],
 )

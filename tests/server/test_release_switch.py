@@ -291,6 +291,7 @@ def test_what_cannot_be_put_back_does_not_hide_why_it_had_to_be(
         assert _said_command(said)
 
 
+@pytest.mark.slow
 def test_configs_agree_after_every_single_write(
     triton: EmbeddedTriton, second: Path, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +320,7 @@ def test_configs_agree_after_every_single_write(
     load.check(KNOWN)
 
 
+@pytest.mark.slow
 def test_a_variant_is_switched_as_the_default_is(tmp_path: Path, second: Path) -> None:
     """The server runs with configs/tensorrt.pbtxt, of the same text as gpu.pbtxt: nothing tells
     which of the two it was; all other configs follow."""

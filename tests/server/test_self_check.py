@@ -165,6 +165,7 @@ def test_a_model_that_answers_with_an_error_fails_it(own, server):
         list(check_embedded(Served(own, server), 60))
 
 
+@pytest.mark.slow
 def test_every_version_that_serves_is_asked_after_an_interrupted_promotion(two, serve):
     """One ensemble was changed over, and the steps are told to serve both."""
     for path in two.glob("*/config.pbtxt"):
@@ -268,6 +269,7 @@ def test_promote_from_takes_no_self_check_that_proves_nothing(fault, own, reposi
     assert not (own / CHECK.name / "1" / FILE).exists()
 
 
+@pytest.mark.slow
 def test_promote_says_that_it_could_not_ask(two, capsys):
     """A server that was told to load some models only."""
     models = ["ctclip_image_embedding"]
