@@ -74,6 +74,7 @@ def kept(repository: Path) -> list[ParityRun]:
 # --- sound releases ---
 
 
+@pytest.mark.slow
 def test_a_sound_fp16_release_passes_every_step(
     exported_in: Callable[[str], Export],
     golden: Golden,

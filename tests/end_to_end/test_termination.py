@@ -63,7 +63,7 @@ def command(
     ("name", "stage", "runs", "ending"),
     [
         pytest.param("demo", "Sample CT: read", "", signal.SIGTERM, marks=pytest.mark.slow),
-        ("demo", "Demo checkpoint: encode", "", signal.SIGHUP),
+        pytest.param("demo", "Demo checkpoint: encode", "", signal.SIGHUP, marks=pytest.mark.slow),
         ("parity", "ONNX fp32, OpenVINO", "tritonserver", signal.SIGTERM),
         pytest.param(
             "bench", "Scans: read", "tritonserver", signal.SIGTERM, marks=pytest.mark.slow

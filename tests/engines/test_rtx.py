@@ -25,8 +25,9 @@ from ctclip_export.engines.layers import LayerReport, read_layers
 from ctclip_export.engines.target import RTX
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-PRECISIONS = [*DTYPES, pytest.param("int8", marks=pytest.mark.slow)]  # half a minute
-LOW = ["fp16", "bf16"]
+_SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ("bf16", "int8")]
+PRECISIONS = ["fp32", "fp16", *_SLOW]
+LOW = ["fp16", _SLOW[0]]
 Compiled = Callable[[str], list[BuiltEngine]]
 
 

@@ -148,7 +148,7 @@ def _print(rows: Sequence[Row]) -> None:
         table.add_column(title, overflow="fold")
     for title in ("Images", "Matrix", "Step\nmm", "Extent\nmm"):
         table.add_column(title, justify="right")
-    table.add_column("Taken, or why not", overflow="fold")
+    table.add_column("Note", overflow="fold")
     for n, row in enumerate(rows, 1):
         numbers = (
             _shown(row.images), "×".join(map(str, row.matrix or ())), _shown(row.step_mm),
