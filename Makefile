@@ -43,7 +43,7 @@ INSTALL = $(BIN)/python -m pip install --no-compile --disable-pip-version-check 
 TEST_WORKERS ?= 4
 TEST_FLAGS ?=
 # What is left out is compiled when it is used; some files are templates, or of another Python.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/|/pip/' $(VENV)/lib || true
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests?/|/testing/|/pip/|torch/_inductor/|networkx/|sympy/(physics|integrals|stats)/' $(VENV)/lib || true
 PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 DEMO := build/demo/published

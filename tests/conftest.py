@@ -41,6 +41,7 @@ os.environ[TRACEBACK_VARIABLE] = "1"  # what no command foresaw fails the test
 _STARTED = time.time()
 _LONGEST = (
     "end_to_end/test_demo.py",
+    "end_to_end/test_many_scans.py",
     "benchmarks/test_gpu_phases.py",
     "server/test_self_check.py",
     "benchmarks/test_parity.py",

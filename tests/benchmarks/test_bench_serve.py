@@ -200,6 +200,7 @@ def test_another_answer_under_load_fails_the_run(
 # --- a server that goes away ---
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_ends_the_run(
     bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

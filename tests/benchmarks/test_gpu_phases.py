@@ -188,6 +188,7 @@ MISBEHAVING = {
 }
 
 
+@pytest.mark.slow
 def test_no_phase_stops_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps the rows that it had, and its JSON says why it ended."""
     monkeypatch.syspath_prepend(str(tmp_path))

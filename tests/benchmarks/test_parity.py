@@ -166,6 +166,7 @@ def test_bf16_is_judged_and_served_by_openvino(
     assert 1 - steps["ONNX bf16, OpenVINO"]["cosine"] > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_bfloat16")
 def test_bf16_in_onnx_runtime_is_refused_with_the_way_out(bfloat: Path) -> None:
     with pytest.raises(InvalidInput, match="implementation for") as caught, EmbeddedTriton(bfloat):
@@ -184,6 +185,7 @@ def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "require_bfloat16", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_bfloat16")
 def test_a_cpu_without_bfloat16_runs_no_bf16_step(
     bfloat: Path, golden: Golden, scans: Path, capsys: Printed

@@ -276,6 +276,7 @@ def test_an_input_that_is_missing_is_the_callers_error(
     assert caller.bits(model, good[model]) == before
 
 
+@pytest.mark.slow
 def test_a_storm_of_refusals_stops_nothing(caller: Caller, good: dict[str, Arrays]) -> None:
     """Triton 2.51 may end, or stop, where a step fails beside another one: see ctclip_gate."""
     model = "ctclip_zero_shot"

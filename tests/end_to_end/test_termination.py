@@ -96,6 +96,7 @@ def test_a_terminated_command_leaves_nothing(
     assert not small.exists() or not any(".part" in path.name for path in small.iterdir())
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_command_and_its_server(command: Command, tmp_path: Path) -> None:
     """Whatever is still said has nobody to go to; that must not get into the way of the end."""
     master, terminal = pty.openpty()

@@ -52,6 +52,7 @@ def test_triton_warms_up_with_these_files(warm: Path) -> None:
             client.close()
 
 
+@pytest.mark.slow
 def test_triton_refuses_a_file_that_is_too_short(warm: Path) -> None:
     """So the test above does see what lies in the files."""
     warm_up_by_default(warm)

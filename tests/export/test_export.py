@@ -137,6 +137,7 @@ def test_exports_of_the_same_things_are_the_same_release(
     assert json.loads(record.read_text())["release"] == again.release
 
 
+@pytest.mark.slow
 def test_export_on_the_command_line(
     arguments: Callable[..., list[str]],
     repository: Path,
@@ -252,6 +253,7 @@ def test_a_failed_check_leaves_the_old_repository_untouched(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository"]
 
 
+@pytest.mark.slow
 def test_a_terminated_export_leaves_nothing(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -395,6 +395,7 @@ def test_nobody_at_the_address_is_said(second: Path, capsys: pytest.CaptureFixtu
     assert "no Triton answers there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_serve_can_allow_model_control(
     serve: Callable[..., subprocess.Popen[str]], second: Path
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_fault_in_a_graph_keeps_it_from_being_ready(model, backend, said, own,
     assert "by the bounds of fp32" in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_bfloat16")
 def test_another_backend_passes_by_the_bounds_of_what_it_computes_in(repository, serve):
     err = served(serve("--repository", repository, "--config-name", "openvino-bf16"))
