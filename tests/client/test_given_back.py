@@ -102,8 +102,13 @@ def test_interrupted_between_any_two_bytecodes(
         with Client(server.grpc_url) as client:
             moments = interrupted(lambda: call(client), 0, error)  # noqa: B023
         for moment in sorted(chosen.sample(range(1, moments), 40)):
-            with Client(server.grpc_url) as client, pytest.raises(error):
-                interrupted(lambda: call(client), moment, error)  # noqa: B023
+            with Client(server.grpc_url) as client:
+                try:
+                    passed = interrupted(lambda: call(client), moment, error)  # noqa: B023
+                except error:
+                    pass
+                else:  # it had less to sweep of other tests' clients than the first run
+                    assert moments * 0.9 < passed < moment
             assert not regions(), moment
             assert not registered(server), moment
 
