@@ -53,6 +53,13 @@ def registered(server: EmbeddedTriton) -> list[str]:
         return list(client.get_system_shared_memory_status().regions)
 
 
+def forget_regions(server: EmbeddedTriton) -> None:
+    """Unregister what runs that were cut short in other files have left at a server of all tests: a
+    process that ends leaves it to the next client, and that of the tests goes on."""
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        client.unregister_system_shared_memory()
+
+
 @contextmanager
 def occupied(server: EmbeddedTriton, ask_for: AskFor) -> Iterator[None]:
     """Keep the server's one instance busy, so that the next request waits in its queue."""
