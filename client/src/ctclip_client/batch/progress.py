@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Self
 
 from rich.console import Console
@@ -20,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
+
+from ctclip_client.system.progress import paused
 
 LINE_INTERVAL_S = 30.0
 _RATES = ((1, "s"), (60, "min"), (3600, "h"))
@@ -56,18 +57,9 @@ class Counter:
             with suppress(OSError):  # a terminal that has gone
                 self._bars.stop()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """No bar inside, so that something else can be written to the same terminal."""
-        if not self._bars.live.is_started:
-            yield
-            return
-        self._bars.stop()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                self._bars.start()
+        return paused(self._bars)
 
     def say(self, line: str) -> None:
         """Print a line to standard error, from any thread."""

@@ -5,13 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 Advance = Callable[[int], None]
+
+
+@contextmanager
+def paused(bars: Progress) -> Iterator[None]:
+    """No bar inside, so that something else can be written to the same terminal."""
+    if not bars.live.is_started:
+        yield
+        return
+    bars.stop()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            bars.start()
 
 
 class Stages:
@@ -43,18 +57,9 @@ class Stages:
             with suppress(OSError):  # a terminal that has gone
                 self._bars.stop()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """No bar inside, so that something else can be written to the same terminal."""
-        if not self._bars.live.is_started:
-            yield
-            return
-        self._bars.stop()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                self._bars.start()
+    def paused(self) -> AbstractContextManager[None]:
+        """See `paused`."""
+        return paused(self._bars)
 
     @contextmanager
     def stage(self, description: str, steps: int | None = None) -> Iterator[Advance]:
