@@ -100,6 +100,9 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
         "growth", ["slices", "matrix", "prompts", "clients", "scans"],
         ("fixed ms", "per unit ms", "power"), only="fit",
     ),
+    "run": tables(
+        "growth", ["scans"], ("", "p50 ms", "client core s a scan", "wall of bound"), only="scans .*",
+    ),
     "gpu": tables(
         "gpu", ["parity", "onnx", "latency", "transfer", "compile", "triton"],
         ("", "p50 ms", "p90 ms", *PARITY),
