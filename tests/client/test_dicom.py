@@ -22,7 +22,7 @@ from pydicom.uid import RLELossless
 
 from ctclip_client import InvalidInput, Unreadable, Volume, read_volume
 from ctclip_client.readers.dicom import look
-from ctclip_client.readers.find import find_scans
+from ctclip_client.readers.find import Scan, find_scans
 
 from .. import dicom_files
 from ..dicom_files import by_gdcm, enhanced, set_pixels, slices, uid, write, write_file
@@ -452,25 +452,45 @@ def test_a_scout_in_the_same_series_is_left_out(tmp_path: Path) -> None:
 
 def test_each_study_is_one_scan(tmp_path: Path) -> None:
     """Of a flat folder, too; and one of them is not taken for the other."""
-    for study in (1, 2, 3):
-        change = localizer if study == 3 else None
+    tilt = _moved(lambda n: (0, 0.5 * n, 0))
+    for study, change in ((1, None), (2, None), (3, localizer), (4, tilt), (5, tilt)):
         write(tmp_path, slices(STORED, study=study, change=change), f"{study}-{{}}.dcm")
     (tmp_path / "damaged").write_bytes((tmp_path / "1-0.dcm").read_bytes()[:150])
     (tmp_path / "9.nii.gz").write_bytes(b"")
-    assert [(scan.path.name, scan.series) for scan in find_scans(tmp_path)] == [
-        (tmp_path.name, None), (tmp_path.name, uid(study=1)), (tmp_path.name, uid(study=2)),
+    found = list(find_scans(tmp_path))
+    assert [(scan.path.name, scan.series) for scan in found] == [
+        *((tmp_path.name, uid(study=study)) for study in (1, 2, 3, 4, 5)),
         ("9.nii.gz", None), ("damaged", None),
     ]  # fmt: skip
-    write_file(tmp_path / "multiframe", enhanced(slices(STORED, study=4)))
-    (scan,) = (scan for scan in find_scans(tmp_path) if scan.series == uid(study=4))
+    for scan, words in zip(found[2:5], ("localizer", "tilted", "tilted"), strict=True):
+        with pytest.raises(Unreadable, match=words):
+            read_volume(scan)
+    assert scan.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("5-*"))
+    write_file(tmp_path / "multiframe", enhanced(slices(STORED, study=6)))
+    (scan,) = (scan for scan in find_scans(tmp_path) if scan.series == uid(study=6))
     assert scan.path == tmp_path / "multiframe"
-    same(read_volume(scan.path, series=scan.series))
+    same(read_volume(scan))
     (tmp_path / "multiframe").unlink()
     refused(tmp_path, "damaged: a DICOM file without")
-    (note,) = read_volume(tmp_path, series=uid(study=1)).source.notes
-    assert note.startswith("Not read, since damaged: 1 DICOM files beside")
+    for scan in (found[0], Scan(tmp_path, uid(study=1), 0, 0)):
+        (note,) = same(read_volume(scan)).source.notes
+        assert note.startswith("Not read, since damaged: 1 DICOM files beside")
     (tmp_path / "damaged").unlink()
-    refused(tmp_path, "CT images of 3 studies")
+    refused(tmp_path, "CT images of 5 studies")
     assert read_volume(tmp_path, series=uid(study=2)).source.series == uid(study=2)
     with pytest.raises(Unreadable, match="without a scan"):
         list(find_scans(write(tmp_path / "mr", slices(STORED, change=capture))))
+
+
+def test_a_study_among_others_is_not_searched_for_again(tmp_path: Path) -> None:
+    """Thousands of studies in one folder: each file is looked at twice, not thousands of times."""
+    for study in (1, 2):
+        write(tmp_path / "all", slices(STORED, study=study), f"{study}-{{}}")
+    write(tmp_path / "apart", slices(STORED, study=3))
+    first, second, apart = find_scans(tmp_path)
+    for path in (tmp_path / "all").glob("2-*"):
+        path.write_bytes(b"no DICOM any more")
+    same(read_volume(first))
+    with pytest.raises(Unreadable, match="2-0"):
+        read_volume(second)
+    assert (len(first.files), apart.files) == (len(STORED), ())

@@ -12,9 +12,9 @@ from ..programs import run
 
 PUBLIC = [
     "AsyncClient", "CTClipError", "Classification", "Client", "DeadlineExceeded", "Explanation",
-    "Finding", "InvalidInput", "NotReady", "Provenance", "Scores", "ServerError", "ServiceError",
-    "Source", "Tls", "Transport", "Unavailable", "Unreadable", "Volume", "read_volume",
-    "save_relevance",
+    "Finding", "InvalidInput", "NotReady", "Provenance", "Scan", "Scores", "ServerError",
+    "ServiceError", "Source", "Tls", "Transport", "Unavailable", "Unreadable", "Volume",
+    "find_scans", "read_volume", "save_relevance",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from ctclip_client.errors import (
 
 if TYPE_CHECKING:
     from ctclip_client.maps.relevance import save_relevance
-    from ctclip_client.readers import read_volume
+    from ctclip_client.readers import Scan, find_scans, read_volume
     from ctclip_client.results import Classification, Explanation, Provenance, Scores, Transport
     from ctclip_client.transport.asynchronous import AsyncClient
     from ctclip_client.transport.blocking import Client
@@ -41,6 +41,7 @@ __all__ = [
     "InvalidInput",
     "NotReady",
     "Provenance",
+    "Scan",
     "Scores",
     "ServerError",
     "ServiceError",
@@ -50,6 +51,7 @@ __all__ = [
     "Unavailable",
     "Unreadable",
     "Volume",
+    "find_scans",
     "read_volume",
     "save_relevance",
 ]
@@ -60,11 +62,13 @@ _HOME = {
     "Client": "transport.blocking",
     "Explanation": "results",
     "Provenance": "results",
+    "Scan": "readers",
     "Scores": "results",
     "Source": "volume",
     "Tls": "transport.endpoint",
     "Transport": "results",
     "Volume": "volume",
+    "find_scans": "readers",
     "read_volume": "readers",
     "save_relevance": "maps",
 }

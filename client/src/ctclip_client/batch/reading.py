@@ -52,12 +52,9 @@ class LocalReader:
         """See `Reader`."""
         from ctclip_client import read_volume
 
-        options = dict(self.options)
-        if scan.series is not None:
-            options["series"] = scan.series
         started = time.perf_counter()
         try:
-            volume = read_volume(scan.path, **options)
+            volume = read_volume(scan, **self.options)
         except CTClipError:
             raise
         except Exception as error:  # one scan of thousands, and never a traceback

@@ -16,17 +16,20 @@ import numpy as np
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.readers.archive import Packed
 from ctclip_client.readers.choice import chosen
+from ctclip_client.readers.dicom import known
+from ctclip_client.readers.dicom.series import series_of
+from ctclip_client.readers.find import Scan, find_scans
 from ctclip_client.readers.format import Options, Series
 from ctclip_client.readers.metadata import Metadata
 from ctclip_client.readers.registry import SUFFIXES, format_of
 from ctclip_client.readers.to_volume import to_volume
 from ctclip_client.volume import Volume, checked_rescale, checked_spacing_mm
 
-__all__ = ["SUFFIXES", "Metadata", "read_volume"]
+__all__ = ["SUFFIXES", "Metadata", "Scan", "find_scans", "read_volume"]
 
 
 def read_volume(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Scan,
     *,
     as_stored: bool = False,
     spacing_mm: Sequence[float] | None = None,
@@ -41,8 +44,9 @@ def read_volume(
     are; floats and values beyond int16 become round(32 · clip(HU, −1000, 1000)).
 
     Args:
-        path: a file or folder (the content decides, not the name): NIfTI, NRRD, MetaImage, the
-            `.npz` of RAD-ChestCT.
+        path: a file or folder (the content decides, not the name): DICOM (also a DICOMDIR, or a
+            multiframe file), a zip or tar of one scan, NIfTI, NRRD, MetaImage, the `.npz` of
+            RAD-ChestCT. Or what `find_scans` has found.
         as_stored: trust no orientation: take the array [x, y, z] as it lies in the file, as
             upstream's inference script does, and only transpose it to (z, x, y). Needs
             `spacing_mm`. The header's scaling counts, unless `rescale` is given.
@@ -50,7 +54,7 @@ def read_volume(
         rescale: (slope, intercept) that replace the file's own; HU = slope · stored + intercept.
             Upstream's script applies its row of metadata on top of the header's scaling, as
             `metadata` does.
-        series: the SeriesInstanceUID to take where a path holds several.
+        series: the SeriesInstanceUID to take where a path holds several; a `Scan` has its own.
         metadata: CT-RATE's table (a CSV file, or a `Metadata` for many scans), for its files as
             they are: implies `as_stored`; spacing, slope and intercept come from the scan's row,
             which is applied on top of the header's scaling. Where that gives no Hounsfield units
@@ -79,7 +83,10 @@ def read_volume(
             "spacing is given without as_stored, so it would contradict the file's own.",
             "Ask for as_stored as well, or leave the spacing to the file.",
         )
-    location = Path(path)
+    scan = path if isinstance(path, Scan) else Scan(Path(path), series, 0, 0)
+    if scan.refused is not None:
+        raise Unreadable(scan.refused.cause, scan.refused.remedy)
+    location, series = scan.path, scan.series
     options = Options(
         as_stored=as_stored,
         spacing_mm=None if spacing_mm is None else checked_spacing_mm(spacing_mm),
@@ -94,7 +101,8 @@ def read_volume(
         # Damaged floats are found by looking at them, not by numpy's warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             form = format_of(location)
-            taken = chosen(form.series(location), location, series)
+            found = known(series_of(scan.files), location) if scan.files else form.series(location)
+            taken = chosen(found, location, series)
             if table is not None:
                 row = table.row(_named(taken, location))
                 options = replace(options, as_stored=True, spacing_mm=row.spacing_mm, metadata=row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scan:
-    """What `read_volume(path, series=…)` will read.
+    """One scan, as `read_volume` takes it.
 
     path: a file or a folder. series: a SeriesInstanceUID, None where the path holds one scan.
     size_bytes, mtime_ns: of the file (of a series: the sum of all, and the latest), by which a
     later run knows whether it has changed.
+    files: the DICOM files of its study, where the folder holds others, too; so that thousands of
+    studies in one folder are not looked through again for each. refused: why it cannot be read,
+    where its headers have said so already; `read_volume` raises it.
     """
 
     path: Path
     series: str | None
     size_bytes: int
     mtime_ns: int
+    files: tuple[Path, ...] = field(default=(), repr=False)
+    refused: Unreadable | None = None
 
 
 def find_scans(path: Path) -> Iterator[Scan]:
@@ -38,8 +44,9 @@ def find_scans(path: Path) -> Iterator[Scan]:
     A file is one scan, an archive, too. A folder is searched with all that is below it (see
     `files_below`): every file that is named like a scan is one, and of DICOM files each study
     gives one scan, namely the series that `ctclip series` marks. Where it marks none, and the
-    study has CT images, the scan is the study's folder: reading it says why. DICOM files that are
-    damaged are scans, too, so that they fail by their names; studies without CT images are none.
+    study has CT images, the scan is the one that comes nearest, and `refused` says why it is not
+    read. DICOM files that are damaged are scans, too, so that they fail by their names; studies
+    without CT images are none.
 
     Raises: Unreadable where nothing is there, or nothing that is a scan; OSError.
     """
@@ -64,21 +71,33 @@ def _scan(path: Path) -> Scan:
 
 
 def _dicom_scans(folder: Path) -> Iterator[Scan]:
-    from ctclip_client.readers.dicom.series import dicom_files, preferred, series_of
+    from ctclip_client.readers.dicom.series import dicom_files, preferred, refusal, series_of
 
     files = list(dicom_files(folder))
     if not files:
         return  # pydicom need not be installed
+    files_below_of = Counter(parent for file in files for parent in file.parents)
     found = series_of(files)
+    damaged = [path for path, _ in found.damaged]
     taken = preferred(found)
     for study, series in _by_study(found).items():
+        if not any(each.has_ct for each in series):
+            continue
         images = [image for each in series for image in each.images]
-        if study in taken:
-            yield _of_images(_folder(images), taken[study].uid, taken[study].images)
-        elif any(each.has_ct for each in series):
-            yield _of_images(_folder(images), None, images)
-    for path, _ in found.damaged:
-        yield _scan(path)
+        path = _folder(images)
+        # A damaged file may be a slice of it: who reads it says so.
+        near = [each for each in damaged if path in each.parents]
+        seen = (*(image.path for image in images), *near)
+        best = taken.get(study, series[0])
+        yield Scan(
+            path,
+            best.uid,
+            sum(image.size_bytes for image in best.images),
+            max(image.mtime_ns for image in best.images),
+            files=seen if files_below_of[path] > len(seen) else (),
+            refused=None if study in taken else refusal(path, best),
+        )
+    yield from map(_scan, damaged)
 
 
 def _by_study(found: Found) -> dict[str, list[DicomSeries]]:
@@ -93,12 +112,3 @@ def _folder(study: Sequence[Image]) -> Path:
     if len(study) == 1:
         return study[0].path
     return Path(os.path.commonpath([image.path.parent for image in study]))
-
-
-def _of_images(path: Path, uid: str | None, images: Sequence[Image]) -> Scan:
-    return Scan(
-        path,
-        uid,
-        sum(image.size_bytes for image in images),
-        max(image.mtime_ns for image in images),
-    )

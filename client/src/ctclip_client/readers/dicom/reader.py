@@ -23,6 +23,7 @@ from ctclip_client.readers.dicom.series import (
     DicomSeries,
     Found,
     in_folder,
+    refusal,
     series_of,
 )
 from ctclip_client.readers.dicom.stack import Stack
@@ -48,15 +49,7 @@ class Dicom:
     def series(self, path: Path, /) -> Sequence[Series]:
         """All of the path, the one to take first. Raises: Unreadable where there is none;
         OSError."""
-        found = look(path)
-        if not found.series:
-            for _, error in found.damaged:
-                raise error
-            raise Unreadable(
-                f"{path}: a folder without a DICOM image.",
-                "Name the folder that holds the DICOM files of a scan, or the file of a scan.",
-            )
-        return found.series
+        return known(look(path), path)
 
     def read(self, path: Path, series: Series, options: Options, /) -> Stored:
         """The headers are read already; refuse what they can be refused for."""
@@ -79,6 +72,18 @@ class Dicom:
             series=series,
             grid=_grid(stack),
         )
+
+
+def known(found: Found, path: Path) -> Sequence[DicomSeries]:
+    """The series that were found at a path. Raises: Unreadable where there is none."""
+    if found.series:
+        return found.series
+    for _, error in found.damaged:
+        raise error
+    raise Unreadable(
+        f"{path}: a folder without a DICOM image.",
+        "Name the folder that holds the DICOM files of a scan, or the file of a scan.",
+    )
 
 
 def look(path: Path) -> Found:
@@ -124,13 +129,7 @@ def _check_choice(path: Path, series: DicomSeries, options: Options) -> None:
             f"ctclip series {command_line(path)} lists them).",
         )
     if series.left_out:
-        if series.error is not None and series.has_ct:
-            raise series.error
-        raise Unreadable(
-            f"{path}: no series to take: {series.left_out}.",
-            f"ctclip series {command_line(path)} says what there is; --series {series.uid} takes "
-            "this one all the same.",
-        )
+        raise refusal(path, series)
 
 
 def _rescale(stack: Stack, options: Options) -> tuple[tuple[float, float] | None, tuple[str, ...]]:

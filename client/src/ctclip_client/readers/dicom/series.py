@@ -15,6 +15,7 @@ from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
 from ctclip_client.readers.format import Series
 from ctclip_client.readers.walk import files_below
+from ctclip_client.system.terminal import command_line
 
 FEWEST_SLICES = 20
 """Fewer are a localizer, a sample or a part of a chest."""
@@ -108,6 +109,17 @@ def preferred(found: Found) -> dict[str, DicomSeries]:
         if not series.left_out:
             taken.setdefault(series.study, series)
     return taken
+
+
+def refusal(path: Path, series: DicomSeries) -> Unreadable:
+    """Why a series that is left out is not read, unless it is asked for. path: where it lies."""
+    if series.error is not None and series.has_ct:
+        return series.error
+    return Unreadable(
+        f"{path}: no series to take: {series.left_out}.",
+        f"ctclip series {command_line(path)} says what there is; --series {series.uid} takes "
+        "this one all the same.",
+    )
 
 
 def _series(uid: str, images: Sequence[Image]) -> DicomSeries:
