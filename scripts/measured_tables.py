@@ -101,7 +101,8 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
         ("fixed ms", "per unit ms", "power"), only="fit",
     ),
     "run": tables(
-        "growth", ["scans"], ("", "p50 ms", "client core s a scan", "wall of bound"), only="scans .*",
+        "growth", ["scans"],
+        ("", "p50 ms", "client core s a scan", "wall of bound"), only="scans .*",
     ),
     "gpu": tables(
         "gpu", ["parity", "onnx", "latency", "transfer", "compile", "triton"],

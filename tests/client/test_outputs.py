@@ -11,9 +11,8 @@ import pytest
 
 from ctclip_client.cli.program import main
 from ctclip_client.errors import InvalidInput
-from ctclip_client.maps.images import whole_file
 from ctclip_client.maps.relevance import INDEX_FILE, TOKENS_FILE, _forget
-from ctclip_client.system.files import NoRegularFile, placed
+from ctclip_client.system.files import NoRegularFile, placed, whole_file
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import chest, save

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ctclip_client.errors import InvalidInput
-from ctclip_client.system.files import placed
+from ctclip_client.system.distributions import how_to_install_extra
+from ctclip_client.system.files import whole_file
 
 if TYPE_CHECKING:
     from ctclip_client.batch.journal import Journal, Row
@@ -24,6 +24,7 @@ COLUMNS = (
 same table."""
 _NUMBERS = frozenset(COLUMNS[2:5] + COLUMNS[6:11])
 _CHUNK = 1024
+_ROOM = "Make room on that disk; what was scored is kept, and the same command goes on."
 
 
 def scores(row: Row) -> Iterator[tuple[Any, ...]]:
@@ -42,7 +43,7 @@ def scores(row: Row) -> Iterator[tuple[Any, ...]]:
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Scores as CSV. Raises: InvalidInput where it cannot be written."""
-    with _whole(path) as file:
+    with whole_file(path, _ROOM) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -59,7 +60,7 @@ def require_pyarrow() -> None:
     except ImportError as error:
         raise InvalidInput(
             f"Parquet is written by pyarrow, which cannot be loaded: {error}.",
-            'In a checkout of this project: pip install "./client[parquet]"',
+            how_to_install_extra("parquet"),
         ) from error
 
 
@@ -107,7 +108,7 @@ def write_npz(path: Path, journal: Journal, names: Sequence[str]) -> None:
     }
     places = [row["embedding_row"] for row in rows]
     arrays["embedding"] = journal.vectors.read(places, rows[0]["embedding_size"])
-    with _whole(path) as file:
+    with whole_file(path, _ROOM) as file:
         np.savez(file, **arrays)
 
 
@@ -115,7 +116,7 @@ def _write_parquet(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> N
     import pyarrow as pa
     import pyarrow.parquet
 
-    with _whole(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+    with whole_file(path, _ROOM) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
         chunk: list[dict[str, Any]] = []
         for row in rows:
             chunk.append({name: _cell(value) for name, value in row.items()})
@@ -131,16 +132,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return value
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place only when all is written. Raises: InvalidInput."""
-    try:
-        with placed(path) as file:
-            yield file
-    except OSError as error:
-        raise InvalidInput(
-            f"{path}: cannot be written: {error.strerror or error}.",
-            "Make room on that disk; what was scored is kept, and the same command goes on.",
-        ) from error

@@ -11,11 +11,11 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ctclip_client.cli.embed_out import add_out_option, embedding_outputs
-from ctclip_client.cli.many_options import add_journal_options, say
+from ctclip_client.cli.many_options import add_journal_options
 from ctclip_client.cli.serving import add_server_options
 from ctclip_client.contract import TEXT_EMBEDDING_ENSEMBLE, TEXT_ENCODER
 from ctclip_client.errors import EXIT_OK, ServerError
-from ctclip_client.system.terminal import printable
+from ctclip_client.system.terminal import printable, say
 
 if TYPE_CHECKING:
     from ctclip_client import Client

@@ -14,9 +14,9 @@ from ctclip_client import errors
 from ctclip_client.batch.journal import Journal, Row
 from ctclip_client.batch.names import Names
 from ctclip_client.batch.plan import Plan, Planned, find, make_plan
-from ctclip_client.cli.many_options import FEW, MOST_READERS, say
+from ctclip_client.cli.many_options import FEW, MOST_READERS
 from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput, ServerError
-from ctclip_client.system.terminal import printable
+from ctclip_client.system.terminal import printable, say
 
 if TYPE_CHECKING:
     from ctclip_client import Classification, Client, Volume

@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from ctclip_client.cli.flag_values import seconds
-from ctclip_client.system.terminal import printable
 
 MOST_READERS = 4
 FEW = 4
@@ -80,11 +78,6 @@ def asked(**what: Any) -> str:
 def asked_of_reading(args: argparse.Namespace) -> dict[str, Any]:
     """How scans are read, and what they are called, for `asked`."""
     return {name: getattr(args, name, None) for name in (*_READING, "hash_names")}
-
-
-def say(line: str) -> None:
-    """A line for a person."""
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _count(text: str) -> int:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 from ctclip_client.cli import streams
 from ctclip_client.errors import EXIT_INTERRUPTED, EXIT_USAGE, CTClipError
 from ctclip_client.system.distributions import COMMANDS, how_to_install
-from ctclip_client.system.terminal import printable
+from ctclip_client.system.terminal import say
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -71,7 +71,7 @@ def guarded(work: Callable[[], int]) -> int:
     except CTClipError as error:
         return _fail(error.cause, error.remedy, error.exit_code)
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
@@ -209,7 +209,7 @@ def _loaded(name: str, point: EntryPoint, *, needed: bool) -> Command | None:
         cause = f"The command '{name}' of {home} cannot be loaded: {error}."
         if needed:
             raise _UsageError(cause, how_to_install(home)) from error
-        _say(f"note: {cause}")
+        say(f"note: {cause}")
         return None
 
 
@@ -220,15 +220,11 @@ def _fail(cause: str, remedy: str, code: int) -> int:
     # Several causes come indented, one a line. Other ends of lines are of a file's name, say, and
     # must not begin a line that looks like the program's own.
     first, *more = cause.split(f"\n{_INDENT}")
-    _say(f"error: {first}")
+    say(f"error: {first}")
     for line in (*more, remedy):
         if line:
-            _say(_INDENT + line)
+            say(_INDENT + line)
     return code
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _unforeseen(error: Exception) -> tuple[str, str]:

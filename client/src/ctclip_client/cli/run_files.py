@@ -10,9 +10,10 @@ from typing import Any
 
 from ctclip_client.batch.journal import Journal, journal_of
 from ctclip_client.cli.connection import connection_files
-from ctclip_client.cli.many_options import KEY, STATE, say
+from ctclip_client.cli.many_options import KEY, STATE
 from ctclip_client.cli.output_files import check_output_files
 from ctclip_client.errors import InvalidInput
+from ctclip_client.system.terminal import say
 
 
 def check_files(

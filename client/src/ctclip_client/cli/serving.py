@@ -8,7 +8,6 @@ for a person, which gives a context with the server's gRPC address.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import entry_points
@@ -24,7 +23,7 @@ from ctclip_client.cli.connection import (
 )
 from ctclip_client.errors import InvalidInput, Unavailable
 from ctclip_client.system.distributions import how_to_install
-from ctclip_client.system.terminal import printable
+from ctclip_client.system.terminal import say
 
 if TYPE_CHECKING:
     from ctclip_client.transport.connection import Connection
@@ -78,8 +77,8 @@ def server_of(args: argparse.Namespace) -> Iterator[Connection]:
     from ctclip_client.transport.connection import Connection
 
     serving = _embedded()
-    _say(f"starting the embedded server with {args.repository}, for the time of this run ...")
-    with serving(args.repository, _say) as url:
+    say(f"starting the embedded server with {args.repository}, for the time of this run ...")
+    with serving(args.repository, say) as url:
         try:
             yield Connection(url, args.timeout_s)
         except Unavailable as error:  # whose remedy is for one that somebody has started
@@ -87,7 +86,7 @@ def server_of(args: argparse.Namespace) -> Iterator[Connection]:
                 f"the embedded server has gone: {error.cause}",
                 "Run the same command again; ctclip serve --repository DIR tells more.",
             ) from error
-        _say("ending the embedded server")
+        say("ending the embedded server")
 
 
 def _running(args: argparse.Namespace) -> Connection:
@@ -109,7 +108,3 @@ def _embedded() -> Serving:
         f"--repository: the embedded server is a part of {_DISTRIBUTION}, which is not installed.",
         f"{how_to_install(_DISTRIBUTION)}; or name a server that runs: --url HOST:PORT",
     )
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -12,9 +10,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client.errors import InvalidInput
 from ctclip_client.grid import AffineForm
-from ctclip_client.system.files import placed
+from ctclip_client.system.files import whole_file
 
 _HEADER_BYTES = 352  # 348 and the four that say that no extension follows
 _GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # no name and no time: they tell of the machine
@@ -88,23 +85,6 @@ def write_blocks(
                 compressed[block] = plane, _deflated(plane)
             stream.write(*compressed[block])
         stream.end()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when all is written.
-
-    Raises:
-        InvalidInput: it cannot be written.
-    """
-    try:
-        with placed(path) as file:
-            yield file
-    except OSError as error:
-        raise InvalidInput(
-            f"{path}: cannot be written: {error.strerror or error}.",
-            "Name a folder that you may write to, on a disk with room.",
-        ) from error
 
 
 class _Gzip:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import InvalidInput
 from ctclip_client.grid import Grid
-from ctclip_client.maps.images import Frame, whole_file, write_blocks, write_image
+from ctclip_client.maps.images import Frame, write_blocks, write_image
 from ctclip_client.maps.tokens import TokenAxis, token_axes
 from ctclip_client.results import Explanation
-from ctclip_client.system.files import destination
+from ctclip_client.system.files import destination, whole_file
 from ctclip_client.volume import Volume
 
 TOKENS_FILE = "relevance-tokens.nii.gz"

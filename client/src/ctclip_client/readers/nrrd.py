@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,13 +17,15 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.grid import AffineForm, Grid
 from ctclip_client.readers.format import Options, Series, Stored
 from ctclip_client.readers.gzip_stream import GZIP_MAGIC
-from ctclip_client.readers.remedies import AS_STORED, COPY_AGAIN, by_gunzip, extra
+from ctclip_client.readers.remedies import AS_STORED, COPY_AGAIN, by_gunzip
 from ctclip_client.readers.text_headers import (
     LONGEST_BYTES,
     TextHeader,
     meta_image_header,
     nrrd_header,
 )
+from ctclip_client.system.distributions import how_to_install_extra
+from ctclip_client.system.threads import Shared
 
 if TYPE_CHECKING:
     from SimpleITK import ImageFileReader
@@ -169,7 +170,7 @@ def _simpleitk(name: str, path: Path) -> Iterator[ImageFileReader]:
     except ImportError as error:
         raise Unreadable(
             f"{path}: NRRD and MetaImage are read by SimpleITK, which is not installed.",
-            extra("nrrd"),
+            how_to_install_extra("nrrd"),
         ) from error
     try:
         with _QUIET.kept():
@@ -181,31 +182,17 @@ def _simpleitk(name: str, path: Path) -> Iterator[ImageFileReader]:
         raise Unreadable(f"{path}: damaged; SimpleITK cannot read it.", COPY_AGAIN) from error
 
 
-class _Quiet:
-    """SimpleITK's warnings are of the whole process: the first of several threads that read turns
-    them off, and the last one on again."""
+@contextmanager
+def _silent() -> Iterator[None]:
+    """None of SimpleITK's warnings: they would show what a header holds."""
+    from SimpleITK import ProcessObject
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._readers = 0
-        self._warns = False
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        from SimpleITK import ProcessObject
-
-        with self._lock:
-            self._readers += 1
-            if self._readers == 1:
-                self._warns = ProcessObject.GetGlobalWarningDisplay()
-                ProcessObject.SetGlobalWarningDisplay(False)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    ProcessObject.SetGlobalWarningDisplay(self._warns)
+    before = ProcessObject.GetGlobalWarningDisplay()
+    ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        ProcessObject.SetGlobalWarningDisplay(before)
 
 
-_QUIET = _Quiet()
+_QUIET = Shared(_silent)

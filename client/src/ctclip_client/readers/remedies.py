@@ -93,8 +93,3 @@ def _literal(path: Path | str) -> str:
 
 def _python(program: str) -> str:
     return command_line(sys.executable, "-c", program)
-
-
-def extra(name: str) -> str:
-    """How to install what reads a format that is not everybody's."""
-    return f'In a checkout of this project: pip install "./client[{name}]"'

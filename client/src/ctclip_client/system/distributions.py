@@ -32,3 +32,8 @@ def how_to_install(distribution: str) -> str:
     if distribution not in _FOLDERS:
         return f"Install {distribution} again, from where it came."
     return f"In a checkout of this project: pip install {_FOLDERS[distribution]}"
+
+
+def how_to_install_extra(name: str) -> str:
+    """Likewise for what the client needs for one format only."""
+    return f'In a checkout of this project: pip install "./client[{name}]"'

@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ctclip_client.errors import InvalidInput
+
+_ROOM = "Name a folder that you may write to, on a disk with room."
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -49,6 +52,18 @@ def placed(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def whole_file(path: Path, remedy: str = _ROOM) -> Iterator[BinaryIO]:
+    """As `placed`, for an output that somebody asked for. Raises: InvalidInput."""
+    try:
+        with placed(path) as file:
+            yield file
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: cannot be written: {error.strerror or error}.", remedy
+        ) from error
 
 
 @contextmanager

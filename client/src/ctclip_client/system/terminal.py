@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 
 def printable(text: str) -> str:
@@ -13,6 +14,11 @@ def printable(text: str) -> str:
     """
     shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def say(line: str) -> None:
+    """Tell a person a line, on standard error."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def command_line(*words: object) -> str:

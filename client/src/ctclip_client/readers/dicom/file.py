@@ -11,14 +11,15 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 from typing import BinaryIO
 
 from ctclip_client.errors import Unreadable
-from ctclip_client.readers.remedies import COPY_AGAIN, extra
+from ctclip_client.readers.remedies import COPY_AGAIN
+from ctclip_client.system.distributions import how_to_install_extra
+from ctclip_client.system.threads import Shared
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -33,7 +34,7 @@ def require_pydicom() -> None:
         import pydicom  # noqa: F401
     except ImportError as error:
         raise Unreadable(
-            "DICOM is read by pydicom, which is not installed.", extra("dicom")
+            "DICOM is read by pydicom, which is not installed.", how_to_install_extra("dicom")
         ) from error
 
 
@@ -88,35 +89,18 @@ def reading(path: Path, what: str = "damaged DICOM file") -> Iterator[None]:
         raise Unreadable(f"{path}: {what} ({type(error).__name__}).", COPY_AGAIN) from None
 
 
-class _Quiet:
-    """Warnings and pydicom's log are of the whole process: the first of several threads that read
-    turns them off, and the last one on again."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._readers = 0
-        self._restore = ExitStack()
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        with self._lock:
-            self._readers += 1
-            if self._readers == 1:
-                self._begin()
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No warnings, and none of pydicom's log: they would show what a header holds."""
+    logger = logging.getLogger("pydicom")
+    before = logger.propagate
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.propagate = False
         try:
             yield
         finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    self._restore.close()
-
-    def _begin(self) -> None:
-        self._restore.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        logger = logging.getLogger("pydicom")
-        self._restore.callback(setattr, logger, "propagate", logger.propagate)
-        logger.propagate = False
+            logger.propagate = before
 
 
-_QUIET = _Quiet()
+_QUIET = Shared(_silent)

@@ -17,8 +17,9 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.readers.dicom.file import plain, reading
 from ctclip_client.readers.dicom.header import Image, Pixels
 from ctclip_client.readers.dicom.kinds import GREY
-from ctclip_client.readers.remedies import COPY_AGAIN, extra
+from ctclip_client.readers.remedies import COPY_AGAIN
 from ctclip_client.readers.size import check_size
+from ctclip_client.system.distributions import how_to_install_extra
 
 _LARGEST_MATRIX = 4096
 _LARGEST_RATIO = 5000
@@ -195,7 +196,8 @@ def _check_decoder(image: Image, pixels: Pixels) -> None:
         )
     if plugin and plugin not in decoder.available_plugins:
         raise Unreadable(
-            f"{image.path}: compressed by {name}, whose decoder is not installed.", extra("dicom")
+            f"{image.path}: compressed by {name}, whose decoder is not installed.",
+            how_to_install_extra("dicom"),
         )
     if (pixels.nbytes is None) != UID(pixels.transfer_syntax).is_encapsulated:
         raise Unreadable(
