@@ -20,6 +20,7 @@ from ..conftest import Golden
 from ..nifti_files import chest, save
 
 Case = tuple[list[str], str]
+FREE_PORTS = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 """Arguments, and what the error names."""
 
 SCANS: dict[str, Callable[[Path], object]] = {
@@ -256,7 +257,10 @@ def test_export_build_engines_demo_and_doctor(
         (["doctor", str(golden.checkpoint), "--text-model", str(bad / "file")], "file"),
         (["doctor", server.grpc_url, "--repository", str(bad / "absent")], "absent"),
         (["doctor", server.grpc_url, "--repository", str(bad / "nothing")], "nothing"),
-        (["serve", "--repository", str(repository), "--log", str(bad / "nothing")], "nothing"),
+        (
+            ["serve", "--repository", str(repository), "--log", str(bad / "nothing"), *FREE_PORTS],
+            "nothing",
+        ),
         (["serve", "--repository", str(bad / "nothing")], "nothing"),
     ]
     for arguments, named in cases:

@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
@@ -494,3 +495,33 @@ def test_a_study_among_others_is_not_searched_for_again(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="2-0"):
         read_volume(second)
     assert (len(first.files), apart.files) == (len(STORED), ())
+
+
+def test_identifiers_of_anonymous_data_need_not_be_uids(tmp_path: Path) -> None:
+    """They still tell series and studies apart, and are not repeated: they may be names."""
+    for n, series in enumerate(("ID_5f8484c3e0", "a" * 64, "DOE-JOHN")):
+        change = _set(SeriesInstanceUID=series, StudyInstanceUID="6897fa9de148")
+        with config.disable_value_validation():
+            step_mm = 1.0 if n == 1 else 2.5
+            data = slices(STORED, (step_mm, 0.7, 0.8), change=change)
+            write(tmp_path, data, f"{n}-{{}}")
+    taken = hashlib.sha256(b"a" * 64).hexdigest()
+    assert read_volume(tmp_path).source.series == taken
+    (scan,) = find_scans(tmp_path)
+    assert scan.series == taken
+
+
+def test_what_is_no_scan_is_called_by_what_it_is(tmp_path: Path) -> None:
+    """And only what can be read is offered by --series."""
+    frontal = slices(STORED[:2], change=localizer)
+    frontal[1].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    for name, data, words in (
+        ("scout", frontal[:1], "no series to take: localizer"),
+        ("scouts", frontal, "no series to take: localizer"),
+        ("mr", slices(STORED, change=_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.4")), "no CT image"),
+    ):
+        error = refused(write(tmp_path / name, data), words)
+        assert "--series" not in error.remedy
+        assert "CT series of many slices" in error.remedy
+    error = refused(write(tmp_path / "few", slices(STORED[:19])), "fewer than 20")
+    assert f"--series {uid()} takes this one" in error.remedy

@@ -40,6 +40,10 @@ _REMEDY = (
     "Give the scan's own rescale values, which replace the file's (slope and intercept; "
     "--slope and --intercept on the command line), or export it again as Hounsfield units."
 )
+_NO_CHEST = (
+    " If it is no CT of a chest (an image of MR, a mask), it is nothing for this model; any_region "
+    "(--any-region) reads a CT of another region."
+)
 
 
 def to_int16(
@@ -103,7 +107,7 @@ def check_plausible(
     if why and any_region and not _clipped(hu, rescale):
         return (f"It was read since any region was asked for: {why}.",)
     if why:
-        raise Unreadable(f"{where}: {why}.", _REMEDY)
+        raise Unreadable(f"{where}: {why}.", _REMEDY + ("" if _clipped(hu, rescale) else _NO_CHEST))
     return ()
 
 

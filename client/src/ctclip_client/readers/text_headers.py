@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _SPACES = (
     "leftposteriorsuperior", "rightanteriorsuperior", "leftanteriorsuperior", "lps", "ras", "las"
 )  # fmt: skip
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "")
+_SAFE = re.compile(r"-?\d{1,9}|ascii|te?xt|hex|bz(?:ip)?2|[cnμu]?m|in|pixel")
+"""What an error may repeat of a header, where else the patient's name may stand."""
 _GZIP, _ZLIB = 31, 15
 _ERROR = cast(type[Exception], isal_zlib.error)
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
@@ -118,19 +121,20 @@ def nrrd_header(path: Path, head: bytes) -> TextHeader:
     detached = fields.get("datafile")
     if "dimension" not in fields or "sizes" not in fields:
         raise Unreadable(f"{path}: a damaged header, without dimension or sizes.", COPY_AGAIN)
-    for name in ("byteskip", "lineskip"):
-        _expect(path, name, fields.get(name, "0"), ("0",))
-    encoding = fields.get("encoding", "")
-    _expect(path, "encoding", encoding, ("raw", "gzip", "gz"))
     for unit in fields.get("spaceunits", "").replace('"', " ").split():
-        _expect(path, "space units", unit, _MILLIMETRES)
+        _expect(path, "space units", unit, _MILLIMETRES)  # SimpleITK looks at none
     space = fields.get("space", "").replace("-", "")
+    placed = space in _SPACES and "spacedirections" in fields
+    for name in ("byteskip", "lineskip"):
+        _expect(path, name, fields.get(name, "0"), ("0",), by_command=placed)
+    encoding = fields.get("encoding", "")
+    _expect(path, "encoding", encoding, ("raw", "gzip", "gz"), by_command=placed)
     return TextHeader(
         path,
         path if detached is None else _beside(path, detached),
         offset if detached is None else 0,
         _shape(path, fields["dimension"], fields["sizes"]),
-        placed=space in _SPACES and "spacedirections" in fields,
+        placed=placed,
         window=None if encoding == "raw" else _GZIP,
     )
 
@@ -141,8 +145,10 @@ def meta_image_header(path: Path, head: bytes) -> TextHeader:
     missing = {"NDims", "DimSize", "ElementType", "ElementDataFile"} - set(fields)
     if missing:
         raise Unreadable(f"{path}: a damaged header, without {min(missing)}.", COPY_AGAIN)
-    _expect(path, "HeaderSize", fields.get("HeaderSize", "0"), ("0",))
-    _expect(path, "BinaryData", fields.get("BinaryData", "true"), _TRUE)
+    placed = not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields)
+    spaced = not {"ElementSpacing", "ElementSize"}.isdisjoint(fields)
+    for name, usual, expected in (("HeaderSize", "0", ("0",)), ("BinaryData", "true", _TRUE)):
+        _expect(path, name, fields.get(name, usual), expected, by_command=placed and spaced)
     compressed = fields.get("CompressedData", "false")
     _expect(path, "CompressedData", compressed, (*_TRUE, *_FALSE))
     packed = compressed in _TRUE
@@ -157,10 +163,10 @@ def meta_image_header(path: Path, head: bytes) -> TextHeader:
         path if local else _beside(path, name),
         offset if local else 0,
         _shape(path, fields["NDims"], fields["DimSize"]),
-        placed=not {"TransformMatrix", "Rotation", "Orientation"}.isdisjoint(fields),
+        placed=placed,
         window=_ZLIB if packed else None,
         packed_bytes=int(size) if packed else None,
-        spaced=not {"ElementSpacing", "ElementSize"}.isdisjoint(fields),
+        spaced=spaced,
     )
 
 
@@ -190,12 +196,19 @@ def _fields(path: Path, head: bytes, sign: bytes, last: bytes) -> tuple[Mapping[
     raise Unreadable(f"{path}: a damaged header, which does not end.", COPY_AGAIN)
 
 
-def _expect(path: Path, name: str, value: str, expected: tuple[str, ...]) -> None:
+def _expect(
+    path: Path, name: str, value: str, expected: tuple[str, ...], *, by_command: bool = False
+) -> None:
+    """by_command: whether SimpleITK would write a true file of it. It makes up what is missing."""
     if value not in expected:
+        told = f" ({value})" if _SAFE.fullmatch(value) else ""
         raise Unreadable(
-            f"{path}: {name} is none that is read here, expected "
+            f"{path}: {name} is none that is read here{told}, expected "
             f"{' or '.join(filter(None, expected))}.",
-            f"Write it anew as NIfTI: {by_simpleitk(path)}",
+            f"Write it anew as NIfTI: {by_simpleitk(path)}"
+            if by_command
+            else "Write it anew so, with orientation and with spacing in millimetres, by the tool "
+            "that it comes from.",
         )
 
 

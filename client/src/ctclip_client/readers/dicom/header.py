@@ -10,6 +10,7 @@ import struct
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -45,6 +46,8 @@ _MACROS = {
 }
 """Of a multiframe image: in which functional group a tag lies."""
 _UID = re.compile(r"[0-9.]{1,64}")
+_TOKEN = re.compile(r"[0-9A-Za-z_-]{1,64}")
+"""What some make of a UID, so that nobody is named: without dots, as a damaged one would have."""
 _LARGEST = 1e6
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
@@ -128,7 +131,7 @@ def read_image(path: Path) -> Image | None:
         file = plain(raw, path, whole=False)
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_tags())
         pixels = _pixels(data, file, raw is not file)
-        series = _uid(data, "SeriesInstanceUID")
+        series = _identifier(data, "SeriesInstanceUID")
         sop_class = _uid(data, "SOPClassUID")
         if not series:
             stored_as = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID", ""))
@@ -136,8 +139,8 @@ def read_image(path: Path) -> Image | None:
                 return None
             if data.get("SeriesInstanceUID"):
                 raise Unreadable(
-                    f"{path}: SeriesInstanceUID is no valid UID, expected digits and dots, at most "
-                    "64 of them.",
+                    f"{path}: SeriesInstanceUID is no valid UID, expected at most 64 digits and "
+                    "dots (or letters, digits, _ and -).",
                     "Where the scan was made anonymous, do so again with a tool that writes UIDs.",
                 )
             raise Unreadable(
@@ -149,7 +152,7 @@ def read_image(path: Path) -> Image | None:
             size_bytes=state.st_size,
             mtime_ns=state.st_mtime_ns,
             sop_class=_shared(sop_class),
-            study=_shared(_uid(data, "StudyInstanceUID") or series),
+            study=_shared(_identifier(data, "StudyInstanceUID") or series),
             series=_shared(series),
             number=_integer(data, "SeriesNumber"),
             description=_shared(str(data.get("SeriesDescription") or "")),
@@ -275,6 +278,14 @@ def _integer(data: Any, name: str) -> int | None:
 def _uid(data: Any, name: str) -> str:
     value = str(data.get(name) or "")
     return value if _UID.fullmatch(value) else ""
+
+
+def _identifier(data: Any, name: str) -> str:
+    """A UID, or the SHA-256 of what was put in its place: it may be a name."""
+    value = str(data.get(name) or "")
+    if _TOKEN.fullmatch(value) and not _UID.fullmatch(value):
+        return sha256(value.encode()).hexdigest()
+    return _uid(data, name)
 
 
 def _words(data: Any, name: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ _WORDS = (
     (("VOLUME_RENDER", "SURFACE_RENDER", "VRT", "SSD", "CURVED_MPR"), "rendering"),
     (("SCREEN SAVE", "SCREENSAVE"), "screen capture"),
     (("SUBTRACTION",), "difference of images"),
+    (("RCBF", "RCBV", "CBF", "CBV", "MTT", "TTP", "TMAX"), "map of perfusion"),
 )  # fmt: skip
 """Of ImageType and VolumeBasedCalculationTechnique."""
 _PATTERNS = tuple(

@@ -113,13 +113,15 @@ def preferred(found: Found) -> dict[str, DicomSeries]:
 
 def refusal(path: Path, series: DicomSeries) -> Unreadable:
     """Why a series that is left out is not read, unless it is asked for. path: where it lies."""
-    if series.error is not None and series.has_ct:
-        return series.error
-    return Unreadable(
-        f"{path}: no series to take: {series.left_out}.",
-        f"ctclip series {command_line(path)} says what there is; --series {series.uid} takes "
-        "this one all the same.",
-    )
+    error = series.error
+    if error is not None and error.cause.rstrip(".") == series.left_out:
+        return error
+    listed = f"ctclip series {command_line(path)} says what there is"
+    if error is None:
+        remedy = f"{listed}; --series {series.uid} takes this one all the same."
+    else:  # a kind of its own, and no volume either
+        remedy = f"{listed}. Name a folder with a CT series of many slices."
+    return Unreadable(f"{path}: no series to take: {series.left_out}.", remedy)
 
 
 def _series(uid: str, images: Sequence[Image]) -> DicomSeries:
