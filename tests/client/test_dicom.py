@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -22,6 +25,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
 from ctclip_client import InvalidInput, Unreadable, Volume, read_volume
+from ctclip_client.cli.program import main
 from ctclip_client.readers.dicom import look
 from ctclip_client.readers.find import Scan, find_scans
 
@@ -475,7 +479,7 @@ def test_each_study_is_one_scan(tmp_path: Path) -> None:
     refused(tmp_path, "damaged: a DICOM file without")
     for scan in (found[0], Scan(tmp_path, uid(study=1), 0, 0)):
         (note,) = same(read_volume(scan)).source.notes
-        assert note.startswith("Not read, since damaged: 1 DICOM files beside")
+        assert note.startswith("Not read, since damaged or closed: 1 files beside")
     (tmp_path / "damaged").unlink()
     refused(tmp_path, "CT images of 5 studies")
     assert read_volume(tmp_path, series=uid(study=2)).source.series == uid(study=2)
@@ -495,6 +499,39 @@ def test_a_study_among_others_is_not_searched_for_again(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="2-0"):
         read_volume(second)
     assert (len(first.files), apart.files) == (len(STORED), ())
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_what_cannot_be_looked_into_costs_no_other_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without permission, a link to nothing (git-annex, DVC), a bad sector."""
+    for study in (1, 2):
+        write(tmp_path / f"{study}", slices(STORED, study=study))
+    write(tmp_path / "locked", slices(STORED, study=3))
+    (tmp_path / "away.nii.gz").symlink_to("nothing")
+    (tmp_path / "2" / "sector").symlink_to("/proc/self/mem")  # a regular file that gives EIO
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = {scan.path.name: scan for scan in find_scans(tmp_path)}
+    assert list(found) == ["1", "2", "sector", "away.nii.gz", "locked"]
+    assert same(read_volume(found["1"])).source.notes == ()
+    assert "damaged or closed: 1 files" in same(read_volume(found["2"])).source.notes[0]
+    refused(tmp_path / "2", "sector: Input/output error")
+    for name, words in (
+        ("sector", "Input/output error"), ("away.nii.gz", "a link to a file that is not there"),
+        ("locked", "Permission denied"),
+    ):  # fmt: skip
+        with pytest.raises(Unreadable, match=f"{name}: {words}") as caught:
+            read_volume(found[name])
+        assert caught.value.remedy
+    assert main(["series", str(tmp_path)]) == 0
 
 
 def test_identifiers_of_anonymous_data_need_not_be_uids(tmp_path: Path) -> None:

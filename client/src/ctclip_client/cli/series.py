@@ -89,7 +89,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
     if path.is_dir():
         yield from _of_dicom(path, look(path))
-        for file in sorted(files_below(path)):
+        for file in sorted(files_below(path, [])):
             if file.name.lower().endswith(SUFFIXES):
                 yield Row(str(file))
         return

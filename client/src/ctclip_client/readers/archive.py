@@ -151,10 +151,10 @@ def _inner(path: Path, folder: Path) -> tuple[Path, Format]:
     from ctclip_client.readers.dicom.series import dicom_files
     from ctclip_client.readers.registry import FORMATS, format_of
 
-    if next(dicom_files(folder), None) is not None:
+    files = sorted(files_below(folder))
+    if next(dicom_files(files, []), None) is not None:
         return folder, format_of(folder)
     suffixes = tuple(s for form in FORMATS if form.name != Archive.name for s in form.suffixes)
-    files = sorted(files_below(folder))
     scans = [file for file in files if file.name.lower().endswith(suffixes)]
     if len(files) == 1:  # whatever its name
         scans = files

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.registry import SUFFIXES
-from ctclip_client.readers.walk import files_below
+from ctclip_client.readers.walk import Closed, files_below
 
 if TYPE_CHECKING:
     from ctclip_client.readers.dicom.header import Image
@@ -45,18 +45,21 @@ def find_scans(path: Path) -> Iterator[Scan]:
     `files_below`): every file that is named like a scan is one, and of DICOM files each study
     gives one scan, namely the series that `ctclip series` marks. Where it marks none, and the
     study has CT images, the scan is the one that comes nearest, and `refused` says why it is not
-    read. DICOM files that are damaged are scans, too, so that they fail by their names; studies
-    without CT images are none.
+    read. DICOM files that are damaged are scans, too, and so is whatever cannot be looked into, so
+    that they fail by their names; studies without CT images are none.
 
     Raises: Unreadable where nothing is there, or nothing that is a scan; OSError.
     """
     if not path.is_dir():
         yield _scan(path)
         return
-    found = [file for file in files_below(path) if file.name.lower().endswith(SUFFIXES)]
-    scans = sorted(
-        [*map(_scan, found), *_dicom_scans(path)], key=lambda scan: (scan.path, scan.series or "")
-    )
+    closed: Closed = []
+    files = list(files_below(path, closed))
+    named = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    found = [*map(_scan, named), *_dicom_scans(files, closed)]
+    known = set(named)  # which fail by themselves
+    found += (Scan(each, None, 0, 0, refused=why) for each, why in closed if each not in known)
+    scans = sorted(found, key=lambda scan: (scan.path, scan.series or ""))
     if not scans:
         raise Unreadable(
             f"{path}: a folder without a scan.",
@@ -70,23 +73,25 @@ def _scan(path: Path) -> Scan:
     return Scan(path, None, state.st_size, state.st_mtime_ns)
 
 
-def _dicom_scans(folder: Path) -> Iterator[Scan]:
+def _dicom_scans(paths: Sequence[Path], closed: Closed) -> Iterator[Scan]:
     from ctclip_client.readers.dicom.series import dicom_files, preferred, refusal, series_of
 
-    files = list(dicom_files(folder))
+    files = list(dicom_files(paths, closed))
     if not files:
         return  # pydicom need not be installed
     files_below_of = Counter(parent for file in files for parent in file.parents)
-    found = series_of(files)
-    damaged = [path for path, _ in found.damaged]
+    found = series_of(files, closed)
+    closed_paths = {path for path, _ in closed}
+    damaged = [path for path, _ in found.damaged if path not in closed_paths]
     taken = preferred(found)
     for study, series in _by_study(found).items():
         if not any(each.has_ct for each in series):
             continue
         images = [image for each in series for image in each.images]
         path = _folder(images)
-        # A damaged file may be a slice of it: who reads it says so.
+        # What is damaged or closed may be a slice of it: who reads it says so.
         near = [each for each in damaged if path in each.parents]
+        doubtful = any(path in each.parents for each in closed_paths)
         seen = (*(image.path for image in images), *near)
         best = taken.get(study, series[0])
         yield Scan(
@@ -94,7 +99,7 @@ def _dicom_scans(folder: Path) -> Iterator[Scan]:
             best.uid,
             sum(image.size_bytes for image in best.images),
             max(image.mtime_ns for image in best.images),
-            files=seen if files_below_of[path] > len(seen) else (),
+            files=seen if files_below_of[path] > len(seen) and not doubtful else (),
             refused=None if study in taken else refusal(path, best),
         )
     yield from map(_scan, damaged)

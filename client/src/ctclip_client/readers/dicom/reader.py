@@ -156,7 +156,7 @@ def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ..
     notes = []
     if series.damaged:
         notes.append(
-            f"Not read, since damaged: {len(series.damaged)} DICOM files beside those of the "
+            f"Not read, since damaged or closed: {len(series.damaged)} files beside those of the "
             "series (ctclip series lists them)."
         )
     if series.among > 1:

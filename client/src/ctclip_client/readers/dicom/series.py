@@ -14,7 +14,7 @@ from ctclip_client.readers.dicom.kinds import CT, is_ct, left_out
 from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
 from ctclip_client.readers.format import Series
-from ctclip_client.readers.walk import files_below
+from ctclip_client.readers.walk import Closed, cannot_be_read, files_below
 from ctclip_client.system.terminal import command_line
 
 FEWEST_SLICES = 20
@@ -64,42 +64,53 @@ class Found:
     damaged: tuple[tuple[Path, Unreadable], ...]
 
 
-def dicom_files(folder: Path) -> Iterator[Path]:
-    """Every DICOM file below a folder, told by its content, in order of their names.
+def dicom_files(files: Iterable[Path], closed: Closed) -> Iterator[Path]:
+    """Those that are DICOM, told by their content. closed: gets those that cannot be opened."""
+    for path in files:
+        try:
+            with path.open("rb") as opened:
+                head = opened.read(_HEAD_BYTES)
+        except OSError as error:
+            closed.append((path, cannot_be_read(path, error)))
+            continue
+        if is_dicom(head):
+            yield path
 
-    Raises: OSError.
-    """
-    for path in files_below(folder):
-        with path.open("rb") as opened:
-            if is_dicom(opened.read(_HEAD_BYTES)):
-                yield path
 
-
-def series_of(paths: Iterable[Path]) -> Found:
+def series_of(paths: Iterable[Path], closed: Closed | None = None) -> Found:
     """Read the headers of files, and put their slices in order.
 
-    Raises: Unreadable where pydicom is not installed; OSError.
+    closed: what cannot be looked into beside them; gets what cannot be opened.
+
+    Raises: Unreadable where pydicom is not installed; OSError, where `closed` is not given.
     """
     paths = list(paths)
     if paths:
         require_pydicom()
-    damaged: list[tuple[Path, Unreadable]] = []
+    damaged: Closed = []
     by_uid: dict[str, list[Image]] = {}
     for path in paths:
         try:
             image = read_image(path)
         except Unreadable as error:
             damaged.append((path, _kept(error)))
+        except OSError as error:
+            if closed is None:
+                raise
+            closed.append((path, cannot_be_read(path, error)))
         else:
             if image is not None:
                 by_uid.setdefault(image.series, []).append(image)
+    damaged += closed or ()
     found = _in_order([_series(uid, images) for uid, images in by_uid.items()])
     return Found(tuple(replace(each, damaged=tuple(damaged)) for each in found), tuple(damaged))
 
 
 def in_folder(folder: Path) -> Found:
-    """The series of a folder and all that is below it. Raises: as `series_of`."""
-    return series_of(dicom_files(folder))
+    """The series of a folder and all that is below it. What cannot be looked into is as a damaged
+    file. Raises: as `series_of`."""
+    closed: Closed = []
+    return series_of(dicom_files(files_below(folder, closed), closed), closed)
 
 
 def preferred(found: Found) -> dict[str, DicomSeries]:
