@@ -240,9 +240,9 @@ def needs_bfloat16() -> None:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[EmbeddedTriton]:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     """A real Triton that serves the golden checkpoint; started once for the whole run."""
-    with EmbeddedTriton(repository) as triton:
+    with EmbeddedTriton(repository, log=tmp_path_factory.mktemp("server") / "log") as triton:
         yield triton
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,7 @@ def test_nothing_of_a_header_is_told(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither by a volume nor by an error, and on the terminal alone by `ctclip series`."""
     with config.disable_value_validation():
@@ -157,6 +159,12 @@ def test_nothing_of_a_header_is_told(
         assert "MARKER" not in text
     if not tags:
         assert main(["series", str(path)]) == 0
+        out = capfd.readouterr().out  # which is no terminal
+        assert "MARKER" not in out
+        assert "for a terminal only" in out
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            assert main(["series", str(path)]) == 0
         assert MARKER in capfd.readouterr().out.replace("\n", "")
 
 
@@ -167,5 +175,6 @@ def test_descriptions_do_not_steer_the_terminal(
         data.SeriesDescription = "[red]a\x1b[2J"
 
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["series", str(write(tmp_path, slices(STORED, change=change)))]) == 0
     assert "[red]a\\x1b[2J" in capsys.readouterr().out

@@ -25,7 +25,7 @@ _STUDIES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One series. What the terminal alone may show (`for_eyes`) is free text of the header.
+    """One series. What a terminal alone may show (`for_eyes`) is free text of the header.
 
     study: from 1, in order of the list. matrix: rows and columns. step_mm: between slices.
     left_out: why it is not taken by default; "" where it may be. taken: whether it is.
@@ -143,8 +143,9 @@ def _print(rows: Sequence[Row]) -> None:
     from ctclip_client.system.terminal import printable
 
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    to_eyes = sys.stdout.isatty()
     table = Table()
-    for title in ("", "Number", "Description", "Modality", "Kernel"):
+    for title in ("", *(("Number", "Description", "Modality", "Kernel") if to_eyes else ())):
         table.add_column(title, overflow="fold")
     for title in ("Images", "Matrix", "Step\nmm", "Extent\nmm"):
         table.add_column(title, justify="right")
@@ -154,7 +155,7 @@ def _print(rows: Sequence[Row]) -> None:
             _shown(row.images), "×".join(map(str, row.matrix or ())), _shown(row.step_mm),
             _shown(row.extent_mm),
         )  # fmt: skip
-        eyes = row.for_eyes or ("", "", "", "")
+        eyes = (row.for_eyes or ("", "", "", "")) if to_eyes else ()
         what = row.left_out or ("taken" if row.taken else "not the first choice")
         if row.taken and row.images is None:
             what = "a file, not looked into"
@@ -165,6 +166,8 @@ def _print(rows: Sequence[Row]) -> None:
     for n, row in enumerate(rows, 1):
         name = row.path if row.series is None else f"--series {row.series}"
         console.print(Text(printable(f"{n:3d}  {name}")), soft_wrap=True)
+    if not to_eyes and any(row.for_eyes for row in rows):
+        console.print(Text("Descriptions are for a terminal only: they may name the patient."))
     if len({row.study for row in rows if row.taken and row.study is not None}) > 1:
         console.print(Text(_STUDIES))
 
