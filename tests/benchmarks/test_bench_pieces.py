@@ -32,6 +32,8 @@ from ctclip_client.transport.connection import Connection
 from ctclip_export.parity.judge import BOUNDS
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..client.test_failures import forget_regions
+
 SHM = Path("/dev/shm")  # noqa: S108 (Linux's own)
 
 
@@ -132,6 +134,7 @@ def test_a_process_that_dies_is_an_error(server: EmbeddedTriton, endless: LoadGe
     ):
         worker.ask(endless, lambda _: os.kill(worker.process_id, signal.SIGKILL))
     assert_gone(worker)
+    forget_regions(server)
 
 
 # --- logs and statistics ---

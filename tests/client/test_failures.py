@@ -54,8 +54,8 @@ def registered(server: EmbeddedTriton) -> list[str]:
 
 
 def forget_regions(server: EmbeddedTriton) -> None:
-    """Unregister what runs that were cut short in other files have left at a server of all tests: a
-    process that ends leaves it to the next client, and that of the tests goes on."""
+    """Unregister what a killed process has left at a server of all tests. It is left to the next
+    client of the user, and there may be none before other tests look."""
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
         client.unregister_system_shared_memory()
 

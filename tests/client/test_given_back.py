@@ -33,7 +33,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import save_volume
-from .test_failures import SHARED_MEMORY, AskFor, forget_regions, regions, registered
+from .test_failures import SHARED_MEMORY, AskFor, regions, registered
 
 SEED = int.from_bytes(os.urandom(2), "big")
 MANY = [(f"Nodule of {i} mm.", f"No nodule of {i} mm.") for i in range(40)]  # more than fit at once
@@ -43,11 +43,6 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 class PlantedError(Exception):
     """Of whoever calls the client."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_of_other_files(server: EmbeddedTriton) -> None:
-    forget_regions(server)
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
-from .test_failures import forget_regions, regions, registered
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_of_other_files(server: EmbeddedTriton) -> None:
-    forget_regions(server)
+from .test_failures import regions, registered
 
 
 @pytest.fixture(scope="module")
