@@ -58,15 +58,25 @@ def test_images_in_every_form(
     arrays, table = tmp_path / "out.npz", tmp_path / "out.parquet"
     for out in (arrays, table):
         assert embed("image", phantoms, "--out", out, "--readers", 1)[0] == 0
+    columns = pyarrow.parquet.read_table(table).to_pydict()
     with np.load(arrays, allow_pickle=False) as found:
         assert found["path"].tolist() == list(map(str, scans))
         np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
         assert found["embedding"].dtype == np.float32
         assert not found["random_weights"].any()
-    columns = pyarrow.parquet.read_table(table).to_pydict()
-    assert columns["path"] == list(map(str, scans))
-    np.testing.assert_allclose(np.array(columns["embedding"]), expected, atol=1e-5)
-    assert len(list(tmp_path.iterdir())) == 4
+        assert columns["path"] == list(map(str, scans))
+        np.testing.assert_allclose(np.array(columns["embedding"]), expected, atol=1e-5)
+        recipes = [row["recipe"] for row in rows]
+        for name, values in (("hu_p5", found["hu_p5"]), ("hu_p5", columns["hu_p5"])):
+            assert sorted(values) == sorted(each["hu_percentiles"]["5"] for each in recipes), name
+        ends = [(found[f"seen_z_{end}_mm"][0], columns[f"seen_z_{end}_mm"][0])
+                for end in ("from", "to")]  # fmt: skip
+        assert ends == [(end, end) for end in recipes[0]["seen_mm"]["z"]]
+    journals = [f"{name}.journal.jsonl{end}" for name in ("out.npz", "out.parquet")
+                for end in ("", ".f32")]  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out.jsonl", "out.jsonl.f32", "out.npz", "out.parquet", *journals
+    }  # fmt: skip
 
 
 def test_reports(embed: Run, server: EmbeddedTriton, tmp_path: Path) -> None:

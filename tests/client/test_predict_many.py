@@ -80,6 +80,9 @@ def test_a_run_goes_on_where_it_ended(predict: Run, scans: Path, tmp_path: Path)
         header, *cells = csv.reader(file)
     assert tuple(header) == COLUMNS
     assert [Path(row[0]).name for row in cells] == ["0-good.nii"] * 2 + ["1-good.nii"] * 2
+    told, recipe = dict(zip(header, cells[0], strict=True)), first[0]["recipe"]
+    assert (told["turned"], told["sha256"]) == (recipe["turned"], first[0]["sha256"])
+    assert [float(told[f"hu_p{n}"]) for n in (5, 50, 95)] == [*recipe["hu_percentiles"].values()]
 
     lines.write_bytes(lines.read_bytes()[:-10])  # as kill -9 may leave it
     for _ in range(2):
@@ -111,17 +114,31 @@ def test_a_run_goes_on_where_it_ended(predict: Run, scans: Path, tmp_path: Path)
     assert table.read_text().count("good.nii") == 6
 
 
-def test_a_journal_beside_a_table_goes_when_nothing_is_left(
+def test_a_table_is_of_its_command_and_nothing_is_scored_twice(
     predict: Run, scans: Path, tmp_path: Path
 ) -> None:
+    """Whether something failed or not: the journal beside a table stays."""
     table, journal = tmp_path / "out.csv", tmp_path / "out.csv.journal.jsonl"
+    folder = scans / "Doe_Jane"
+    code, _, err = predict(folder / "0-good.nii", "--csv", table)
+    assert (code, f"every result is kept in {journal}, so that none" in err) == (0, True)
+    assert "--retry-failed" not in err
     code, _, err = predict(scans, "--csv", table)
-    assert code == 3
-    assert f"{journal} is kept: it says what failed" in err
-    shutil.copy(scans / "Doe_Jane" / "0-good.nii", scans / "Doe_Jane" / "bad.nii")
+    assert (code, "plan: 3 scans, 2 to read" in err) == (3, True)
+    assert "--retry-failed tries again what failed" in err
+    shutil.copy(folder / "0-good.nii", folder / "bad.nii")
     assert predict(scans, "--csv", table, "--retry-failed")[0] == 0
     assert table.read_text().count("bad.nii") == 2
-    assert not journal.exists()
+    code, _, err = predict(folder / "1-good.nii", "--csv", table)
+    assert (code, "0 to read" in err or "done" in err) == (0, True)
+    with table.open(newline="") as file:
+        assert {Path(row["path"]).name for row in csv.DictReader(file)} == {"1-good.nii"}
+    assert len(rows(journal)) == 4
+
+
+def test_no_server_is_needed_to_refuse_what_is_no_scan(predict: Run, tmp_path: Path) -> None:
+    code, _, err = predict(tmp_path / "absent.nii", "--url", "localhost:1")
+    assert (code, "absent.nii: No such file" in err, "Triton" in err) == (2, True, False)
 
 
 def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_path: Path) -> None:
@@ -214,11 +231,16 @@ def test_maps_and_parquet_by_hashed_names(
             scores = client.pathologies(read_volume(scan))
             mine = [row["probability"] for row in found if row["path"] == paths[number]]
             assert mine == pytest.approx(scores.probabilities.tolist(), abs=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["maps", "out.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "maps", "out.parquet", "out.parquet.journal.jsonl"
+    ]  # fmt: skip
     assert "ct0" not in capsys.readouterr().err
     # Maps that cannot be written end the run, as a journal that cannot.
     shutil.rmtree(maps / paths[0])
     (maps / paths[0]).write_text("no folder")
+    assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 0
+    assert "1 scans were scored before, and their maps are no longer" in capsys.readouterr().err
+    arguments.append("--again")
     assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 2
     assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err
 
@@ -236,7 +258,7 @@ def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path
     [
         (["--repository", "r", "--url", "localhost:1"], "--url is for one that runs already"),
         (["--repository", "r", "--tls"], "--tls is for one that runs already"),
-        (["--repository", "absent", "a.nii"], "absent"),
+        (["--repository", "absent", "list"], "absent"),
         (["--readers", "x"], "expected a number of processes"),
         (["--wait-s", "0"], "expected seconds"),
         ([], "no scan is named"),
@@ -259,10 +281,10 @@ def test_usage_errors(
 
 
 def test_without_the_servers_distribution(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ctclip_client.cli.serving.entry_points", lambda **_: ())
-    assert main(["predict", "a.nii", "--repository", "r"]) == 2
+    assert main(["predict", str(scans), "--repository", "r"]) == 2
     said = capsys.readouterr().err
     assert "a part of ctclip-server, which is not installed" in said
     assert "pip install ./client ./server" in said

@@ -122,13 +122,6 @@ class Journal:
             if self._vectors is not None:
                 self._vectors.close(keep=bool(self._end))
 
-    def remove(self) -> None:
-        """Close it and take it away: all that was in it stands elsewhere."""
-        self.close()
-        for path in (self.path, vectors_of(self.path)):
-            with suppress(OSError):
-                destination(path).unlink()
-
     def append(self, row: Row, vector: Any = None) -> None:
         """Add a row; its array goes into the file beside, and its place there into the row.
 
@@ -166,10 +159,9 @@ class Journal:
                     row: Row = json.loads(file.read(entry.length))
                     yield row
 
-    def order(self, keys: Iterable[tuple[Any, ...]]) -> None:
-        """Put `entries` into an order; those that are not named come last."""
-        first = {key: self.entries[key] for key in keys if key in self.entries}
-        self.entries = first | {k: e for k, e in self.entries.items() if k not in first}
+    def select(self, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Let `entries` be these only, in this order. The file keeps all."""
+        self.entries = {key: self.entries[key] for key in keys if key in self.entries}
 
     @property
     def vectors(self) -> Vectors:

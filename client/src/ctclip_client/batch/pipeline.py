@@ -126,8 +126,8 @@ class Pipeline(Generic[R]):
             self._outcomes.put(self._outcome(index, planned))
 
     def _outcome(self, index: int, planned: Planned) -> Outcome[R]:
-        if planned.error is not None:
-            return Outcome(index, planned, error=planned.error)
+        if planned.refused is not None:
+            return Outcome(index, planned, error=planned.refused)
         try:
             reader = self._readers.get()
             try:

@@ -26,6 +26,11 @@ class Planned:
     scan: Scan
     error: CTClipError | None = None
 
+    @property
+    def refused(self) -> CTClipError | None:
+        """Why it need not be read to know that it cannot be."""
+        return self.error or self.scan.refused
+
     def key(self, names: Names) -> Key:
         """By which its row is known again."""
         return names.path(self.scan.path), names.series(self.scan.series)

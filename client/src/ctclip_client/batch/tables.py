@@ -15,30 +15,59 @@ from ctclip_client.system.files import whole_file
 if TYPE_CHECKING:
     from ctclip_client.batch.journal import Journal, Row
 
+_READ_SO = (
+    "orientation", "spacing_z_mm", "spacing_x_mm", "spacing_y_mm", "slope", "intercept", "hu_source"
+)  # fmt: skip
+_CARD = (
+    "turned", "spacing_source", "hu_p5", "hu_p50", "hu_p95", "seen_z_from_mm", "seen_z_to_mm",
+    "seen_x_from_mm", "seen_x_to_mm", "seen_y_from_mm", "seen_y_to_mm", "notes",
+)  # fmt: skip
 COLUMNS = (
-    "path", "finding", "probability", "logit_present", "logit_absent",
-    "orientation", "spacing_z_mm", "spacing_x_mm", "spacing_y_mm", "slope", "intercept",
-    "hu_source", "release", "checkpoint", "precision", "random_weights", "series",
+    "path", "finding", "probability", "logit_present", "logit_absent", *_READ_SO,
+    "release", "checkpoint", "precision", "random_weights", "series", "sha256", *_CARD,
 )  # fmt: skip
 """Columns of `--csv` and `--parquet`: a row for each scan and finding, so that any prompts fit the
 same table."""
-_NUMBERS = frozenset(COLUMNS[2:5] + COLUMNS[6:11])
+EMBEDDED_SCANS = (
+    "path", "series", "sha256", "release", "checkpoint", "precision", "random_weights",
+    *_READ_SO, *_CARD,
+)  # fmt: skip
+"""What Parquet and .npz say of each scan besides its embedding."""
+_NUMBERS = frozenset(
+    ["probability", "logit_present", "logit_absent", "slope", "intercept", "hu_p5", "hu_p50",
+     "hu_p95", *(name for name in (*_READ_SO, *_CARD) if name.endswith("_mm"))]
+)  # fmt: skip
 _CHUNK = 1024
 _ROOM = "Make room on that disk; what was scored is kept, and the same command goes on."
 
 
 def scores(row: Row) -> Iterator[tuple[Any, ...]]:
     """One scan's rows of the table, on `COLUMNS`."""
-    recipe, provenance = row["recipe"], row["provenance"]
+    provenance = row["provenance"]
     checkpoint = provenance["checkpoint"]
+    scan = _flat(row) | {
+        "release": provenance["release"], "checkpoint": checkpoint["name"],
+        "precision": provenance["precision"], "random_weights": bool(checkpoint["random_weights"]),
+    }  # fmt: skip
     for finding in row["findings"]:
-        yield (
-            row["path"], finding["finding"], finding["probability"], finding["logit_present"],
-            finding["logit_absent"],
-            recipe["orientation"], *recipe["spacing_mm"], *recipe["rescale"], recipe["hu_source"],
-            provenance["release"], checkpoint["name"], provenance["precision"],
-            bool(checkpoint["random_weights"]), row["series"],
-        )  # fmt: skip
+        yield tuple((scan | finding)[name] for name in COLUMNS)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row with what its recipe says in columns of their own; None where it says nothing."""
+    recipe = row.get("recipe")
+    if recipe is None:  # of a text
+        return row
+    percentiles, seen_mm = recipe["hu_percentiles"], recipe["seen_mm"]
+    return row | {
+        **{name: recipe[name] for name in ("orientation", "hu_source", "turned", "spacing_source")},
+        **{f"spacing_{axis}_mm": mm for axis, mm in zip("zxy", recipe["spacing_mm"], strict=True)},
+        **dict(zip(("slope", "intercept"), recipe["rescale"], strict=True)),
+        **{f"hu_p{percent}": percentiles.get(str(percent)) for percent in (5, 50, 95)},
+        **{f"seen_{axis}_{end}_mm": seen_mm.get(axis, (None, None))[n]
+           for axis in "zxy" for n, end in enumerate(("from", "to"))},
+        "notes": " ".join(recipe["notes"]),
+    }  # fmt: skip
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
@@ -48,8 +77,11 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            for *cells, random, series in scores(row):
-                writer.writerow((*cells, str(random).lower(), series))
+            for cells in scores(row):
+                # JSON's words for them, as everywhere else
+                writer.writerow(
+                    str(cell).lower() if isinstance(cell, bool) else cell for cell in cells
+                )
         text.detach()
 
 
@@ -68,8 +100,7 @@ def write_scores_parquet(path: Path, rows: Iterable[Row]) -> None:
     """Scores as Parquet. Raises: InvalidInput where it cannot be written."""
     import pyarrow as pa
 
-    kinds = {"random_weights": pa.bool_()} | dict.fromkeys(_NUMBERS, pa.float64())
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    schema = pa.schema([(name, _parquet_type(name)) for name in COLUMNS])
     _write_parquet(path, schema, (dict(zip(COLUMNS, row, strict=True))
                                   for each in rows for row in scores(each)))  # fmt: skip
 
@@ -81,18 +112,19 @@ def write_embeddings_parquet(path: Path, journal: Journal, names: Sequence[str])
     """
     import pyarrow as pa
 
-    fields = [(name, pa.bool_() if name == "random_weights" else pa.string()) for name in names]
+    fields = [(name, _parquet_type(name)) for name in names]
     schema = pa.schema([*fields, ("embedding", pa.list_(pa.float32()))])
     vectors = journal.vectors
     _write_parquet(path, schema, (
         {name: row[name] for name in names}
         | {"embedding": vectors.read([row["embedding_row"]], row["embedding_size"])[0]}
-        for row in journal.rows()
+        for row in map(_flat, journal.rows())
     ))  # fmt: skip
 
 
 def write_npz(path: Path, journal: Journal, names: Sequence[str]) -> None:
-    """Embeddings as .npz: `embedding` (N, E) float32, and an array (N,) for each of `names`.
+    """Embeddings as .npz: `embedding` (N, E) float32, and an array (N,) for each of `names`: of
+    float64, NaN where nothing is known, of bool, or of text.
 
     Raises: InvalidInput where it cannot be written.
     """
@@ -100,16 +132,28 @@ def write_npz(path: Path, journal: Journal, names: Sequence[str]) -> None:
 
     rows = [
         {name: row[name] for name in (*names, "embedding_row", "embedding_size")}
-        for row in journal.rows()
+        for row in map(_flat, journal.rows())
     ]
-    arrays = {
-        name: np.array([_cell(row[name]) if row[name] is not None else "" for row in rows])
-        for name in names
-    }
+    arrays = {}
+    for name in names:
+        missing = np.nan if name in _NUMBERS else ""
+        cells = (_cell(row[name]) for row in rows)
+        arrays[name] = np.array([missing if cell is None else cell for cell in cells])
     places = [row["embedding_row"] for row in rows]
     arrays["embedding"] = journal.vectors.read(places, rows[0]["embedding_size"])
     with whole_file(path, _ROOM) as file:
-        np.savez(file, **arrays)
+        # Not numpy.savez alone: on a full disk its archive would fail once more, when it is freed.
+        whole = io.BytesIO()
+        np.savez(whole, **arrays)
+        file.write(whole.getbuffer())
+
+
+def _parquet_type(name: str) -> Any:
+    import pyarrow as pa
+
+    if name in _NUMBERS:
+        return pa.float64()
+    return pa.bool_() if name == "random_weights" else pa.string()
 
 
 def _write_parquet(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:

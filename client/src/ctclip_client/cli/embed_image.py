@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ctclip_client.cli.predictions import Prediction
 
 SUMMARY = "Embed chest CTs with a server: one vector of length 1 a scan."
-COLUMNS = ("path", "series", "sha256", "release", "checkpoint", "precision", "random_weights")
-"""What Parquet and .npz say of each scan besides its embedding."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     Raises: CTClipError, as `ctclip predict`.
     """
     from ctclip_client.batch.names import Names
+    from ctclip_client.batch.tables import EMBEDDED_SCANS
     from ctclip_client.cli.flag_values import reading_options
     from ctclip_client.cli.many import Work, planned, predicted, run_scans
     from ctclip_client.cli.many_options import asked, asked_of_reading
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.system.signals import termination_interrupts
 
     reading_options(args)  # refused once for all scans rather than once for each of them
-    out = embedding_outputs(args.out, COLUMNS)
+    out = embedding_outputs(args.out, EMBEDDED_SCANS)
     check_files(args, {"--out": args.out}, [])
     check_server_options(args)
     names = Names(args.hash_names)
@@ -80,5 +79,5 @@ def run(args: argparse.Namespace) -> int:
         work = Work("Embedding", PATHOLOGIES.name, lambda: None, score, row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
-            tables_from(journal, plan.keys, out.writers, kept=out.journal is not None)
+            tables_from(journal, plan.keys, out.writers, asked_for=out.journal is not None)
     return code

@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         known = f", {before:,} done already by release {journal.release}" if before else ""
         say(f"plan: {len(todo):,} texts to embed{known}")
         _embed_all(args, todo, journal)
-        tables_from(journal, [key for key, _ in texts], out.writers, kept=out.journal is not None)
+        tables_from(
+            journal, [key for key, _ in texts], out.writers, asked_for=out.journal is not None
+        )
     return EXIT_OK
 
 

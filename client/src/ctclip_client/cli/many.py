@@ -117,7 +117,7 @@ def run_scans(args: argparse.Namespace, work: Work, plan: Plan, journal: Journal
 
     Raises: CTClipError for what ends the run; what was done so far is kept.
     """
-    from ctclip_client.batch.pipeline import Pipeline, Service
+    from ctclip_client.batch.pipeline import Outcome, Pipeline, Service
     from ctclip_client.batch.progress import Counter
     from ctclip_client.batch.reading import LocalReader, ProcessReader
     from ctclip_client.batch.service import provenance_of
@@ -128,6 +128,11 @@ def run_scans(args: argparse.Namespace, work: Work, plan: Plan, journal: Journal
     options = reading_options(args)
     readers = readers_of(args, plan)
     tell_plan(plan, journal, readers)
+    tally = _Tally(args, work, journal, names)
+    if not plan.done and all(each.refused for each in plan.todo):  # nothing to ask a server for
+        for index, each in enumerate(plan.todo):
+            tally.take(Outcome(index, each, error=each.refused))
+        return tally.end(plan)
     with ExitStack() as stack:
         connection = stack.enter_context(server_of(args))
         joined = stack.enter_context(ExitStack())  # lanes end when the client is closed
@@ -135,7 +140,6 @@ def run_scans(args: argparse.Namespace, work: Work, plan: Plan, journal: Journal
         # Once, and before thousands of scans are read for nothing.
         client.check_ready(work.ensemble)
         work.prepare()
-        tally = _Tally(args, work, journal, names)
         if journal is not None and journal.release:
             found = provenance_of(client)
             tally.check_release(journal.release if found is None else found.release)

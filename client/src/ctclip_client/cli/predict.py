@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         work = Work("Scoring", _ensemble(args).name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
-            tables_from(journal, plan.keys, _writers(args), kept=args.jsonl is not None)
+            _tell_missing_maps(args, journal, folders)
+            tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
     return code
 
 
@@ -222,6 +223,21 @@ def _check_beside_maps(args: argparse.Namespace, folders: Iterable[Path]) -> Non
                     f"({args.explain / folder}).",
                     "Name a file beside that folder.",
                 )
+
+
+def _tell_missing_maps(
+    args: argparse.Namespace, journal: Journal, folders: Mapping[Any, Path]
+) -> None:
+    from ctclip_client.maps.relevance import INDEX_FILE
+    from ctclip_client.system.terminal import say
+
+    done = (key for key, entry in journal.entries.items() if key in folders and not entry.kind)
+    missing = sum(not (args.explain / folders[key] / INDEX_FILE).is_file() for key in done)
+    if missing:
+        say(
+            f"note: {missing} scans were scored before, and their maps are no longer in "
+            f"{args.explain}; --again makes them anew"
+        )
 
 
 def _ensemble(args: argparse.Namespace) -> Ensemble:

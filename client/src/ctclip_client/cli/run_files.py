@@ -79,23 +79,20 @@ def tables_from(
     keys: Iterable[tuple[Any, ...]],
     writers: Sequence[Callable[[Journal], None]],
     *,
-    kept: bool,
+    asked_for: bool,
 ) -> None:
-    """Write the tables from all that the journal holds. Without a result, nothing is replaced.
+    """Write the tables of the scans or texts of this command. Without a result, nothing is
+    replaced.
 
-    keys: of scans or texts, in the order of the command line, which is that of the tables. kept:
-    the journal is an output itself. Otherwise it goes once there is nothing left that a later
-    run could go on with.
+    keys: theirs, in the order of the command line, which is that of the tables. asked_for: the
+    journal is an output by itself. Where it is not, it stays all the same, so that nothing is
+    scored twice, and it is told.
     """
-    journal.order(keys)
-    if any(not entry.kind for entry in journal.entries.values()):
+    journal.select(keys)
+    kinds = [entry.kind for entry in journal.entries.values()]
+    if "" in kinds:
         for write in writers:
             write(journal)
-    if kept:
-        return
-    if any(entry.kind for entry in journal.entries.values()):
-        say(
-            f"note: {journal.path} is kept: it says what failed, and --retry-failed goes on from it"
-        )
-    else:
-        journal.remove()
+    if not asked_for and kinds:
+        again = "; --retry-failed tries again what failed" if any(kinds) else ""
+        say(f"note: every result is kept in {journal.path}, so that none is asked for again{again}")
