@@ -135,6 +135,20 @@ def test_other_texts_stay_as_they_are(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x0c", "\x1c", "\u0085", "\u2029"])
+def test_what_ends_no_line_stays_in_its_text(odd: str, tmp_path: Path) -> None:
+    """csv.writer quotes none of these; reports that were pasted have them."""
+    table, plain = tmp_path / "texts.csv", tmp_path / "texts.txt"
+    table.write_bytes(f'key,text\r\n1,A{odd}mass.\r\n2,"No\r\n{odd}mass."\r\n'.encode())
+    plain.write_bytes(f"A{odd}mass.\r\nNone.\rNo.\n".encode())
+    assert [each.text for each in read_reports(table).reports] == [
+        f"A{odd}mass.", f"No\r\n{odd}mass.",
+    ]  # fmt: skip
+    assert [each.text for each in read_reports(plain).reports] == [
+        f"A{odd}mass.", "None.", "No.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
