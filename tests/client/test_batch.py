@@ -94,6 +94,7 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
         '{"findings": []}': "line 1 is no row",  # without an end of the line
         json.dumps(row("a", asked="x")) + "\n{\n": "line 2 is no row",
         json.dumps(row("a", asked="y")) + "\n": "results of other options",
+        '{"path": "a", "key": "1", "asked": "y"}\n': "results of another command of ctclip",
     }
     for content, said in cases.items():
         path.write_text(content)
@@ -104,7 +105,11 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
     with pytest.raises(InvalidInput, match="no row"), opened(path, anew=True):
         pass
     assert path.read_text() == "old"
-    path.write_text(json.dumps(row("a", asked="y")) + "\n")
+    path.write_text('{"asked": "y"}\n')
+    with pytest.raises(InvalidInput, match="no row"), opened(path, anew=True):
+        pass
+    another = {"path": "a", "key": "1", "asked": "y"}
+    path.write_text("".join(json.dumps(each) + "\n" for each in (row("a", asked="y"), another)))
     with opened(path, anew=True) as journal:
         assert not journal.entries
         assert path.stat().st_size  # until there is something new
