@@ -97,6 +97,9 @@ def test_reports(embed: Run, server: EmbeddedTriton, tmp_path: Path) -> None:
     code, err = embed("text", reports, "--out", lines)
     assert code == 0
     assert "plan: 3 texts to embed, 69 done already by release" in err
+    (tmp_path / "one.txt").write_text("Clear.")
+    code, err = embed("text", tmp_path / "one.txt", "--out", tmp_path / "one.jsonl")
+    assert "plan: 1 text to embed" in err
     again = lines.read_text()
     lines.write_text(again.replace(rows[0]["release"], "older"))
     code, err = embed("text", reports, "--out", lines)
