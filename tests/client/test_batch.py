@@ -94,6 +94,7 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
         '{"findings": []}': "line 1 is no row",  # without an end of the line
         json.dumps(row("a", asked="x")) + "\n{\n": "line 2 is no row",
         json.dumps(row("a", asked="y")) + "\n": "results of other options",
+        '{"path": "a", "key": "1", "asked": "y"}\n': "results of another command of ctclip",
     }
     for content, said in cases.items():
         path.write_text(content)
@@ -104,7 +105,11 @@ def test_what_is_no_journal_of_these_options_is_refused_and_stays(tmp_path: Path
     with pytest.raises(InvalidInput, match="no row"), opened(path, anew=True):
         pass
     assert path.read_text() == "old"
-    path.write_text(json.dumps(row("a", asked="y")) + "\n")
+    path.write_text('{"asked": "y"}\n')
+    with pytest.raises(InvalidInput, match="no row"), opened(path, anew=True):
+        pass
+    another = {"path": "a", "key": "1", "asked": "y"}
+    path.write_text("".join(json.dumps(each) + "\n" for each in (row("a", asked="y"), another)))
     with opened(path, anew=True) as journal:
         assert not journal.entries
         assert path.stat().st_size  # until there is something new
@@ -215,11 +220,47 @@ def test_a_plan_of_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.M
     assert (plan.done, plan.failed, len(plan.todo)) == (1, ("Unreadable",), 1)
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x0c", "\u0085", "\udcff"])
+def test_a_list_names_paths_whole(odd: str, tmp_path: Path) -> None:
+    """Whatever a name holds; and each path once, as there is a row for each finding in --csv."""
+    listed = tmp_path / "list"
+    name = f"a{odd}b.nii"
+    listed.write_text(f"{name}\r\nc, d.nii\n", "utf-8", "surrogateescape", newline="")
+    assert read_list(listed) == [tmp_path / name, tmp_path / "c, d.nii"]
+    quoted = f'label,path\r\n1,{name}\r\n2,"c\nd.nii"\r\n3,{name}\r\n'
+    listed.write_text(quoted, "utf-8", "surrogateescape", newline="")
+    assert read_list(listed) == [tmp_path / name, tmp_path / "c\nd.nii"]
+
+
+def test_a_list_without_its_column_is_refused_once(tmp_path: Path) -> None:
+    listed, scan = tmp_path / "list", "Doe, Jane.nii"
+    listed.write_text(f"{scan}\nb.nii\n")
+    with pytest.raises(InvalidInput, match="no column 'path'") as raised:
+        read_list(listed)
+    assert "Doe" not in str(raised.value)
+    (tmp_path / scan).touch()
+    assert read_list(listed) == [tmp_path / scan, tmp_path / "b.nii"]
+
+
+def test_a_list_that_names_series_is_told_that_they_are_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "list"
+    for series, said in (("1.2.3", "its column 'series' is not read"), ("", "")):
+        listed.write_text(f"Path,Series\na,\nb,{series}\nc\n")
+        assert read_list(listed) == [tmp_path / name for name in "abc"]
+        err = capsys.readouterr().err
+        assert said in err
+        assert bool(said) == bool(err)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("", "no path in it"), ("path\n", "no path in it"), ("a,path\n1\n", "a row without a path"),
         ("\0", "not a text file"), (None, "No such file"), ('path\n"a', "not a CSV"),
+        ("filename,label\na.nii,1\n", "no column 'path'"), ("a," * 300, "no column 'path'"),
+        ("filename\tlabel\na.nii\t1\n", "no column 'path'"),
     ],
 )  # fmt: skip
 def test_a_list_that_names_nothing(content: str | None, said: str, tmp_path: Path) -> None:

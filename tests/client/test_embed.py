@@ -107,6 +107,9 @@ def test_reports(embed: Run, server: EmbeddedTriton, tmp_path: Path) -> None:
     code, err = embed("text", reports, "--out", lines)
     assert code == 0
     assert "plan: 3 texts to embed, 69 done already by release" in err
+    (tmp_path / "one.txt").write_text("Clear.")
+    code, err = embed("text", tmp_path / "one.txt", "--out", tmp_path / "one.jsonl")
+    assert "plan: 1 text to embed" in err
     again = lines.read_text()
     lines.write_text(again.replace(rows[0]["release"], "older"))
     code, err = embed("text", reports, "--out", lines)
@@ -142,6 +145,20 @@ def test_other_texts_stay_as_they_are(tmp_path: Path) -> None:
     found = read_reports(plain)
     assert [(report.key, report.text) for report in found.reports] == [
         ("1", "A 'mass'."), ("2", ""), ("3", "None."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x0c", "\x1c", "\u0085", "\u2029"])
+def test_what_ends_no_line_stays_in_its_text(odd: str, tmp_path: Path) -> None:
+    """csv.writer quotes none of these; reports that were pasted have them."""
+    table, plain = tmp_path / "texts.csv", tmp_path / "texts.txt"
+    table.write_bytes(f'key,text\r\n1,A{odd}mass.\r\n2,"No\r\n{odd}mass."\r\n'.encode())
+    plain.write_bytes(f"A{odd}mass.\r\nNone.\rNo.\n".encode())
+    assert [each.text for each in read_reports(table).reports] == [
+        f"A{odd}mass.", f"No\r\n{odd}mass.",
+    ]  # fmt: skip
+    assert [each.text for each in read_reports(plain).reports] == [
+        f"A{odd}mass.", "None.", "No.",
     ]  # fmt: skip
 
 

@@ -262,6 +262,8 @@ def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path
         (["--readers", "x"], "expected a number of processes"),
         (["--wait-s", "0"], "expected seconds"),
         ([], "no scan is named"),
+        (["a.nii", "--again"], "--again is about the file of an earlier run"),
+        (["a.nii", "--retry-failed", "--json"], "--retry-failed is about the file of an earlier"),
         (["a.nii", "--csv", "list", "--files", "list"], "is the file of --files"),
     ],
 )

@@ -101,6 +101,19 @@ def test_nor_that_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Logit" not in text
 
 
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_what_is_said_of_a_scan_stays_below_its_name(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = printed(prediction("Atelectasis", word="word " * 40))
+    name, *lines = text.partition("╭")[0].splitlines()
+    assert name == "scan.nii"
+    assert len(lines) > 10
+    assert all(line.startswith("  ") and len(line) <= columns for line in lines)
+    assert "word word" in words_of(" ".join(lines))
+
+
 def test_names_fold_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = printed(prediction(LONG))

@@ -193,16 +193,14 @@ class Journal:
                     break
                 try:
                     row = json.loads(line)
-                    other = row["asked"] != self.asked
-                    self._note(row, self._end, len(line))
+                    _, asked = row["path"], row["asked"]  # as every row of every command has
+                    other = asked != self.asked
+                    if other and not self._anew:
+                        raise self._of_another_run(row)
+                    if not other:  # rows of another command have other fields
+                        self._note(row, self._end, len(line))
                 except (ValueError, TypeError, KeyError):
                     raise self._no_journal(number) from None
-                if other and not self._anew:
-                    raise InvalidInput(
-                        f"{self.path}: holds results of other options (prompts, what is computed, "
-                        "how scans are read, --hash-names).",
-                        f"Give the options of the run that is to go on. {_ANEW}",
-                    )
                 self._end += len(line)
         if self._anew:
             self.entries, self.release = {}, ""
@@ -232,6 +230,15 @@ class Journal:
         return InvalidInput(
             f"{self.path}: line {line} is no row of a run of ctclip, so it would be lost.",
             "Name another file, or move this one away.",
+        )
+
+    def _of_another_run(self, row: Row) -> InvalidInput:
+        what = "other options (prompts, what is computed, how scans are read, --hash-names)"
+        if not {*self._key, *self._state} <= row.keys():
+            what = "another command of ctclip"
+        return InvalidInput(
+            f"{self.path}: holds results of {what}.",
+            f"Give the options of the run that is to go on. {_ANEW}",
         )
 
     def _lock(self, file: FileIO) -> None:

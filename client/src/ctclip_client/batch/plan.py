@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctclip_client.batch.lines import read_lines, without_end
 from ctclip_client.batch.names import Names
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.readers.find import Scan, find_scans
 from ctclip_client.readers.walk import files_below
+from ctclip_client.system.terminal import say
 
 Key = tuple[str, str | None]
 """A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
@@ -118,36 +121,53 @@ def make_plan(
 
 
 def read_list(path: Path) -> list[Path]:
-    """Paths from a file: the column `path` of a CSV, or a path a line. What is relative counts from
-    the list's own folder.
+    """Paths from a file, each once: the column `path` of a CSV, or a path a line. What is relative
+    counts from the list's own folder.
 
     Raises: Unreadable, InvalidInput.
     """
-    try:
-        lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
-    except OSError as error:
-        raise Unreadable(f"--files: {path}: {error.strerror or error}.", _LIST_REMEDY) from error
+    lines = read_lines(path, _LIST_REMEDY, errors="surrogateescape")
     if any("\0" in line for line in lines):
         raise Unreadable(f"--files: {path}: not a text file.", _LIST_REMEDY)
+    try:
+        entries = _column(path, lines)
+    except csv.Error as error:
+        raise Unreadable(f"--files: {path}: not a CSV ({error}).", _LIST_REMEDY) from error
+    if entries is None:
+        entries = [without_end(line) for line in lines if line.strip()]
+        first = "".join(entries[:1])
+        # Path.exists raises where a name is too long, as a line of a table may be.
+        is_there = os.path.exists(path.parent / first)  # noqa: PTH110
+        if not is_there and any(each in first for each in _DELIMITERS):
+            # Not its words: where it is no header, they are a patient's.
+            raise InvalidInput(
+                f"--files: {path}: no column 'path' in its first line, nor is that a path.",
+                _LIST_REMEDY,
+            )
+    if not entries:
+        raise InvalidInput(f"--files: {path}: no path in it.", _LIST_REMEDY)
+    return [path.parent / entry for entry in dict.fromkeys(entries)]
+
+
+def _column(path: Path, lines: Sequence[str]) -> Sequence[str] | None:
+    """The cells below the header `path`; None where there is no such header. Raises: csv.Error."""
     for delimiter in _DELIMITERS:
         first = next(csv.reader(lines[:1], delimiter=delimiter), [])
         header = [cell.strip().lower() for cell in first]
         if "path" in header:
             break
-    if "path" in header:
-        column = header.index("path")
-        try:
-            rows = list(csv.reader(lines[1:], delimiter=delimiter, strict=True))
-        except csv.Error as error:
-            raise Unreadable(f"--files: {path}: not a CSV ({error}).", _LIST_REMEDY) from error
-        entries = [row[column] if column < len(row) else "" for row in rows if row]
-        if "" in entries:
-            raise InvalidInput(f"--files: {path}: a row without a path.", _LIST_REMEDY)
     else:
-        entries = [line for line in lines if line.strip()]
-    if not entries:
-        raise InvalidInput(f"--files: {path}: no path in it.", _LIST_REMEDY)
-    return [path.parent / entry for entry in entries]
+        return None
+    _, *rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    cells = [dict(zip(header, row, strict=False)) for row in rows if row]
+    if any(row.get("series") for row in cells):
+        say(
+            f"note: --files: {path}: its column 'series' is not read; ctclip series PATH marks "
+            "what is taken of a path."
+        )
+    if not all(row.get("path") for row in cells):
+        raise InvalidInput(f"--files: {path}: a row without a path.", _LIST_REMEDY)
+    return [row["path"] for row in cells]
 
 
 def _whole(path: Path, series: str) -> Scan:

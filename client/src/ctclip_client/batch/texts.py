@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from ctclip_client.batch.lines import read_lines, without_end
 from ctclip_client.errors import InvalidInput, Unreadable
 
 _REMEDY = (
@@ -52,22 +53,16 @@ def read_reports(path: Path) -> Reports:
 
     Raises: Unreadable; InvalidInput where a key has two texts.
     """
-    try:
-        content = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"{path}: no UTF-8 (byte {error.start}).", "Write it as UTF-8.") from error
+    lines = read_lines(path, _REMEDY)
     if path.suffix.lower() == ".txt":
-        lines = content.splitlines()
-        numbered = [Report(str(number), line) for number, line in enumerate(lines, 1)]
+        numbered = [Report(str(number), without_end(line)) for number, line in enumerate(lines, 1)]
         return _checked(path, numbered, "a text a line, by its number")
-    return _of_table(path, content)
+    return _of_table(path, lines)
 
 
-def _of_table(path: Path, content: str) -> Reports:
+def _of_table(path: Path, lines: Sequence[str]) -> Reports:
     try:
-        header, *rows = csv.reader(content.splitlines(keepends=True), strict=True)
+        header, *rows = csv.reader(lines, strict=True)
     except (csv.Error, ValueError) as error:
         raise Unreadable(f"{path}: no CSV with a header ({error}).", _REMEDY) from error
     sections = [name for name in _SECTIONS if name in header]

@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
         journal = stack.enter_context(
             opened_journal(args, out.journal, {"--out": args.out}, word, vectors=True)
         )
+        assert journal is not None  # noqa: S101 (--out is required)
         plan = planned(args, journal, names)
         work = Work("Embedding", PATHOLOGIES.name, lambda: None, score, row, show)
         code = run_scans(args, work, plan, journal)
-        if journal is not None:
-            tables_from(journal, plan.keys, out.writers, asked_for=out.journal is not None)
+        tables_from(journal, plan.keys, out.writers, asked_for=out.journal is not None)
     return code

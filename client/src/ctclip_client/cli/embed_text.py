@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
         texts = list(_keyed(files, names))
         todo = [each for each in texts if _is_open(journal, each)]
         for file in files:
-            say(f"{names.path(file.path)}: {len(file.reports):,} texts: {file.taken}")
+            say(f"{names.path(file.path)}: {_texts(len(file.reports))}: {file.taken}")
         before = len(texts) - len(todo)
         known = f", {before:,} done already by release {journal.release}" if before else ""
-        say(f"plan: {len(todo):,} texts to embed{known}")
+        say(f"plan: {_texts(len(todo))} to embed{known}")
         _embed_all(args, todo, journal)
         tables_from(
             journal, [key for key, _ in texts], out.writers, asked_for=out.journal is not None
@@ -148,7 +148,11 @@ def _embed_all(args: argparse.Namespace, todo: Sequence[Keyed], journal: Journal
                     vector,
                 )  # fmt: skip
             counter.advance(len(some))
-    print(f"{len(todo):,} texts embedded", file=sys.stderr)
+    print(f"{_texts(len(todo))} embedded", file=sys.stderr)
+
+
+def _texts(count: int) -> str:
+    return f"{count:,} text{'' if count == 1 else 's'}"
 
 
 def _checked_release(

@@ -32,8 +32,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("many scans")
     group.add_argument(
         "--files", type=Path, metavar="LIST",
-        help="more paths: a CSV with a column 'path', or one path a line; what is relative counts "
-        "from the folder of LIST",
+        help="more paths: a CSV with a column 'path' (no other is read), or one path a line; "
+        "what is relative counts from the folder of LIST",
     )  # fmt: skip
     group.add_argument(
         "--readers", type=_count, metavar="N",

@@ -249,7 +249,7 @@ def _ensemble(args: argparse.Namespace) -> Ensemble:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    from ctclip_client.cli.flag_values import reading_options
+    from ctclip_client.cli.flag_values import flag, is_given, reading_options
 
     asked = [f"--{name}" for name in ("prompts", "classify", "explain") if getattr(args, name)]
     if len(asked) > 1:
@@ -268,4 +268,11 @@ def _check_options(args: argparse.Namespace) -> None:
             "--embedding has no place in a table or CSV.",
             "Add --json or --jsonl FILE; ctclip embed image writes embeddings as Parquet or .npz.",
         )
+    if not (args.jsonl or args.csv or args.parquet):
+        for name in ("again", "retry_failed"):
+            if is_given(args, name):
+                raise InvalidInput(
+                    f"{flag(name)} is about the file of an earlier run, and none is named.",
+                    "Add that run's --jsonl, --csv or --parquet FILE.",
+                )
     reading_options(args)  # refused once for all scans rather than once for each of them

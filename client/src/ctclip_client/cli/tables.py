@@ -23,6 +23,7 @@ _OF_CLASSES = (
     "not calibrated and not a diagnosis."
 )
 _NARROWEST_NAME = 12
+_INDENT = "  "
 _RANDOM = "RANDOM WEIGHTS: a demo checkpoint. These numbers mean nothing."
 
 
@@ -40,21 +41,21 @@ class TablePrinter:
         scores, provenance = scan.scores, scan.scores.provenance
         if self._meaning:
             self._console.print()
-        say = self._say
-        say(scan.path, "bold")
+        below = self._say_below
+        self._say(scan.path, "bold")
         for line in scan.card_lines():
-            say(f"  {line}")
+            below(line)
         for note in scan.notes:
-            say(f"  note: {note}", "yellow")
-        say(
-            f"  release {provenance.release}, checkpoint {provenance.checkpoint_name}, "
+            below(f"note: {note}", "yellow")
+        below(
+            f"release {provenance.release}, checkpoint {provenance.checkpoint_name}, "
             f"{provenance.precision}"
         )
         timings = ", ".join(f"{stage} {ms:.0f}" for stage, ms in scan.timings_ms.items())
         kind = scores.transport.kind.replace("_", " ")
-        say(f"  {scores.transport.bytes / 1e6:.1f} MB by {kind}; milliseconds: {timings}")
+        below(f"{scores.transport.bytes / 1e6:.1f} MB by {kind}; milliseconds: {timings}")
         if scan.maps_index is not None:
-            say(f"  relevance maps: {scan.maps_index.parent}")
+            below(f"relevance maps: {scan.maps_index.parent}")
         if provenance.random_weights:
             random = Text(_RANDOM, "bold red", justify="center")
             self._console.print(Panel(random, border_style="red"))
@@ -82,6 +83,12 @@ class TablePrinter:
 
     def _say(self, line: str, style: str = "") -> None:
         self._console.print(Text(printable(line), style))
+
+    def _say_below(self, line: str, style: str = "") -> None:
+        """Indented, and where it takes several lines of the terminal, all of them."""
+        width = max(self._console.width - len(_INDENT), 1)
+        for part in Text(printable(line), style).wrap(self._console, width):
+            self._console.print(Text(_INDENT) + part)
 
 
 def print_table(console: Console, table: Table) -> None:

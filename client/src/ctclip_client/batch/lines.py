@@ -1,0 +1,30 @@
+"""The lines of a text file, plain or of a CSV."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from ctclip_client.errors import Unreadable
+
+
+def read_lines(path: Path, remedy: str, *, errors: str = "strict") -> list[str]:
+    """Lines with their ends, from which `csv.reader` takes apart what it is given.
+
+    Unlike `str.splitlines`, only \\n, \\r and \\r\\n end a line: texts and names of files hold form
+    feeds, U+2028 and the like, and no program that writes CSV puts these in quotes.
+
+    errors: what becomes of bytes that are no UTF-8. Raises: Unreadable.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig", errors)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror or error}.", remedy) from error
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: no UTF-8 (byte {error.start}).", "Write it as UTF-8.") from error
+    return list(io.StringIO(content, newline=""))
+
+
+def without_end(line: str) -> str:
+    """A line of `read_lines` without the characters that end it."""
+    return line.rstrip("\r\n")
