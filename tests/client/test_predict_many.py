@@ -260,6 +260,7 @@ def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path
         (["--repository", "r", "--tls"], "--tls is for one that runs already"),
         (["--repository", "absent", "list"], "absent"),
         (["--readers", "x"], "expected a number of processes"),
+        ([""], "expected a path"),
         (["--wait-s", "0"], "expected seconds"),
         ([], "no scan is named"),
         (["a.nii", "--again"], "--again is about the file of an earlier run"),

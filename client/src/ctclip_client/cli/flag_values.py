@@ -22,6 +22,13 @@ def volume_shape(text: str) -> tuple[int, int, int]:
     return z, x, y
 
 
+def some_path(text: str) -> Path:
+    """A path; an empty one, of a shell's variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("got '', expected a path")
+    return Path(text)
+
+
 def spacing_mm(text: str) -> tuple[float, float, float]:
     """`Z,X,Y` within the contract's limits. Raises: ArgumentTypeError."""
     low, high = SPACING_MM_RANGE

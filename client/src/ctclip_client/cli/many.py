@@ -55,9 +55,14 @@ def planned(args: argparse.Namespace, journal: Journal | None, names: Names) -> 
             return None
         return None if entry.kind and args.retry_failed else entry.kind
 
-    if args.files is not None or any(path.is_dir() for path in args.paths):
-        say("looking for scans ...")
-    return make_plan(find(args.paths, args.files, getattr(args, "series", None)), names, settled)
+    found = find(args.paths, args.files, getattr(args, "series", None))
+    if args.files is None and not any(path.is_dir() for path in args.paths):
+        return make_plan(found, names, settled)
+    from ctclip_client.batch.progress import Counter
+
+    say("looking for scans ...")
+    with Counter("Looking for scans", None):
+        return make_plan(found, names, settled)
 
 
 def readers_of(args: argparse.Namespace, plan: Plan) -> int:
@@ -77,7 +82,8 @@ def tell_plan(plan: Plan, journal: Journal | None, readers: int) -> None:
     resumed = journal is not None and journal.resumed
     if len(plan.scans) < 2 and not resumed:
         return
-    parts = [f"plan: {len(plan.scans):,} scans, {len(plan.todo):,} to read "
+    count = len(plan.scans)
+    parts = [f"plan: {count:,} scan{'s' * (count != 1)}, {len(plan.todo):,} to read "
              f"({plan.size_bytes / 1e9:,.2f} GB)"]  # fmt: skip
     if readers:
         parts.append(f"{readers} process{'es' if readers > 1 else ''} to read them")

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ctclip_client.cli.flag_values import seconds
+from ctclip_client.cli.flag_values import seconds, some_path
 
 MOST_READERS = 4
 FEW = 4
@@ -25,7 +25,7 @@ _READING = ("as_stored", "spacing", "slope", "intercept", "series", "metadata", 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run over many scans can be told."""
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH",
+        "paths", nargs="*", type=some_path, metavar="PATH",
         help="CT files, archives (zip, tar) of one scan, and folders, which are searched with all "
         "below them",
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctclip_client.cli.flag_values import some_path
 from ctclip_client.errors import EXIT_OK, Unreadable
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ class Row:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("path", type=Path, metavar="PATH", help="a folder, an archive or a file")
+    parser.add_argument(
+        "path", type=some_path, metavar="PATH", help="a folder, an archive or a file"
+    )
     parser.add_argument(
         "--json", action="store_true",
         help="one JSON object a line and series, without descriptions: they may name the patient",
