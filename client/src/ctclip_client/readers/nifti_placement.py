@@ -20,6 +20,7 @@ from ctclip_client.errors import Unreadable
 from ctclip_client.grid import AffineForm, Grid
 from ctclip_client.readers.orientation import orientation_of
 from ctclip_client.readers.remedies import AS_STORED, with_header
+from ctclip_client.readers.to_volume import check_shear
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
@@ -93,7 +94,7 @@ class Placement:
         """Affine to millimetres, spacing in millimetres along the stored axes, and notes.
 
         Raises:
-            Unreadable: the header has no orientation, or contradicts itself.
+            Unreadable: the header has no orientation, contradicts itself, or has a sheared grid.
         """
         form, other = self._preferred(path)
         affine, notes = form.affine, [form.note] if form.note else []
@@ -108,6 +109,10 @@ class Placement:
             )
         if other.code > 0:
             notes += self._compared(path, form, other)
+        if (found := orientation_of(affine)) is not None:
+            # Before the spacing: pixdim may have the step across the slices, which is shorter than
+            # the affine's along the table, and neither is wrong then.
+            check_shear(found, path)
         spacing, spacing_notes = self._spacing(path, affine)
         notes += spacing_notes
         notes += [self._unit_note] if self._unit_note else []
