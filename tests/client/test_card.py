@@ -16,6 +16,7 @@ from ctclip_client import InvalidInput, Unreadable, Volume, read_volume
 from ctclip_client.cli.flag_values import add_reading_options, reading_options
 from ctclip_client.cli.predictions import Prediction
 from ctclip_client.contract import PUBLISHED_GEOMETRY, Geometry
+from ctclip_client.readers.hounsfield import implausible, sampled_hu
 from ctclip_client.readers.middle import check_middle
 from ctclip_client.results import Classification
 
@@ -61,6 +62,49 @@ def test_a_cushion_is_no_lung(body: Any) -> None:
     behind[behind * rescale[0] + rescale[1] < -400] = (-850 - rescale[1]) / rescale[0]
     with pytest.raises(Unreadable, match="no lung in the middle"):
         check_middle(scan, spacing_mm, rescale, "scan")
+
+
+def _with_noise(hu: NDArray[np.int16], sd: float, lowest: int = -1024) -> NDArray[np.int16]:
+    """hu: (z, x, y). sd: of white noise, in HU. lowest: where the scanner clips."""
+    seed = 20
+    print(f"seed {seed}")
+    noise = np.random.default_rng(seed).standard_normal(hu.shape, np.float32)
+    return np.clip(np.rint(hu + np.float32(sd) * noise), lowest, 3071).astype(np.int16)
+
+
+def _coarse(body: Any) -> tuple[NDArray[np.int16], tuple[float, ...]]:
+    """Hounsfield units with every 4th voxel in plane of the public CT, and their spacing."""
+    voxels, (z, x, y), (slope, intercept) = body
+    hu = (voxels[:, ::2, ::2] * slope + intercept).astype(np.int16)
+    return hu, (z, 2 * x, 2 * y)
+
+
+@pytest.mark.parametrize(
+    ("sd", "denser", "lowest"),
+    [(80, 0, -1024), (30, -60, -1024), (60, -80, -1000), (150, 200, -1024)],
+)
+def test_lung_is_lung_whatever_the_noise_and_the_disease(
+    body: Any, sd: float, denser: int, lowest: int
+) -> None:
+    """Thin slices, sharp kernels and low doses; emphysema (−60) and congestion (200 HU)."""
+    hu, spacing_mm = _coarse(body)
+    hu = np.where((hu > -960) & (hu < -600), hu + denser, hu).astype(np.int16)
+    noisy = _with_noise(hu, sd, lowest)
+    assert check_middle(noisy, spacing_mm, (1, 0), "scan") == ()
+    assert implausible(sampled_hu(noisy, (1, 0)), (1, 0)) == ""
+
+
+@pytest.mark.parametrize(("sd", "lowest"), [(0, -1024), (150, -1024), (150, -1000)])
+def test_gas_in_the_bowel_is_no_lung_whatever_the_noise(body: Any, sd: float, lowest: int) -> None:
+    """Clipped below, noise lifts the mean of air far above −1000 HU."""
+    hu, spacing_mm = _coarse(body)
+    hu = hu[:34].copy()
+    z, x, y = np.ogrid[tuple(map(slice, hu.shape))]
+    for side in (44, 64, 84):
+        round_mm2 = ((x - side) * spacing_mm[1]) ** 2 + ((y - 50) * spacing_mm[2]) ** 2
+        hu[(round_mm2 < 25**2) & (z >= 0)] = -1000  # 0.17 litres each
+    with pytest.raises(Unreadable, match="no lung in the middle"):
+        check_middle(_with_noise(hu, sd, lowest), spacing_mm, (1, 0), "scan")
 
 
 def test_any_region_is_read_where_it_is_asked_for(tmp_path: Path) -> None:

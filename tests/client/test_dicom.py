@@ -276,6 +276,16 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "missing": (_moved(lambda n: (0, 0, 5.0 * (n > 9))), "slices are missing: 2 at 1 places"),
     "a thicker end": (_moved(lambda n: (0, 0, n * 0.5 * (n > 15))), "not evenly spaced"),
     "interleaved": (lambda d, n: setattr(d, "AcquisitionNumber", 1 + n % 2), "2 acquisitions are"),
+    "interleaved, by number": (
+        lambda d, n: setattr(d, "InstanceNumber", 1 + n // 2), "2 acquisitions .*InstanceNumber"
+    ),
+    "interleaved, one backwards": (
+        lambda d, n: setattr(d, "InstanceNumber", 1 + n // 2 if n % 2 else 13 - n // 2),
+        "2 acquisitions .*InstanceNumber",
+    ),
+    "three interleaved": (
+        lambda d, n: setattr(d, "InstanceNumber", 1 + n // 3), "3 acquisitions .*InstanceNumber"
+    ),
     "gantry tilt": (_moved(lambda n: (0, 2.5 * n * 0.2, 0)), "gantry was tilted: .* 11.3°"),
     "a slice that is off": (_moved(lambda n: (2.0 * (n == 7), 0, 0)), "no straight line"),
     "another size": (_on(5, lambda d, n: set_pixels(d, np.zeros((8, 8), np.int16))), "Rows and Co"),
@@ -562,3 +572,28 @@ def test_what_is_no_scan_is_called_by_what_it_is(tmp_path: Path) -> None:
         assert "CT series of many slices" in error.remedy
     error = refused(write(tmp_path / "few", slices(STORED[:19])), "fewer than 20")
     assert f"--series {uid()} takes this one" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda n: 1,
+        lambda n: None if n == 7 else 1 + n // 2,  # which tells too little
+        lambda n: 22 - n,
+        lambda n: 1 + n % 11,
+        lambda n: 1 + n % 15,
+        lambda n: 1 + n % 2,
+        lambda n: 1 + n % 3,
+        lambda n: 5 - n % 5,
+        lambda n: 11 - n if n < 11 else n - 10,
+        lambda n: 1 + n - (n > 9),
+        lambda n: (n * 7919) % 22,
+    ],
+)
+def test_numbers_that_repeat_otherwise(number: Callable[[int], int | None], tmp_path: Path) -> None:
+    """Acquisitions one after the other that each begin at 1, and numbers that are wrong."""
+
+    def change(data: Dataset, n: int) -> None:
+        data.InstanceNumber = number(n)
+
+    same(read_volume(write(tmp_path, slices(STORED, change=change))))

@@ -17,7 +17,7 @@ from ctclip_client import InvalidInput, Unreadable, read_volume
 from ctclip_client.readers import Metadata
 
 from ..conftest import DATA
-from ..nifti_files import chest
+from ..nifti_files import chest, save
 
 CASES = json.loads((DATA / "golden" / "preprocess" / "cases.json").read_text())[:6]
 HEADER = "VolumeName,Manufacturer,RescaleIntercept,RescaleSlope,XYSpacing,ZSpacing"
@@ -146,6 +146,55 @@ def test_in_an_archive_the_name_of_its_file_counts(tmp_path: Path) -> None:
         archive.write(path, "train/scan.nii.gz")
     volume = read_volume(tmp_path / "download.zip", metadata=table(tmp_path, ROW))
     assert volume.source.spacing_source == "metadata, line 2"
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "codes", "told"),
+    [
+        ((2.5, 0.68, 0.68), "LPS", []),  # the second generation of CT-RATE
+        ((2.503, 0.6797, 0.6797), "LPS", []),
+        ((1.0, 1.0, 1.0), "RAS", []),  # the first one: the identity says nothing
+        ((2.5, 0.7, 0.7), "LPS", ["0.7 × 0.7 × 2.5 mm"]),
+        ((2.5, 2.8, 2.8), "LPS", ["2.8 × 2.8 × 2.5 mm"]),
+        ((2.5, 0.68, 0.68), "LAS", ["towards LAS"]),
+        ((5.0, 0.68, 0.68), "SPL", ["5 × 0.68 × 0.68 mm", "towards SPL"]),
+    ],
+)
+def test_a_header_that_says_otherwise_is_told(
+    spacing_mm: tuple[float, float, float], codes: str, told: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.nii.gz"
+    if codes == "RAS":
+        scan(tmp_path, chest())
+    else:
+        save(path, chest(), spacing_mm, codes)
+    row = ROW.replace("-1024", "0")
+    volume = read_volume(path, metadata=table(tmp_path, row))
+    assert volume.spacing_mm == (2.5, 0.68, 0.68)
+    assert volume.source.orientation == "as stored"
+    assert len(volume.source.notes) == len(told)
+    for words, note in zip(told, volume.source.notes, strict=True):
+        assert words in note
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [
+        ("valid_1_a_1.nii.gz", True),
+        ("train_20000_b_12.nii", True),
+        ("scan.nii.gz", False),
+        ("valid_1_a_1_copy.nii.gz", False),
+    ],
+)
+def test_a_blank_file_of_ct_rate_is_pointed_to_its_table(
+    name: str, is_named: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    nibabel.save(nibabel.Nifti1Image(chest().transpose(1, 2, 0), np.eye(4)), path)
+    with pytest.raises(Unreadable, match="blank orientation") as caught:
+        read_volume(path)
+    assert ("--metadata" in caught.value.remedy) == is_named
+    assert "--as-stored" in caught.value.remedy
 
 
 def test_it_excludes_what_it_says_itself(tmp_path: Path) -> None:

@@ -139,6 +139,23 @@ def test_a_sheared_grid_is_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
+@pytest.mark.parametrize("degrees", [3, 7, 9, 15])
+@pytest.mark.parametrize("step", ["across the slices", "along the table"])
+def test_a_tilted_gantry_is_told_as_one(degrees: float, step: str, tmp_path: Path) -> None:
+    """pixdim may have either step: beyond 8° they differ by more than is forgiven elsewhere. The
+    qform has no shear."""
+    path = save(tmp_path / "scan.nii", chest())
+    drift = 2.5 * np.tan(np.radians(degrees))
+    pixdim = 2.5 if step == "across the slices" else float(np.hypot(2.5, drift))
+    path = edit(
+        path, sform_code=1, qform_code=1, pixdim=(1, 0.7, 0.8, pixdim, 0, 0, 0, 0),
+        srow_y=(0, -0.8, drift, -7),
+    )  # fmt: skip
+    with pytest.raises(Unreadable, match=rf"sheared by {degrees}.0° \(a tilted gantry\)") as caught:
+        read_volume(path)
+    assert "resample_to_output" in caught.value.remedy
+
+
 def test_orientation_of_nothing() -> None:
     assert orientation_of(np.zeros((4, 4))) is None
     assert orientation_of(np.full((4, 4), np.inf)) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ctclip_client.volume import checked_rescale, checked_spacing_mm
 
 _NAME = "VolumeName"
 _COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing")
+_FILE_NAME = re.compile(r"(train|valid)_\d+_[a-z]+_\d+\.nii(\.gz)?")
 _REMEDY = "Take the metadata of CT-RATE as it is published (train_metadata.csv, "
 _REMEDY += "validation_metadata.csv)."
 
@@ -116,6 +118,11 @@ class Metadata:
                 _REMEDY,
             )
         return numbers
+
+
+def is_ct_rate_by_name(path: Path) -> bool:
+    """Say whether a file is named like those of CT-RATE: valid_1_a_1.nii.gz."""
+    return _FILE_NAME.fullmatch(path.name) is not None
 
 
 def _positions(path: Path, header: Sequence[str]) -> list[int]:

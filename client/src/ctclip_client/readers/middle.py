@@ -14,13 +14,21 @@ from ctclip_client.contract import PUBLISHED_GEOMETRY
 from ctclip_client.coverage import NARROW_MM, SHORT_MM, extent_mm
 from ctclip_client.errors import Unreadable
 
-# Of 12 mm blocks of three public chest CTs, 5 % to 9 % are lung; of the abdomen below one, 0.03 %.
-# Bowel that is full of stool and gas stays below 0.5 % (0.2 litres).
+# Noise and disease must not decide, so a block is judged by how many of its samples lie on one side
+# of a bound, which noise moves little and clipping (at −1024, or −1000) not at all: half of lung is
+# denser than air, also in emphysema, and nearly all of it lighter than the edge of a tissue.
+#
+# Share of 12 mm blocks, three public chest CTs: 6 % to 10 % as they are; 4 % to 10 % with added
+# noise of up to 150 HU (SD), and with lung that is 200 HU denser; 3 % with lung at −972 HU.
+# What is none: a head 0 %, an abdomen 0.1 %, with a litre of gas in its bowel and noise of 150 HU
+# as well. Below 0.5 % are 0.2 litres.
 _BLOCK_MM = 12.0
-_SAMPLES_A_BLOCK = 4
-_MEAN_HU = (-950.0, -500.0)
-_VOXEL_HU = (-980.0, -400.0)
-_LEAST_WITHIN = 0.95
+_SAMPLES_A_BLOCK = 6
+"""Along an axis. With 4, air in noise of 150 HU is taken for lung three times as often."""
+_DENSER_THAN_AIR_HU = -960.0
+_LUNG_BELOW_HU = -500.0
+_NO_EDGE_HU = -400.0
+_LEAST_BELOW_EDGE = 0.9
 _TISSUE_HU = -200.0
 _LEAST_TISSUE = 0.4
 """The shell of a table fills less of a block."""
@@ -97,11 +105,14 @@ def _lung(
     each = _SAMPLES_A_BLOCK
     hu = voxels[np.ix_(*picks)].astype(np.float32) * rescale[0] + rescale[1]
     hu = hu.reshape(z, each, x, each, y, each)  # (z, ·, x, ·, y, ·)
-    within = ((hu > _VOXEL_HU[0]) & (hu < _VOXEL_HU[1])).mean(axis=(1, 3, 5))
-    mean = hu.mean(axis=(1, 3, 5))
-    lung = (within >= _LEAST_WITHIN) & (mean > _MEAN_HU[0]) & (mean < _MEAN_HU[1])
+    each_block = (1, 3, 5)
+    lung = (
+        ((hu > _DENSER_THAN_AIR_HU).mean(axis=each_block) > 0.5)
+        & ((hu < _LUNG_BELOW_HU).mean(axis=each_block) > 0.5)
+        & ((hu < _NO_EDGE_HU).mean(axis=each_block) >= _LEAST_BELOW_EDGE)
+    )
     inside: NDArray[np.bool_] = lung & _enclosed(
-        (hu > _TISSUE_HU).mean(axis=(1, 3, 5)) >= _LEAST_TISSUE
+        (hu > _TISSUE_HU).mean(axis=each_block) >= _LEAST_TISSUE
     )
     return inside
 

@@ -67,9 +67,12 @@ class Nifti:
         shape = _shape(path, header)
         offset, dtype = _layout(path, packed, header, shape)
         placement = Placement(header)
-        affine, spacing_mm, notes = (
-            (None, None, ()) if options.as_stored else placement.in_force(path)
-        )
+        affine = spacing_mm = None
+        notes: tuple[str, ...] = ()
+        if not options.as_stored:
+            affine, spacing_mm, notes = placement.in_force(path)
+        elif options.metadata is not None:
+            notes = placement.contradicting(path, options.metadata)
         slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
         digest = hashlib.sha256()
         # NIfTI: a slope of 0 means no scaling; nibabel writes NaN for it.

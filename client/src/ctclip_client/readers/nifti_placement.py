@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.grid import AffineForm, Grid
+from ctclip_client.readers.metadata import Row, is_ct_rate_by_name
 from ctclip_client.readers.orientation import orientation_of
 from ctclip_client.readers.remedies import AS_STORED, with_header
+from ctclip_client.readers.to_volume import check_shear
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
@@ -41,6 +43,11 @@ _OVERLAPPING = (
     "dcm2niix has written such headers for overlapping slices, with the wrong direction of z, too: "
     "where it comes from there, convert the DICOM files again with another version. "
 )
+_CT_RATE = (
+    "If it is a scan of CT-RATE, ask for it with the data set's table: metadata (--metadata "
+    "train_metadata.csv or validation_metadata.csv). "
+)
+_AS_STORED_CODES = "LPS"
 _AFFINE_BY_PIXDIM = (
     'a = h.get_sform(); a[:3, :3] *= h["pixdim"][1:4] / n.affines.voxel_sizes(a); h.set_sform(a)'
 )
@@ -93,7 +100,7 @@ class Placement:
         """Affine to millimetres, spacing in millimetres along the stored axes, and notes.
 
         Raises:
-            Unreadable: the header has no orientation, or contradicts itself.
+            Unreadable: the header has no orientation, contradicts itself, or has a sheared grid.
         """
         form, other = self._preferred(path)
         affine, notes = form.affine, [form.note] if form.note else []
@@ -108,6 +115,10 @@ class Placement:
             )
         if other.code > 0:
             notes += self._compared(path, form, other)
+        if (found := orientation_of(affine)) is not None:
+            # Before the spacing: pixdim may have the step across the slices, which is shorter than
+            # the affine's along the table, and neither is wrong then.
+            check_shear(found, path)
         spacing, spacing_notes = self._spacing(path, affine)
         notes += spacing_notes
         notes += [self._unit_note] if self._unit_note else []
@@ -121,6 +132,37 @@ class Placement:
         affine[:3] *= float(mm_per_unit)
         i, j, k = (float(edge * mm_per_unit) for edge in spacing)
         return affine, (i, j, k), tuple(notes)
+
+    def contradicting(self, path: Path, row: Row) -> tuple[str, ...]:
+        """Notes on what a row of CT-RATE's table is taken in spite of.
+
+        The headers of its first generation are blank, and those of its second agree with the table.
+        """
+        try:
+            affine, spacing_mm, _ = self.in_force(path)
+        except Unreadable:  # it says nothing, or nothing that one could go by
+            return ()
+        notes = []
+        z, x, y = row.spacing_mm
+        if any(
+            abs(edge - taken) > _SPACING_TOLERANCE * taken
+            for edge, taken in zip(spacing_mm, (x, y, z), strict=True)
+        ):
+            header, table = (
+                " × ".join(f"{edge:g}" for edge in edges) for edges in (spacing_mm, (x, y, z))
+            )
+            notes.append(
+                f"The header has voxels of {header} mm along the stored axes; the metadata's "
+                f"{table} mm was taken. Was the file resampled?"
+            )
+        found = orientation_of(affine)
+        if found is not None and found.codes != _AS_STORED_CODES:
+            notes.append(
+                f"The header says that the stored axes run towards {found.codes}; with metadata "
+                f"they are taken to run towards {_AS_STORED_CODES}, as in CT-RATE. Otherwise the "
+                "patient is turned or mirrored."
+            )
+        return tuple(notes)
 
     def grid(self, shape: tuple[int, int, int]) -> Grid:
         """What an image on the same voxels needs, as good as the header has it."""
@@ -247,7 +289,8 @@ def _choice(path: Path, *forms: _Form) -> str:
             commands.append(
                 f"If the {form.name} ({form.codes}) is right: {with_header(path, fields)}"
             )
-    return " ".join(commands) or AS_STORED
+    of_ct_rate = _CT_RATE if is_ct_rate_by_name(path) else ""
+    return " ".join(commands) or of_ct_rate + AS_STORED
 
 
 def _lengths(affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -80,13 +80,7 @@ def _orientation(stored: Stored, path: Path) -> Orientation:
         raise Unreadable(
             f"{path}: the affine names no patient axis for every array axis.", remedies.AS_STORED
         )
-    if found.shear_deg > LARGEST_SHEAR_DEG:
-        raise Unreadable(
-            f"{path}: the grid is sheared by {found.shear_deg:.1f}° (a tilted gantry), expected at "
-            f"most {LARGEST_SHEAR_DEG:g}°.",
-            "Resample it onto a rectangular grid (pip install scipy first): "
-            f"{remedies.resampled(path)}",
-        )
+    check_shear(found, path)
     if found.tilt_deg > LARGEST_TILT_DEG:
         raise Unreadable(
             f"{path}: the grid is tilted by {found.tilt_deg:.0f}° against the patient, expected at "
@@ -95,6 +89,17 @@ def _orientation(stored: Stored, path: Path) -> Orientation:
             f"(pip install scipy first): {remedies.resampled(path)}",
         )
     return found
+
+
+def check_shear(orientation: Orientation, path: Path) -> None:
+    """Refuse the grid of a gantry that was tilted. Raises: Unreadable."""
+    if orientation.shear_deg > LARGEST_SHEAR_DEG:
+        raise Unreadable(
+            f"{path}: the grid is sheared by {orientation.shear_deg:.1f}° (a tilted gantry), "
+            f"expected at most {LARGEST_SHEAR_DEG:g}°.",
+            "Resample it onto a rectangular grid (pip install scipy first): "
+            f"{remedies.resampled(path)}",
+        )
 
 
 def _spacing_mm(stored: Stored, path: Path, orientation: Orientation) -> tuple[float, float, float]:

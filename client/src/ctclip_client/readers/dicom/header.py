@@ -32,7 +32,7 @@ _TAGS = (
     "LossyImageCompression",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
-    "AcquisitionNumber",
+    "AcquisitionNumber", "InstanceNumber",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _MACROS = {
@@ -61,7 +61,7 @@ class Frame:
     orientation: direction of a row, then of a column, six cosines.
     pixel_spacing_mm: (between rows, between columns).
     rescale: (slope, intercept), as stated. rescale_type: DICOM's name of its unit.
-    acquisition: its number.
+    acquisition: its number. instance: InstanceNumber, of all frames of a file the same.
     """
 
     position: tuple[float, ...] | None
@@ -70,6 +70,7 @@ class Frame:
     rescale: tuple[float | None, float | None]
     rescale_type: str
     acquisition: float | None
+    instance: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ def _frame(places: list[Any]) -> Frame:
 
     slope, intercept = numbers("RescaleSlope", 1), numbers("RescaleIntercept", 1)
     acquisition = numbers("FrameAcquisitionNumber", 1) or numbers("AcquisitionNumber", 1)
+    instance = numbers("InstanceNumber", 1)
     kind = next((place.get("RescaleType") for place in places if "RescaleType" in place), None)
     return Frame(
         position=numbers("ImagePositionPatient", 3),
@@ -240,6 +242,7 @@ def _frame(places: list[Any]) -> Frame:
         rescale=_shared((slope[0] if slope else None, intercept[0] if intercept else None)),
         rescale_type=_shared(str(kind or "").strip().upper()),
         acquisition=acquisition[0] if acquisition else None,
+        instance=instance[0] if instance else None,
     )
 
 

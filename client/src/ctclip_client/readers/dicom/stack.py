@@ -1,7 +1,7 @@
 """The slices of a series put in order: a volume on a straight and even grid, or the reason why not.
 
 Positions decide, not what tags say beside them (SliceThickness, SpacingBetweenSlices,
-GantryDetectorTilt, InstanceNumber): these are often wrong.
+GantryDetectorTilt, InstanceNumber): these are often wrong. Numbers only tell acquisitions apart.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ _MOST_GAPS = 0.25
 """Of all steps. More are a series that was made of two steps, and none that lacks slices."""
 _SAME_DIRECTION = 1e-3
 _SAME_SPACING_MM = 1e-3
+_MOST_SEQUENCES = 4
+_MOST_DIFFERENT = 0.75
+"""Of the numbers of two sequences, which have half of them in common at least. A few that were
+given twice are a mistake."""
+_SHORTEST_SEQUENCE = 5
+"""Slices. A few numbers rise or fall by chance."""
 _DIGITS = ".6g"
 """Of a step: differences of decimals, in float64, are 2.4999999999 where 2.5 is meant."""
 _RESAMPLE = (
@@ -242,11 +248,34 @@ def _check_acquisitions(ordered: Sequence[Slice]) -> None:
         reach[each.frame.acquisition] = start, n
     for (_, end), (start, _) in pairwise(sorted(reach.values())):
         if start < end:
-            raise Unreadable(
-                f"{ordered[start]}: {len(reach)} acquisitions are interleaved in the series (by "
-                "AcquisitionNumber): neighbouring slices are of different times.",
-                "Put the slices of one of them into a folder of their own.",
-            )
+            raise _interleaved(ordered[start], len(reach), "by AcquisitionNumber")
+    if count := _sequences(ordered):
+        raise _interleaved(ordered[1], count, "InstanceNumber counts each of them")
+
+
+def _interleaved(where: Slice, count: int, by: str) -> Unreadable:
+    return Unreadable(
+        f"{where}: {count} acquisitions are interleaved in the series ({by}): neighbouring slices "
+        "are of different times.",
+        "Put the slices of one of them into a folder of their own.",
+    )
+
+
+def _sequences(ordered: Sequence[Slice]) -> int:
+    """How many times InstanceNumber counts the slices, by turns; 0 for once, or no such pattern.
+
+    A series whose numbers repeat may be good: scanners begin anew for each acquisition, and some
+    tools write one number into all files. Those do not rise or fall along every n-th slice.
+    """
+    numbers = [each.frame.instance for each in ordered]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers) or len(set(known)) > _MOST_DIFFERENT * len(known):
+        return 0
+    for count in range(2, min(_MOST_SEQUENCES, len(known) // _SHORTEST_SEQUENCE) + 1):
+        steps = [np.diff(known[first::count]) for first in range(count)]
+        if all((step > 0).all() or (step < 0).all() for step in steps):
+            return count
+    return 0
 
 
 def _step_mm(along: NDArray[np.float64], folder: Path) -> float:
