@@ -7,6 +7,8 @@ whole blocks with them inside of a body.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,11 +27,8 @@ from ctclip_client.errors import Unreadable
 _BLOCK_MM = 12.0
 _SAMPLES_A_BLOCK = 6
 """Along an axis. With 4, air in noise of 150 HU is taken for lung three times as often."""
-_DENSER_THAN_AIR_HU = -960.0
-_LUNG_BELOW_HU = -500.0
-_NO_EDGE_HU = -400.0
-_LEAST_BELOW_EDGE = 0.9
-_TISSUE_HU = -200.0
+_BOUNDS_HU = _AIR_HU, _LUNG_HU, _EDGE_HU, _TISSUE_HU = -960.0, -500.0, -400.0, -200.0
+_MOST_EDGE = 0.1
 _LEAST_TISSUE = 0.4
 """The shell of a table fills less of a block."""
 _LEAST_LUNG = 0.005
@@ -101,20 +100,32 @@ def _lung(
         at = (np.arange(blocks * _SAMPLES_A_BLOCK) + 0.5) / (blocks * _SAMPLES_A_BLOCK)
         index = (count + (2 * at - 1) * length / edge) / 2
         picks.append(np.clip(index.astype(int), 0, count - 1))
-    z, x, y = (len(pick) // _SAMPLES_A_BLOCK for pick in picks)
-    each = _SAMPLES_A_BLOCK
-    hu = voxels[np.ix_(*picks)].astype(np.float32) * rescale[0] + rescale[1]
-    hu = hu.reshape(z, each, x, each, y, each)  # (z, ·, x, ·, y, ·)
-    each_block = (1, 3, 5)
+    picked = voxels[np.ix_(*picks)]
+    denser = {hu: _share_above(picked, hu, rescale) for hu in _BOUNDS_HU}
     lung = (
-        ((hu > _DENSER_THAN_AIR_HU).mean(axis=each_block) > 0.5)
-        & ((hu < _LUNG_BELOW_HU).mean(axis=each_block) > 0.5)
-        & ((hu < _NO_EDGE_HU).mean(axis=each_block) >= _LEAST_BELOW_EDGE)
-    )
-    inside: NDArray[np.bool_] = lung & _enclosed(
-        (hu > _TISSUE_HU).mean(axis=each_block) >= _LEAST_TISSUE
-    )
+        (denser[_AIR_HU] > 0.5) & (denser[_LUNG_HU] < 0.5) & (denser[_EDGE_HU] <= _MOST_EDGE)
+    )  # fmt: skip
+    inside: NDArray[np.bool_] = lung & _enclosed(denser[_TISSUE_HU] >= _LEAST_TISSUE)
     return inside
+
+
+def _share_above(
+    picked: NDArray[np.int16], hu: float, rescale: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Of each block (z, x, y), the share of samples above a bound.
+
+    Compared as they are stored, and added up in bytes: a tenth of the time of float32.
+    """
+    slope, intercept = rescale
+    bound = (hu - intercept) / slope
+    above = picked > math.floor(bound) if slope > 0 else picked < math.ceil(bound)
+    counts = above.view(np.uint8)
+    each = _SAMPLES_A_BLOCK
+    for axis in range(3):  # the first one first: what is left is added up in long rows
+        shape = counts.shape
+        blocks = (*shape[:axis], shape[axis] // each, each, *shape[axis + 1 :])
+        counts = counts.reshape(blocks).sum(axis=axis + 1, dtype=np.uint8)  # 6³ fits
+    return counts / each**3
 
 
 def _enclosed(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
