@@ -117,4 +117,5 @@ def test_a_server_and_a_run_that_are_killed(
                 )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "gone.jsonl", "out.csv", "out.jsonl", "scans", "undisturbed.csv",
+        "undisturbed.csv.journal.jsonl",
     ]  # fmt: skip
