@@ -159,3 +159,31 @@ def old_multiframe(stored: NDArray[Any]) -> Dataset:
     set_pixels(data, stored)
     data.NumberOfFrames = len(stored)
     return data
+
+
+def moved(by: Callable[[int], tuple[float, float, float]]) -> Change:
+    """Put slice n elsewhere by so many millimetres (L, P, S), of a step of 2.5 mm."""
+
+    def change(data: Dataset, n: int) -> None:
+        place = np.array([-100, -90, 2.5 * n]) + by(n)
+        data.ImagePositionPatient = [float(f"{value:.4f}") for value in place]
+
+    return change
+
+
+def tags(**values: object) -> Change:
+    """Set tags; None deletes one."""
+
+    def change(data: Dataset, n: int) -> None:
+        for name, value in values.items():
+            if value is None:
+                delattr(data, name)
+            else:
+                setattr(data, name, value)
+
+    return change
+
+
+def only(number: int, change: Change) -> Change:
+    """Change one slice, numbered from 0 in the order of `slices`."""
+    return lambda data, n: change(data, n) if n == number else None

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
-from ctclip_client import InvalidInput, Unreadable, Volume, read_volume
-from ctclip_client.cli.program import main
-from ctclip_client.readers.dicom import look
-from ctclip_client.readers.find import Scan, find_scans
+from ctclip_client import Unreadable, Volume, read_volume
 
 from .. import dicom_files
-from ..dicom_files import by_gdcm, enhanced, set_pixels, slices, uid, write, write_file
+from ..dicom_files import (
+    by_gdcm,
+    enhanced,
+    moved,
+    only,
+    set_pixels,
+    slices,
+    tags,
+    uid,
+    write,
+    write_file,
+)
 from ..nifti_files import chest, save
 
 SHAPE = (22, 6, 7)
@@ -238,25 +242,6 @@ def test_a_step_is_the_median_and_the_mean_where_it_was_rounded(tmp_path: Path) 
         assert read_volume(folder).spacing_mm[0] == pytest.approx(step, abs=2e-3)
 
 
-def _moved(by: Callable[[int], tuple[float, float, float]]) -> Callable[[Dataset, int], None]:
-    def change(data: Dataset, n: int) -> None:
-        place = np.array([-100, -90, 2.5 * n]) + by(n)
-        data.ImagePositionPatient = [float(f"{value:.4f}") for value in place]
-
-    return change
-
-
-def _set(**tags: object) -> Callable[[Dataset, int], None]:
-    def change(data: Dataset, n: int) -> None:
-        for name, value in tags.items():
-            if value is None:
-                delattr(data, name)
-            else:
-                setattr(data, name, value)
-
-    return change
-
-
 def _syntax(uid: str) -> Callable[[Dataset, int], None]:
     def change(data: Dataset, n: int) -> None:
         data.PixelData = encapsulate([data.PixelData])
@@ -266,15 +251,11 @@ def _syntax(uid: str) -> Callable[[Dataset, int], None]:
     return change
 
 
-def _on(number: int, change: Callable[[Dataset, int], None]) -> Callable[[Dataset, int], None]:
-    return lambda data, n: change(data, n) if n == number else None
-
-
 REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
-    "uneven": (_moved(lambda n: (0, 0, 0.9 * (n > 9))), "not evenly spaced: 2.5 to 3.4 mm"),
-    "two steps": (_moved(lambda n: (0, 0, 2.5 * (n // 2))), "not evenly spaced: 2.5 to 5 mm"),
-    "missing": (_moved(lambda n: (0, 0, 5.0 * (n > 9))), "slices are missing: 2 at 1 places"),
-    "a thicker end": (_moved(lambda n: (0, 0, n * 0.5 * (n > 15))), "not evenly spaced"),
+    "uneven": (moved(lambda n: (0, 0, 0.9 * (n > 9))), "not evenly spaced: 2.5 to 3.4 mm"),
+    "two steps": (moved(lambda n: (0, 0, 2.5 * (n // 2))), "not evenly spaced: 2.5 to 5 mm"),
+    "missing": (moved(lambda n: (0, 0, 5.0 * (n > 9))), "slices are missing: 2 at 1 places"),
+    "a thicker end": (moved(lambda n: (0, 0, n * 0.5 * (n > 15))), "not evenly spaced"),
     "interleaved": (lambda d, n: setattr(d, "AcquisitionNumber", 1 + n % 2), "2 acquisitions are"),
     "interleaved, by number": (
         lambda d, n: setattr(d, "InstanceNumber", 1 + n // 2), "2 acquisitions .*InstanceNumber"
@@ -286,36 +267,36 @@ REFUSED: dict[str, tuple[Callable[[Dataset, int], None], str]] = {
     "three interleaved": (
         lambda d, n: setattr(d, "InstanceNumber", 1 + n // 3), "3 acquisitions .*InstanceNumber"
     ),
-    "gantry tilt": (_moved(lambda n: (0, 2.5 * n * 0.2, 0)), "gantry was tilted: .* 11.3°"),
-    "a slice that is off": (_moved(lambda n: (2.0 * (n == 7), 0, 0)), "no straight line"),
-    "another size": (_on(5, lambda d, n: set_pixels(d, np.zeros((8, 8), np.int16))), "Rows and Co"),
-    "another spacing": (_on(5, _set(PixelSpacing=[0.7, 0.9])), "PixelSpacing differs"),
+    "gantry tilt": (moved(lambda n: (0, 2.5 * n * 0.2, 0)), "gantry was tilted: .* 11.3°"),
+    "a slice that is off": (moved(lambda n: (2.0 * (n == 7), 0, 0)), "no straight line"),
+    "another size": (only(5, lambda d, n: set_pixels(d, np.zeros((8, 8), np.int16))), "Rows and C"),
+    "another spacing": (only(5, tags(PixelSpacing=[0.7, 0.9])), "PixelSpacing differs"),
     "another direction": (
-        _on(5, _set(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])), "ImageOrientationPatient differs"
+        only(5, tags(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])), "OrientationPatient differs"
     ),
     "tilted slices": (
-        _set(ImageOrientationPatient=[1, 0, 0, 0, 0.8, 0.6]), "drift sideways|tilted"
+        tags(ImageOrientationPatient=[1, 0, 0, 0, 0.8, 0.6]), "drift sideways|tilted"
     ),
-    "no position": (_on(3, _set(ImagePositionPatient=None)), "ImagePositionPatient missing"),
-    "no orientation": (_set(ImageOrientationPatient=None), "ImageOrientationPatient missing"),
-    "no spacing": (_set(PixelSpacing=None), "PixelSpacing missing"),
-    "a spacing of 0": (_set(PixelSpacing=[0, 0.7]), "PixelSpacing is not above 0"),
-    "no directions": (_set(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two directions"),
-    "another slope": (_on(4, _set(RescaleSlope=2)), "RescaleSlope and RescaleIntercept differ"),
-    "no slope": (_set(RescaleSlope=None), "RescaleSlope is missing"),
-    "a table": (_set(ModalityLUTSequence=[]), "ModalityLUTSequence"),
-    "another unit": (_set(RescaleType="Z_EFF"), "RescaleType is not HU"),
-    "inverted": (_set(PhotometricInterpretation="MONOCHROME1"), "PhotometricInterpretation is not"),
+    "no position": (only(3, tags(ImagePositionPatient=None)), "ImagePositionPatient missing"),
+    "no orientation": (tags(ImageOrientationPatient=None), "ImageOrientationPatient missing"),
+    "no spacing": (tags(PixelSpacing=None), "PixelSpacing missing"),
+    "a spacing of 0": (tags(PixelSpacing=[0, 0.7]), "PixelSpacing is not above 0"),
+    "no directions": (tags(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two directions"),
+    "another slope": (only(4, tags(RescaleSlope=2)), "RescaleSlope and RescaleIntercept differ"),
+    "no slope": (tags(RescaleSlope=None), "RescaleSlope is missing"),
+    "a table": (tags(ModalityLUTSequence=[]), "ModalityLUTSequence"),
+    "another unit": (tags(RescaleType="Z_EFF"), "RescaleType is not HU"),
+    "inverted": (tags(PhotometricInterpretation="MONOCHROME1"), "PhotometricInterpretation is not"),
     "lossy JPEG of 12 bits": (_syntax("1.2.840.10008.1.2.4.51"), "with 16 bits, which no decoder"),
     "video": (_syntax("1.2.840.10008.1.2.4.102"), "MPEG-4.* which no decoder"),
-    "a position without end": (_on(3, _set(ImagePositionPatient=[0, 0, 1e30])), "ImagePosition"),
-    "MR": (_set(Modality="MR"), "no CT"),
-    "colour": (_set(SamplesPerPixel=3), "colour image"),
-    "shifted bits": (_set(BitsStored=12, HighBit=15), "BitsAllocated, BitsStored, HighBit"),
-    "no bits": (_on(2, _set(BitsStored=None)), "without a tag that describes it"),
-    "no pixels": (_on(2, _set(PixelData=None)), "without pixel data"),
-    "few pixels": (_on(2, lambda d, n: setattr(d, "PixelData", d.PixelData[:-2])), "cut short"),
-    "no unit": (_set(RescaleSlope=None, RescaleIntercept=None), "cannot be Hounsfield|clipped"),
+    "a position without end": (only(3, tags(ImagePositionPatient=[0, 0, 1e30])), "ImagePosition"),
+    "MR": (tags(Modality="MR"), "no CT"),
+    "colour": (tags(SamplesPerPixel=3), "colour image"),
+    "shifted bits": (tags(BitsStored=12, HighBit=15), "BitsAllocated, BitsStored, HighBit"),
+    "no bits": (only(2, tags(BitsStored=None)), "without a tag that describes it"),
+    "no pixels": (only(2, tags(PixelData=None)), "without pixel data"),
+    "few pixels": (only(2, lambda d, n: setattr(d, "PixelData", d.PixelData[:-2])), "cut short"),
+    "no unit": (tags(RescaleSlope=None, RescaleIntercept=None), "cannot be Hounsfield|clipped"),
 }  # fmt: skip
 
 
@@ -334,8 +315,33 @@ def test_acquisitions_one_after_the_other(slices_each: int, tmp_path: Path) -> N
     same(read_volume(write(tmp_path, slices(STORED, change=change))))
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda n: 1,
+        lambda n: None if n == 7 else 1 + n // 2,  # which tells too little
+        lambda n: 22 - n,
+        lambda n: 1 + n % 11,
+        lambda n: 1 + n % 15,
+        lambda n: 1 + n % 2,
+        lambda n: 1 + n % 3,
+        lambda n: 5 - n % 5,
+        lambda n: 11 - n if n < 11 else n - 10,
+        lambda n: 1 + n - (n > 9),
+        lambda n: (n * 7919) % 22,
+    ],
+)
+def test_numbers_that_repeat_otherwise(number: Callable[[int], int | None], tmp_path: Path) -> None:
+    """Acquisitions one after the other that each begin at 1, and numbers that are wrong."""
+
+    def change(data: Dataset, n: int) -> None:
+        data.InstanceNumber = number(n)
+
+    same(read_volume(write(tmp_path, slices(STORED, change=change))))
+
+
 def test_given_values_replace_damaged_ones(tmp_path: Path) -> None:
-    folder = write(tmp_path, slices(STORED, change=_set(RescaleSlope=None)))
+    folder = write(tmp_path, slices(STORED, change=tags(RescaleSlope=None)))
     same(read_volume(folder, rescale=(1, -1024)))
 
 
@@ -378,222 +384,3 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 # What is chosen among several.
-
-
-def localizer(data: Dataset, n: int) -> None:
-    data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-
-
-def projection(data: Dataset, n: int) -> None:
-    data.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]
-
-
-def capture(data: Dataset, n: int) -> None:
-    data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-
-
-def report(data: Dataset, n: int) -> None:
-    data.SOPClassUID, data.Modality = "1.2.840.10008.5.1.4.1.1.88.67", "SR"
-    del data.PixelData
-
-
-@pytest.fixture(scope="module")
-def disc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read-only. What a PACS writes: everything of a study, below each other, and a DICOMDIR."""
-    root = tmp_path_factory.mktemp("study") / "disc"
-    thick, thin = STORED, THIN
-    for number, (stored, step_mm, change) in enumerate(
-        [
-            (STORED[:2], 2.5, localizer), (thick, 5.0, None), (thin, 1.25, None),
-            (thin, 1.0, projection), (thin[:19], 0.5, None), (thin[:2], 1.0, capture),
-            (thin[:1], 1.0, report), (thin, 0.6, _moved(lambda n: (0, 0, n * n))),
-        ], 1,
-    ):  # fmt: skip
-        data = slices(stored, (step_mm, 0.7, 0.8), series=number, change=change)
-        write(root / "IMAGES" / f"S{number}", data)
-    data = slices(thin, (1.0, 0.7, 0.8), "LI", series=9)
-    write(root / "IMAGES" / "S9", data)
-    shutil.copy(Path(pydicom.__file__).parent / "data/test_files/dicomdirtests/DICOMDIR", root)
-    (root / "AUTORUN.INF").write_text("[autorun]")
-    return root
-
-
-def test_the_thinnest_axial_series_is_taken(disc: Path) -> None:
-    for path in (disc, disc / "DICOMDIR"):
-        volume = read_volume(path)
-        assert (volume.source.series, volume.voxels.shape[0]) == (uid(3), 24)
-        (note,) = volume.source.notes
-        assert note.startswith(f"Series {uid(3)} was taken of 3 (axial first, then the smallest")
-    found = {series.uid: series.left_out for series in look(disc).series}
-    expected = {
-        uid(3): "", uid(2): "", uid(9): "", uid(1): "localizer", uid(4): "intensity projection",
-        uid(5): "fewer than 20", uid(6): "secondary capture", uid(7): "structured report",
-        uid(8): "not evenly spaced",
-    }  # fmt: skip
-    assert list(found)[:3] == [uid(3), uid(2), uid(9)]
-    assert found.keys() == expected.keys()
-    for each, words in expected.items():
-        assert bool(words) == bool(found[each])
-        assert words in found[each]
-    (scan,) = find_scans(disc)
-    assert scan.series == uid(3)
-    assert scan.path == disc / "IMAGES"
-    assert read_volume(scan.path, series=scan.series).source.notes == (note,)
-    files = list((scan.path / "S3").iterdir())
-    assert scan.size_bytes == sum(path.stat().st_size for path in files)
-    assert scan.mtime_ns == max(path.stat().st_mtime_ns for path in files)
-
-
-def test_any_series_can_be_asked_for(disc: Path) -> None:
-    for number, count in ((2, 22), (4, 24)):
-        volume = read_volume(disc, series=uid(number))
-        assert (volume.source.series, volume.voxels.shape[0]) == (uid(number), count)
-        assert len(volume.source.notes) == (number != 2)
-    for number, words in ((8, "not evenly"), (6, "secondary capture")):
-        refused(disc, words, uid(number))
-    with pytest.raises(InvalidInput, match=rf"no series 1\.2\.3, expected one of .*{uid(9)}"):
-        read_volume(disc, series="1.2.3")
-    coronal = read_volume(disc, series=uid(9))
-    assert coronal.source.orientation == "LIP"
-    np.testing.assert_array_equal(coronal.voxels, THIN)
-
-
-def test_a_scout_in_the_same_series_is_left_out(tmp_path: Path) -> None:
-    data = slices(STORED, change=_on(0, localizer))
-    volume = read_volume(write(tmp_path, data))
-    assert volume.voxels.shape[0] == 21
-    assert volume.source.notes == ("Left out of the series: 1 × localizer.",)
-
-
-def test_each_study_is_one_scan(tmp_path: Path) -> None:
-    """Of a flat folder, too; and one of them is not taken for the other."""
-    tilt = _moved(lambda n: (0, 0.5 * n, 0))
-    for study, change in ((1, None), (2, None), (3, localizer), (4, tilt), (5, tilt)):
-        write(tmp_path, slices(STORED, study=study, change=change), f"{study}-{{}}.dcm")
-    (tmp_path / "damaged").write_bytes((tmp_path / "1-0.dcm").read_bytes()[:150])
-    (tmp_path / "9.nii.gz").write_bytes(b"")
-    found = list(find_scans(tmp_path))
-    assert [(scan.path.name, scan.series) for scan in found] == [
-        *((tmp_path.name, uid(study=study)) for study in (1, 2, 3, 4, 5)),
-        ("9.nii.gz", None), ("damaged", None),
-    ]  # fmt: skip
-    for scan, words in zip(found[2:5], ("localizer", "tilted", "tilted"), strict=True):
-        with pytest.raises(Unreadable, match=words):
-            read_volume(scan)
-    assert scan.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("5-*"))
-    write_file(tmp_path / "multiframe", enhanced(slices(STORED, study=6)))
-    (scan,) = (scan for scan in find_scans(tmp_path) if scan.series == uid(study=6))
-    assert scan.path == tmp_path / "multiframe"
-    same(read_volume(scan))
-    (tmp_path / "multiframe").unlink()
-    refused(tmp_path, "damaged: a DICOM file without")
-    for scan in (found[0], Scan(tmp_path, uid(study=1), 0, 0)):
-        (note,) = same(read_volume(scan)).source.notes
-        assert note.startswith("Not read, since damaged or closed: 1 files beside")
-    (tmp_path / "damaged").unlink()
-    refused(tmp_path, "CT images of 5 studies")
-    assert read_volume(tmp_path, series=uid(study=2)).source.series == uid(study=2)
-    with pytest.raises(Unreadable, match="without a scan"):
-        list(find_scans(write(tmp_path / "mr", slices(STORED, change=capture))))
-
-
-def test_a_study_among_others_is_not_searched_for_again(tmp_path: Path) -> None:
-    """Thousands of studies in one folder: each file is looked at twice, not thousands of times."""
-    for study in (1, 2):
-        write(tmp_path / "all", slices(STORED, study=study), f"{study}-{{}}")
-    write(tmp_path / "apart", slices(STORED, study=3))
-    first, second, apart = find_scans(tmp_path)
-    for path in (tmp_path / "all").glob("2-*"):
-        path.write_bytes(b"no DICOM any more")
-    same(read_volume(first))
-    with pytest.raises(Unreadable, match="2-0"):
-        read_volume(second)
-    assert (len(first.files), apart.files) == (len(STORED), ())
-
-
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
-def test_what_cannot_be_looked_into_costs_no_other_scan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder without permission, a link to nothing (git-annex, DVC), a bad sector."""
-    for study in (1, 2):
-        write(tmp_path / f"{study}", slices(STORED, study=study))
-    write(tmp_path / "locked", slices(STORED, study=3))
-    (tmp_path / "away.nii.gz").symlink_to("nothing")
-    (tmp_path / "2" / "sector").symlink_to("/proc/self/mem")  # a regular file that gives EIO
-    listed = os.scandir
-
-    def scandir(path: str) -> Any:
-        if Path(path).name == "locked":
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    found = {scan.path.name: scan for scan in find_scans(tmp_path)}
-    assert list(found) == ["1", "2", "sector", "away.nii.gz", "locked"]
-    assert same(read_volume(found["1"])).source.notes == ()
-    assert "damaged or closed: 1 files" in same(read_volume(found["2"])).source.notes[0]
-    refused(tmp_path / "2", "sector: Input/output error")
-    for name, words in (
-        ("sector", "Input/output error"), ("away.nii.gz", "a link to a file that is not there"),
-        ("locked", "Permission denied"),
-    ):  # fmt: skip
-        with pytest.raises(Unreadable, match=f"{name}: {words}") as caught:
-            read_volume(found[name])
-        assert caught.value.remedy
-    assert main(["series", str(tmp_path)]) == 0
-
-
-def test_identifiers_of_anonymous_data_need_not_be_uids(tmp_path: Path) -> None:
-    """They still tell series and studies apart, and are not repeated: they may be names."""
-    for n, series in enumerate(("ID_5f8484c3e0", "a" * 64, "DOE-JOHN")):
-        change = _set(SeriesInstanceUID=series, StudyInstanceUID="6897fa9de148")
-        with config.disable_value_validation():
-            step_mm = 1.0 if n == 1 else 2.5
-            data = slices(STORED, (step_mm, 0.7, 0.8), change=change)
-            write(tmp_path, data, f"{n}-{{}}")
-    taken = hashlib.sha256(b"a" * 64).hexdigest()
-    assert read_volume(tmp_path).source.series == taken
-    (scan,) = find_scans(tmp_path)
-    assert scan.series == taken
-
-
-def test_what_is_no_scan_is_called_by_what_it_is(tmp_path: Path) -> None:
-    """And only what can be read is offered by --series."""
-    frontal = slices(STORED[:2], change=localizer)
-    frontal[1].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-    for name, data, words in (
-        ("scout", frontal[:1], "no series to take: localizer"),
-        ("scouts", frontal, "no series to take: localizer"),
-        ("mr", slices(STORED, change=_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.4")), "no CT image"),
-    ):
-        error = refused(write(tmp_path / name, data), words)
-        assert "--series" not in error.remedy
-        assert "CT series of many slices" in error.remedy
-    error = refused(write(tmp_path / "few", slices(STORED[:19])), "fewer than 20")
-    assert f"--series {uid()} takes this one" in error.remedy
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        lambda n: 1,
-        lambda n: None if n == 7 else 1 + n // 2,  # which tells too little
-        lambda n: 22 - n,
-        lambda n: 1 + n % 11,
-        lambda n: 1 + n % 15,
-        lambda n: 1 + n % 2,
-        lambda n: 1 + n % 3,
-        lambda n: 5 - n % 5,
-        lambda n: 11 - n if n < 11 else n - 10,
-        lambda n: 1 + n - (n > 9),
-        lambda n: (n * 7919) % 22,
-    ],
-)
-def test_numbers_that_repeat_otherwise(number: Callable[[int], int | None], tmp_path: Path) -> None:
-    """Acquisitions one after the other that each begin at 1, and numbers that are wrong."""
-
-    def change(data: Dataset, n: int) -> None:
-        data.InstanceNumber = number(n)
-
-    same(read_volume(write(tmp_path, slices(STORED, change=change))))

@@ -17,9 +17,8 @@ from pydicom.dataset import Dataset
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from ..client.test_dicom import _moved
 from ..client.test_series import MARKER, marked
-from ..dicom_files import slices, write
+from ..dicom_files import moved, slices, write
 from ..nifti_files import chest
 
 STORED = chest((22, 6, 7)) + 1024
@@ -72,7 +71,7 @@ def test_nothing_of_a_header_is_in_wire_log_or_outputs(
     """Of a scan that is scored, and of one that is refused."""
     scans, out = tmp_path / "scans", tmp_path / "out"
     out.mkdir()
-    tilt = _moved(lambda n: (0, 0.5 * n, 0))
+    tilt = moved(lambda n: (0, 0.5 * n, 0))
 
     def marked_and_tilted(data: Dataset, n: int) -> None:
         marked(data, n)
