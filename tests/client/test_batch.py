@@ -18,7 +18,7 @@ from ctclip_client import read_volume
 from ctclip_client.batch.folders import folder_names
 from ctclip_client.batch.journal import Journal, journal_of, vectors_of
 from ctclip_client.batch.names import WITHHELD, Names
-from ctclip_client.batch.plan import Planned, find, make_plan, read_list
+from ctclip_client.batch.plan import find, make_plan, read_list
 from ctclip_client.batch.progress import pace
 from ctclip_client.batch.reading import ProcessReader
 from ctclip_client.batch.service import GoneError, patiently
@@ -206,10 +206,10 @@ def test_a_plan_of_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.M
     paths = [tmp_path / name for name in ("a", "c.nii", "empty", "absent", "\0")]
     names = Names()
     plan = make_plan(find([*paths, Path("c.nii")], table, None), names, lambda _: None)
-    found = [str(each.scan.path.relative_to(tmp_path)) for each in plan.scans]
+    found = [str(each.path.relative_to(tmp_path)) for each in plan.scans]
     assert found == ["a/1.nii", "a/b/2.nii.gz", "c.nii", "empty", "absent", "\0"]
     assert plan.twice == 3
-    assert [each.error is None for each in plan.scans] == [True] * 3 + [False] * 3
+    assert [each.refused is None for each in plan.scans] == [True] * 3 + [False] * 3
     assert plan.size_bytes == sum((tmp_path / name).stat().st_size for name in found[:3])
     folders = folder_names(plan.scans[:3], names)
     assert [str(folder) for folder in folders.values()] == ["a/1", "a/b/2", "c"]
@@ -274,7 +274,7 @@ def test_a_series_is_one_of_one_path(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     (one,) = find([tmp_path], None, "1.2.3")
-    assert (one.scan.series, one.scan.size_bytes) == ("1.2.3", 2)
+    assert (one.series, one.size_bytes) == ("1.2.3", 2)
     with pytest.raises(InvalidInput, match="--series names one series"):
         list(find([tmp_path, tmp_path], None, "1.2.3"))
     with pytest.raises(InvalidInput, match="no scan is named"):
@@ -410,5 +410,5 @@ def test_a_pace(done: int, total: int, elapsed_s: float, expected: str) -> None:
 def test_a_journal_lies_beside_its_table(tmp_path: Path) -> None:
     assert journal_of(tmp_path / "a.csv").name == "a.csv.journal.jsonl"
     scans = copies(save(tmp_path / "a.nii", chest()), 2)
-    folders = folder_names([Planned(Scan(path, None, 0, 0)) for path in scans], Names())
+    folders = folder_names([Scan(path, None, 0, 0) for path in scans], Names())
     assert {str(folder) for folder in folders.values()} == {"0-a", "1-a"}

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from ctclip_client import Client, Scores, read_volume
-from ctclip_client.batch.plan import Planned
+from ctclip_client import Client, Scan, Scores, read_volume
 from ctclip_client.batch.tables import COLUMNS
 from ctclip_client.cli.many import predicted
 from ctclip_client.cli.predictions import Prediction
@@ -159,10 +158,10 @@ def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_pa
 def test_nor_where_the_release_changes_in_the_middle(
     predict: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def later(scores: Scores, planned: Planned, *more: Any) -> Prediction:
-        if "1-good" in planned.scan.path.name:
+    def later(scores: Scores, scan: Scan, *more: Any) -> Prediction:
+        if "1-good" in scan.path.name:
             scores = replace(scores, provenance=replace(scores.provenance, release="newer"))
-        return predicted(scores, planned, *more)
+        return predicted(scores, scan, *more)
 
     monkeypatch.setattr("ctclip_client.cli.many.predicted", later)
     lines = tmp_path / "out.jsonl"

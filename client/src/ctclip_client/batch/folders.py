@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctclip_client.batch.names import Names
-from ctclip_client.batch.plan import Key, Planned
-from ctclip_client.readers import SUFFIXES
+from ctclip_client.batch.names import Key, Names
+from ctclip_client.readers import SUFFIXES, Scan
 
 
-def folder_names(scans: Sequence[Planned], names: Names) -> dict[Key, Path]:
+def folder_names(scans: Sequence[Scan], names: Names) -> dict[Key, Path]:
     """A folder for each scan: its name without .nii.gz, below the folders that tell scans apart.
 
     `a/ct.nii.gz` and `b/ct.nii.gz` become `a/ct` and `b/ct`; two scans of one folder that would
@@ -20,19 +19,19 @@ def folder_names(scans: Sequence[Planned], names: Names) -> dict[Key, Path]:
     Where names are hashed, the SHA-256 is the folder.
     """
     if names.hashed:
-        return {each.key(names): Path(*filter(None, each.key(names))) for each in scans}
-    absolute = {each.scan.path: Path(os.path.abspath(each.scan.path)) for each in scans}  # noqa: PTH100 (no links)
+        return {names.key(each): Path(*filter(None, names.key(each))) for each in scans}
+    absolute = {each.path: Path(os.path.abspath(each.path)) for each in scans}  # noqa: PTH100 (no links)
     common = os.path.commonpath([path.parent for path in absolute.values()])
     short = {path: path.parent.relative_to(common) / _stem(path) for path in absolute.values()}
     taken = Counter(short.values())
-    series = Counter(each.scan.path for each in scans)
+    series = Counter(each.path for each in scans)
     folders = {}
     for each in scans:
-        path = absolute[each.scan.path]
+        path = absolute[each.path]
         folder = short[path] if taken[short[path]] == 1 else short[path].with_name(path.name)
-        if series[each.scan.path] > 1 and each.scan.series:
-            folder /= each.scan.series
-        folders[each.key(names)] = folder
+        if series[each.path] > 1 and each.series:
+            folder /= each.series
+        folders[names.key(each)] = folder
     return folders
 
 

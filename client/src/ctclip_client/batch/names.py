@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ctclip_client.errors import CTClipError
+from ctclip_client.readers.find import Scan
 from ctclip_client.volume import Source
 
+Key = tuple[str, str | None]
+"""A scan's path and SeriesInstanceUID, as rows of results have them."""
 WITHHELD = "withheld, since it names files: ctclip doctor PATH tells it"
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 """DICOM's unique identifiers; no number and no version has so many dots."""
+_DIGEST = re.compile(r"(?=.*[a-f])[0-9a-f]{64}")
 _PATH = re.compile(r"(?<!\d)/(?=\S)|(?<=\S)/(?!\d)|\\")
 """A slash that stands in a path, and not in 1/32 HU."""
 _QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)", re.S)
@@ -40,6 +44,10 @@ class Names:
     def series(self, uid: str | None) -> str | None:
         """Likewise for a SeriesInstanceUID."""
         return _hidden(uid) if self.hashed and uid is not None else uid
+
+    def key(self, scan: Scan) -> Key:
+        """By which the rows of a scan are known again."""
+        return self.path(scan.path), self.series(scan.series)
 
     def text(self, text: str, path: Path) -> str:
         """A sentence about a scan. What may still name a file of it is withheld as a whole."""
@@ -85,4 +93,6 @@ class Names:
 
 
 def _hidden(text: str) -> str:
+    if _DIGEST.fullmatch(text):  # hidden already, by whoever read the header
+        return text
     return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

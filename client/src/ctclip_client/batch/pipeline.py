@@ -14,12 +14,12 @@ from queue import Empty, SimpleQueue
 from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ctclip_client.batch.plan import Planned
 from ctclip_client.batch.reading import Reader
 from ctclip_client.batch.service import StopError, patiently
 from ctclip_client.errors import CTClipError, ServiceError
 
 if TYPE_CHECKING:
+    from ctclip_client.readers.find import Scan
     from ctclip_client.volume import Volume
 
 R = TypeVar("R")
@@ -39,7 +39,7 @@ class Outcome(Generic[R]):
     """
 
     index: int
-    planned: Planned
+    scan: Scan
     result: R | None = None
     error: CTClipError | None = None
     stop: CTClipError | None = None
@@ -56,7 +56,7 @@ class Service(Generic[R]):
     say: tells a person that it is waited for.
     """
 
-    score: Callable[[Planned, Volume, float], R]
+    score: Callable[[Scan, Volume, float], R]
     check: Callable[[], None]
     timeout_s: float
     wait_s: float
@@ -67,7 +67,7 @@ class Pipeline(Generic[R]):
     """One run. Iterate over it once; `close` it whatever happens."""
 
     def __init__(
-        self, scans: Sequence[Planned], readers: Sequence[Reader], service: Service[R]
+        self, scans: Sequence[Scan], readers: Sequence[Reader], service: Service[R]
     ) -> None:
         self._scans = enumerate(scans)
         self._count = len(scans)
@@ -118,44 +118,44 @@ class Pipeline(Generic[R]):
     def _lane(self) -> None:
         while not self._stopped.is_set():
             with self._lock:
-                index, planned = next(self._scans, (None, None))
-            if index is None or planned is None:
+                index, scan = next(self._scans, (None, None))
+            if index is None or scan is None:
                 # A process that reads ends with the thread that started it, and others may use it.
                 self._stopped.wait()
                 return
-            self._outcomes.put(self._outcome(index, planned))
+            self._outcomes.put(self._outcome(index, scan))
 
-    def _outcome(self, index: int, planned: Planned) -> Outcome[R]:
-        if planned.refused is not None:
-            return Outcome(index, planned, error=planned.refused)
+    def _outcome(self, index: int, scan: Scan) -> Outcome[R]:
+        if scan.refused is not None:
+            return Outcome(index, scan, error=scan.refused)
         try:
             reader = self._readers.get()
             try:
-                volume, read_ms = reader.read(planned.scan)
+                volume, read_ms = reader.read(scan)
             finally:
                 self._readers.put(reader)
-            result = self._answer(planned, volume, read_ms)
+            result = self._answer(scan, volume, read_ms)
             self._failures = 0
-            return Outcome(index, planned, result)
+            return Outcome(index, scan, result)
         except StopError as stop:
-            return Outcome(index, planned, stop=_light(stop.error))
+            return Outcome(index, scan, stop=_light(stop.error))
         except CTClipError as error:
             if isinstance(error, ServiceError):
                 self._failures += 1
                 if self._failures >= _IN_A_ROW:
-                    return Outcome(index, planned, stop=_in_a_row(error))
-            return Outcome(index, planned, error=_light(error))
+                    return Outcome(index, scan, stop=_in_a_row(error))
+            return Outcome(index, scan, error=_light(error))
         except BaseException as error:  # noqa: BLE001 (raised in the thread that iterates)
-            return Outcome(index, planned, stop=_Fault(error))
+            return Outcome(index, scan, stop=_Fault(error))
 
-    def _answer(self, planned: Planned, volume: Volume, read_ms: float) -> R:
+    def _answer(self, scan: Scan, volume: Volume, read_ms: float) -> R:
         """Raises: CTClipError of the scan; StopError, also where the server does not come back."""
         service = self._service
 
         def ask() -> R:
             with self._at_server:
                 started = time.monotonic()
-                result = service.score(planned, volume, read_ms)
+                result = service.score(scan, volume, read_ms)
                 self._open_second(time.monotonic() - started)
                 return result
 

@@ -9,34 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctclip_client.batch.lines import read_lines, without_end
-from ctclip_client.batch.names import Names
+from ctclip_client.batch.names import Key, Names
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.readers.find import Scan, find_scans
 from ctclip_client.readers.walk import files_below
 from ctclip_client.system.terminal import say
 
-Key = tuple[str, str | None]
-"""A scan's path and SeriesInstanceUID, as rows of results have them (`Names`)."""
 _DELIMITERS = ",;\t"
 """Spreadsheets write the latter ones, too."""
 _LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A scan, or a path where none can be found: `error` says why then, and its size is 0."""
-
-    scan: Scan
-    error: CTClipError | None = None
-
-    @property
-    def refused(self) -> CTClipError | None:
-        """Why it need not be read to know that it cannot be."""
-        return self.error or self.scan.refused
-
-    def key(self, names: Names) -> Key:
-        """By which its row is known again."""
-        return names.path(self.scan.path), names.series(self.scan.series)
 
 
 @dataclass(frozen=True)
@@ -49,15 +30,15 @@ class Plan:
     """
 
     keys: Sequence[Key]
-    scans: Sequence[Planned]
-    todo: Sequence[Planned]
+    scans: Sequence[Scan]
+    todo: Sequence[Scan]
     done: int = 0
     failed: tuple[str, ...] = ()
     twice: int = 0
     size_bytes: int = 0
 
 
-def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Iterator[Planned]:
+def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Iterator[Scan]:
     """Find the scans of a command line.
 
     paths: files, folders (searched with all below them), archives. lists: a file of paths. series:
@@ -76,47 +57,38 @@ def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Itera
     for path in given:
         try:
             if series is not None:
-                yield Planned(_whole(path, series))
+                yield _whole(path, series)
             else:
-                yield from map(Planned, find_scans(path))
+                yield from find_scans(path)
         except CTClipError as error:
-            yield Planned(Scan(path, None, 0, 0), error)
-        except (OSError, ValueError) as error:  # a NUL byte is no OSError
-            why = getattr(error, "strerror", None) or error
-            where = getattr(error, "filename", None) or path
-            yield Planned(
-                Scan(path, None, 0, 0),
-                Unreadable(f"{where}: {why}.", "Check the path and the permission to read it."),
-            )
+            yield Scan(path, None, 0, 0, refused=error)
 
 
-def make_plan(
-    found: Iterable[Planned], names: Names, settled: Callable[[Planned], str | None]
-) -> Plan:
+def make_plan(found: Iterable[Scan], names: Names, settled: Callable[[Scan], str | None]) -> Plan:
     """Say what is to be done.
 
     settled: says of a scan "" where its result is kept, the kind of its error where its failure is
     kept, None where it is to be read.
     """
-    scans: dict[Key, Planned] = {}
+    scans: dict[Key, Scan] = {}
     places: set[tuple[Path, str | None]] = set()  # of relative and absolute paths of one file
     todo, failed = [], []
     twice = done = 0
-    for planned in found:
-        place = (planned.scan.path.absolute(), planned.scan.series)
+    for scan in found:
+        place = (scan.path.absolute(), scan.series)
         if place in places:
             twice += 1
             continue
         places.add(place)
-        scans[planned.key(names)] = planned
-        state = settled(planned)
+        scans[names.key(scan)] = scan
+        state = settled(scan)
         if state is None:
-            todo.append(planned)
+            todo.append(scan)
         elif state:
             failed.append(state)
         else:
             done += 1
-    size = sum(planned.scan.size_bytes for planned in todo)
+    size = sum(scan.size_bytes for scan in todo)
     return Plan(tuple(scans), tuple(scans.values()), todo, done, tuple(failed), twice, size)
 
 
@@ -171,8 +143,14 @@ def _column(path: Path, lines: Sequence[str]) -> Sequence[str] | None:
 
 
 def _whole(path: Path, series: str) -> Scan:
-    """A path with all below it, of which one series is to be read."""
-    files = [path] if not path.is_dir() else list(files_below(path))
-    states = [file.stat() for file in files]
+    """A path with all below it, of which one series is to be read. Raises: Unreadable."""
+    try:
+        files = [path] if not path.is_dir() else list(files_below(path))
+        states = [file.stat() for file in files]
+    except OSError as error:
+        raise Unreadable(
+            f"{error.filename or path}: {error.strerror or error}.",
+            "Check the path and the permission to read it.",
+        ) from error
     latest_ns = max((state.st_mtime_ns for state in states), default=0)
     return Scan(path, series, sum(state.st_size for state in states), latest_ns)

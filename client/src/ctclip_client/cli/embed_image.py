@@ -13,9 +13,8 @@ from ctclip_client.cli.serving import add_server_options
 from ctclip_client.contract import PATHOLOGIES
 
 if TYPE_CHECKING:
-    from ctclip_client import Client, Volume
+    from ctclip_client import Client, Scan, Volume
     from ctclip_client.batch.journal import Row
-    from ctclip_client.batch.plan import Planned
     from ctclip_client.cli.predictions import Prediction
 
 SUMMARY = "Embed chest CTs with a server: one vector of length 1 a scan."
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     word = asked(command="embed image", **asked_of_reading(args))
     random: set[str] = set()
 
-    def score(client: Client, each: Planned, volume: Volume, read_ms: float) -> Prediction:
+    def score(client: Client, each: Scan, volume: Volume, read_ms: float) -> Prediction:
         # Not `encode_image`, which does not say which release has answered; scores cost nothing.
         return predicted(client.pathologies(volume), each, volume, names, read_ms)
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ctclip_client import errors
 from ctclip_client.batch.journal import Journal, Row
 from ctclip_client.batch.names import Names
-from ctclip_client.batch.plan import Plan, Planned, find, make_plan
+from ctclip_client.batch.plan import Plan, find, make_plan
 from ctclip_client.cli.many_options import FEW, MOST_READERS
 from ctclip_client.errors import EXIT_OK, EXIT_SOME_FAILED, CTClipError, InvalidInput, ServerError
 from ctclip_client.system.terminal import printable, say
 
 if TYPE_CHECKING:
-    from ctclip_client import Classification, Client, Volume
+    from ctclip_client import Classification, Client, Scan, Volume
     from ctclip_client.batch.progress import Counter
     from ctclip_client.cli.predictions import Prediction
 
@@ -37,7 +37,7 @@ class Work:
     what: str
     ensemble: str
     prepare: Callable[[], None]
-    score: Callable[[Client, Planned, Volume, float], Prediction]
+    score: Callable[[Client, Scan, Volume, float], Prediction]
     row: Callable[[Prediction], tuple[Row, Any]]
     show: Callable[[Prediction], bool]
 
@@ -48,10 +48,10 @@ def planned(args: argparse.Namespace, journal: Journal | None, names: Names) -> 
     Raises: InvalidInput, Unreadable.
     """
 
-    def settled(each: Planned) -> str | None:
-        entry = None if journal is None else journal.entries.get(each.key(names))
-        state = (each.scan.size_bytes, each.scan.mtime_ns)
-        if entry is None or entry.state != state or each.error is not None:
+    def settled(each: Scan) -> str | None:
+        entry = None if journal is None else journal.entries.get(names.key(each))
+        state = (each.size_bytes, each.mtime_ns)
+        if entry is None or entry.state != state or each.refused is not None:
             return None
         return None if entry.kind and args.retry_failed else entry.kind
 
@@ -99,7 +99,7 @@ def tell_plan(plan: Plan, journal: Journal | None, readers: int) -> None:
 
 
 def predicted(
-    scores: Classification, planned: Planned, volume: Volume, names: Names, read_ms: float
+    scores: Classification, scan: Scan, volume: Volume, names: Names, read_ms: float
 ) -> Prediction:
     """What is left to tell of a scan. Not the volume itself: the next scan needs its memory."""
     from ctclip_client.cli.predictions import Prediction
@@ -109,7 +109,7 @@ def predicted(
     with suppress(ServerError):  # it keeps its geometry to itself: that is no fault of the scores
         geometry, _ = scores.provenance.geometry()
         coverage = coverage_notes(volume.voxels.shape, volume.spacing_mm, geometry)
-    path = planned.scan.path
+    path = scan.path
     source = names.source(volume.source, path)
     return Prediction(
         names.path(path), scores, volume.spacing_mm, volume.rescale, source, read_ms,
@@ -207,14 +207,14 @@ class _Tally:
         if outcome.stop is not None:
             raise_stop(outcome.stop)
         if outcome.error is not None:
-            self._keep_error(outcome.planned, outcome.error)
+            self._keep_error(outcome.scan, outcome.error)
         else:
             scored: Prediction = outcome.result
             provenance = scored.scores.provenance
             self.check_release(provenance.release)
             if self._journal is not None:
                 row, vector = self._work.row(scored)
-                scan = outcome.planned.scan
+                scan = outcome.scan
                 marks = {"series": self._names.series(scan.series), "size_bytes": scan.size_bytes,
                          "mtime_ns": scan.mtime_ns, "sha256": scored.source.sha256,
                          "release": provenance.release}  # fmt: skip
@@ -246,18 +246,18 @@ class _Tally:
             return EXIT_OK
         return EXIT_SOME_FAILED if self._done or plan.done else max(codes)
 
-    def _keep_error(self, planned: Planned, error: CTClipError) -> None:
-        told = self._names.error(error, planned.scan.path)
+    def _keep_error(self, scan: Scan, error: CTClipError) -> None:
+        told = self._names.error(error, scan.path)
         self._codes.append(error.exit_code)
-        for line in _told(self._names.path(planned.scan.path), told):
+        for line in _told(self._names.path(scan.path), told):
             self.say(line)
         if self._journal is None:
             return
-        entry = self._journal.entries.get(planned.key(self._names))
-        state = (planned.scan.size_bytes, planned.scan.mtime_ns)
-        if planned.error is not None and entry is not None and entry.state == state:
+        entry = self._journal.entries.get(self._names.key(scan))
+        state = (scan.size_bytes, scan.mtime_ns)
+        if scan.refused is not None and entry is not None and entry.state == state:
             return  # it is known, and was looked at again for nothing
-        path, series = planned.key(self._names)
+        path, series = self._names.key(scan)
         self._journal.append(
             {
                 "path": path, "series": series, "size_bytes": state[0], "mtime_ns": state[1],

@@ -15,10 +15,9 @@ from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, En
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from ctclip_client import Classification, Client, Finding, Volume
+    from ctclip_client import Classification, Client, Finding, Scan, Volume
     from ctclip_client.batch.journal import Journal, Row
     from ctclip_client.batch.names import Names
-    from ctclip_client.batch.plan import Planned
     from ctclip_client.cli.predictions import Prediction
 
 SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
@@ -146,7 +145,7 @@ class _Scoring:
                     "Name a folder that you may write to.",
                 ) from error
 
-    def score(self, client: Client, planned: Planned, volume: Volume, read_ms: float) -> Prediction:
+    def score(self, client: Client, scan: Scan, volume: Volume, read_ms: float) -> Prediction:
         """Ask the server, and write maps where they are asked for."""
         from ctclip_client import save_relevance
         from ctclip_client.batch.service import StopError
@@ -157,7 +156,7 @@ class _Scoring:
         if self._folders:
             explanation = client.explain(volume)
             started = time.perf_counter()
-            folder = self._args.explain / self._folders[planned.key(self._names)]
+            folder = self._args.explain / self._folders[self._names.key(scan)]
             try:
                 index = save_relevance(explanation, volume, folder)
             except InvalidInput as error:  # the next scan would be scored for nothing
@@ -166,7 +165,7 @@ class _Scoring:
             # Without the maps, which lie on the disk: many may wait for their turn to be told.
             kept = {each.name: getattr(explanation, each.name) for each in fields(Scores)}
             scores = Scores(**kept)
-            found = predicted(scores, planned, volume, self._names, read_ms)
+            found = predicted(scores, scan, volume, self._names, read_ms)
             return replace(found, maps_index=index, maps_ms=maps_ms)
         if self._args.classify:
             scores = client.classify(volume)
@@ -174,7 +173,7 @@ class _Scoring:
             scores = client.zero_shot(volume, self._prompts)
         else:
             scores = client.pathologies(volume)
-        return predicted(scores, planned, volume, self._names, read_ms)
+        return predicted(scores, scan, volume, self._names, read_ms)
 
     def row(self, scan: Prediction) -> tuple[Row, None]:
         """What the journal keeps: the object of the contract."""

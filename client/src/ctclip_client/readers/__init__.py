@@ -16,8 +16,7 @@ import numpy as np
 from ctclip_client.errors import InvalidInput, Unreadable
 from ctclip_client.readers.archive import Packed
 from ctclip_client.readers.choice import chosen
-from ctclip_client.readers.dicom import known
-from ctclip_client.readers.dicom.series import series_of
+from ctclip_client.readers.dicom import of_study
 from ctclip_client.readers.find import Scan, find_scans
 from ctclip_client.readers.format import Options, Series
 from ctclip_client.readers.metadata import Metadata
@@ -84,14 +83,21 @@ def read_volume(
             "Ask for as_stored as well, or leave the spacing to the file.",
         )
     scan = path if isinstance(path, Scan) else Scan(Path(path), series, 0, 0)
+    if series not in (None, scan.series):
+        if scan.series is not None:
+            raise InvalidInput(
+                "series names another series than the scan does.", "Give the path instead."
+            )
+        scan = replace(scan, series=series)
     if scan.refused is not None:
-        raise Unreadable(scan.refused.cause, scan.refused.remedy)
-    location, series = scan.path, scan.series
+        raise type(scan.refused)(scan.refused.cause, scan.refused.remedy)
+    location = scan.path
     options = Options(
         as_stored=as_stored,
         spacing_mm=None if spacing_mm is None else checked_spacing_mm(spacing_mm),
         rescale=None if rescale is None else checked_rescale(rescale),
-        series=series,
+        series=None if scan.files else scan.series,
+        unread_beside=scan.unread_beside,
         any_region=any_region,
     )
     table = metadata
@@ -101,8 +107,9 @@ def read_volume(
         # Damaged floats are found by looking at them, not by numpy's warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             form = format_of(location)
-            found = known(series_of(scan.files), location) if scan.files else form.series(location)
-            taken = chosen(found, location, series)
+            files = [location / name for name in scan.files]
+            found = of_study(files) if files else form.series(location)
+            taken = chosen(found, location, scan.series)
             if table is not None:
                 row = table.row(_named(taken, location))
                 options = replace(options, as_stored=True, spacing_mm=row.spacing_mm, metadata=row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput
@@ -10,6 +12,7 @@ from ctclip_client.readers.format import Series
 from ctclip_client.system.terminal import command_line
 
 _SHOWN = 20
+_UID = re.compile(r"[0-9.]+")
 
 
 def chosen(found: Sequence[Series], path: Path, uid: str | None) -> Series:
@@ -19,16 +22,18 @@ def chosen(found: Sequence[Series], path: Path, uid: str | None) -> Series:
     """
     if uid is None:
         return found[0]
+    hidden = sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()
     for series in found:
-        if series.uid == uid:
+        if series.uid in (uid, hidden):  # the latter where it is no UID
             return series
     uids = [series.uid for series in found if series.uid is not None]
     if not uids:
         raise InvalidInput(
-            f"{path}: holds one scan and no series, got series {uid}.", "Leave --series away."
+            f"{path}: holds one scan and no series, got a series.", "Leave --series away."
         )
+    told = f" ({uid})" if _UID.fullmatch(uid) else ""  # else it may be a name
     more = f" and {len(uids) - _SHOWN} others" if len(uids) > _SHOWN else ""
     raise InvalidInput(
-        f"{path}: no series {uid}, expected one of {', '.join(uids[:_SHOWN])}{more}.",
+        f"{path}: no such series{told}, expected one of {', '.join(uids[:_SHOWN])}{more}.",
         f"ctclip series {command_line(path)} says what they are.",
     )

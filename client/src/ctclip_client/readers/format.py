@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Options:
     """as_stored: no reorientation. spacing_mm: (z, x, y). rescale: (slope, intercept) to use.
 
-    series: the SeriesInstanceUID to take of several. any_region: no chest is expected in the middle
+    series: the SeriesInstanceUID that somebody asked for. unread_beside: how many files around the
+    scan cannot be read. any_region: no chest is expected in the middle
     of the scan, which is what the model sees. metadata: what CT-RATE's table says of the scan;
     `as_stored` and `spacing_mm` are set then.
     """
@@ -28,6 +29,7 @@ class Options:
     spacing_mm: tuple[float, float, float] | None = None
     rescale: tuple[float, float] | None = None
     series: str | None = None
+    unread_beside: int = 0
     any_region: bool = False
     metadata: Row | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,8 @@ def files_below(folder: Path, closed: Closed | None = None) -> Iterator[Path]:
 
 def cannot_be_read(path: Path, error: OSError) -> Unreadable:
     """What to tell of a file or folder below one that is searched."""
-    if path.is_symlink() and not path.exists():
+    # Not `Path.exists`, which passes on that a folder above is closed.
+    if error.errno == errno.ENOENT and os.path.islink(path):  # noqa: PTH114
         return Unreadable(
             f"{path}: a link to a file that is not there.",
             "Fetch it (git annex get, dvc pull, or the disk that it lies on), or remove the link.",

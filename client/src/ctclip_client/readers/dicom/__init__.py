@@ -2,6 +2,6 @@
 `apart` in a process of its own."""
 
 from ctclip_client.readers.dicom.file import is_dicom
-from ctclip_client.readers.dicom.reader import Dicom, known, look
+from ctclip_client.readers.dicom.reader import Dicom, look, of_study
 
-__all__ = ["Dicom", "is_dicom", "known", "look"]
+__all__ = ["Dicom", "is_dicom", "look", "of_study"]

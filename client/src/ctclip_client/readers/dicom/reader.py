@@ -49,7 +49,15 @@ class Dicom:
     def series(self, path: Path, /) -> Sequence[Series]:
         """All of the path, the one to take first. Raises: Unreadable where there is none;
         OSError."""
-        return known(look(path), path)
+        found = look(path)
+        if found.series:
+            return found.series
+        for _, error in found.damaged:
+            raise error
+        raise Unreadable(
+            f"{path}: a folder without a DICOM image.",
+            "Name the folder that holds the DICOM files of a scan, or the file of a scan.",
+        )
 
     def read(self, path: Path, series: Series, options: Options, /) -> Stored:
         """The headers are read already; refuse what they can be refused for."""
@@ -74,16 +82,15 @@ class Dicom:
         )
 
 
-def known(found: Found, path: Path) -> Sequence[DicomSeries]:
-    """The series that were found at a path. Raises: Unreadable where there is none."""
-    if found.series:
-        return found.series
+def of_study(paths: Sequence[Path]) -> Sequence[DicomSeries]:
+    """The series of a study whose files are known. Raises: Unreadable, OSError where one of them
+    cannot be read any more: a part of a scan is no scan."""
+    found = series_of(paths)
     for _, error in found.damaged:
         raise error
-    raise Unreadable(
-        f"{path}: a folder without a DICOM image.",
-        "Name the folder that holds the DICOM files of a scan, or the file of a scan.",
-    )
+    if not found.series:
+        raise Unreadable(f"{paths[0]}: it has changed since it was found.", "Read the path again.")
+    return found.series
 
 
 def look(path: Path) -> Found:
@@ -154,10 +161,10 @@ def _rescale(stack: Stack, options: Options) -> tuple[tuple[float, float] | None
 
 def _notes(series: DicomSeries, stack: Stack, options: Options) -> tuple[str, ...]:
     notes = []
-    if series.damaged:
+    if unread := len(series.damaged) or options.unread_beside:
         notes.append(
-            f"Not read, since damaged or closed: {len(series.damaged)} files beside those of the "
-            "series (ctclip series lists them)."
+            f"Not read, since damaged or closed: {unread} files beside those of the series (ctclip "
+            "series lists them)."
         )
     if series.among > 1:
         notes.append(

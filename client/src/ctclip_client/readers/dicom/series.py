@@ -101,9 +101,9 @@ def series_of(paths: Iterable[Path], closed: Closed | None = None) -> Found:
         else:
             if image is not None:
                 by_uid.setdefault(image.series, []).append(image)
-    damaged += closed or ()
+    unread = (*damaged, *(closed or ()))
     found = _in_order([_series(uid, images) for uid, images in by_uid.items()])
-    return Found(tuple(replace(each, damaged=tuple(damaged)) for each in found), tuple(damaged))
+    return Found(tuple(replace(each, damaged=unread) for each in found), unread)
 
 
 def in_folder(folder: Path) -> Found:
