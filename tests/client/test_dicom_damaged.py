@@ -38,7 +38,7 @@ def test_odd_files_of_pydicom_one_by_one() -> None:
         assert str(path) in caught.value.cause or path.name == "DICOMDIR"
         assert caught.value.remedy
         told.add(caught.value.cause.removeprefix(f"{path}: ").partition(" ")[0])
-    assert len(told) > 5
+    assert len(told) > 4
 
 
 @pytest.mark.parametrize(

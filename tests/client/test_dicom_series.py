@@ -256,3 +256,12 @@ def test_what_is_no_scan_is_called_by_what_it_is(tmp_path: Path) -> None:
         assert "CT series of many slices" in error.remedy
     error = refused(write(tmp_path / "few", slices(STORED[:19])), "fewer than 20")
     assert f"--series {uid()} takes this one" in error.remedy
+
+
+def test_a_slice_that_is_cut_anywhere_is_missed(tmp_path: Path) -> None:
+    """Also within its UIDs, where half of one would be another series, or another kind of file."""
+    last = sorted(write(tmp_path, slices(STORED)).iterdir())[0]
+    content = last.read_bytes()
+    for size in range(132, content.index(b"\xe0\x7f\x10\x00"), 7):
+        last.write_bytes(content[:size])
+        refused(tmp_path, r"damaged|cut short|without a tag")

@@ -129,7 +129,7 @@ def test_a_table_is_of_its_command_and_nothing_is_scored_twice(
     assert predict(scans, "--csv", table, "--retry-failed")[0] == 0
     assert table.read_text().count("bad.nii") == 2
     code, _, err = predict(folder / "1-good.nii", "--csv", table)
-    assert (code, "0 to read" in err or "done" in err) == (0, True)
+    assert (code, "plan: 1 scan, 0 to read" in err) == (0, True)
     with table.open(newline="") as file:
         assert {Path(row["path"]).name for row in csv.DictReader(file)} == {"1-good.nii"}
     assert len(rows(journal)) == 4
@@ -238,7 +238,7 @@ def test_maps_and_parquet_by_hashed_names(
     shutil.rmtree(maps / paths[0])
     (maps / paths[0]).write_text("no folder")
     assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 0
-    assert "1 scans were scored before, and their maps are no longer" in capsys.readouterr().err
+    assert "that were scored before: 1); --again makes" in capsys.readouterr().err
     arguments.append("--again")
     assert main(["predict", *map(str, arguments), "--url", server.grpc_url]) == 2
     assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err

@@ -23,7 +23,7 @@ _LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
 @dataclass(frozen=True)
 class Plan:
     """scans: all, each once, in the order of the command line; keys: theirs. todo: those that are
-    to be read, size_bytes in all.
+    to be read, size_bytes in all, and those that are refused already.
 
     done: how many rows of an earlier run are kept. failed: the kinds of error of its rows that are
     kept as failures. twice: how many were named more than once.
@@ -36,6 +36,11 @@ class Plan:
     failed: tuple[str, ...] = ()
     twice: int = 0
     size_bytes: int = 0
+
+    @property
+    def to_read(self) -> int:
+        """How many are left to read."""
+        return sum(scan.refused is None for scan in self.todo)
 
 
 def find(paths: Iterable[Path], lists: Path | None, series: str | None) -> Iterator[Scan]:
@@ -88,7 +93,7 @@ def make_plan(found: Iterable[Scan], names: Names, settled: Callable[[Scan], str
             failed.append(state)
         else:
             done += 1
-    size = sum(scan.size_bytes for scan in todo)
+    size = sum(scan.size_bytes for scan in todo if scan.refused is None)
     return Plan(tuple(scans), tuple(scans.values()), todo, done, tuple(failed), twice, size)
 
 

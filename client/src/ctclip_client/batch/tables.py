@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,11 +142,11 @@ def write_npz(path: Path, journal: Journal, names: Sequence[str]) -> None:
         arrays[name] = np.array([missing if cell is None else cell for cell in cells])
     places = [row["embedding_row"] for row in rows]
     arrays["embedding"] = journal.vectors.read(places, rows[0]["embedding_size"])
-    with whole_file(path, _ROOM) as file:
-        # Not numpy.savez alone: on a full disk its archive would fail once more, when it is freed.
-        whole = io.BytesIO()
-        np.savez(whole, **arrays)
-        file.write(whole.getbuffer())
+    # As numpy.savez, whose archive would fail once more when it is freed, on a full disk.
+    with whole_file(path, _ROOM) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.save(member, array, allow_pickle=False)
 
 
 def _parquet_type(name: str) -> Any:

@@ -67,14 +67,14 @@ def planned(args: argparse.Namespace, journal: Journal | None, names: Names) -> 
 
 def readers_of(args: argparse.Namespace, plan: Plan) -> int:
     """How many processes read; 0 is this one."""
-    if len(plan.todo) < FEW:
+    if plan.to_read < FEW:
         return 0
     cores = os.cpu_count() or 1
     if sys.platform == "linux":
         cores = len(os.sched_getaffinity(0))
     # As many as there are cores: where the server needs these, readers wait for it.
     wanted: int = min(MOST_READERS, cores) if args.readers is None else args.readers
-    return min(wanted, len(plan.todo))
+    return min(wanted, plan.to_read)
 
 
 def tell_plan(plan: Plan, journal: Journal | None, readers: int) -> None:
@@ -83,7 +83,7 @@ def tell_plan(plan: Plan, journal: Journal | None, readers: int) -> None:
     if len(plan.scans) < 2 and not resumed:
         return
     count = len(plan.scans)
-    parts = [f"plan: {count:,} scan{'s' * (count != 1)}, {len(plan.todo):,} to read "
+    parts = [f"plan: {count:,} scan{'s' * (count != 1)}, {plan.to_read:,} to read "
              f"({plan.size_bytes / 1e9:,.2f} GB)"]  # fmt: skip
     if readers:
         parts.append(f"{readers} process{'es' if readers > 1 else ''} to read them")
@@ -249,7 +249,7 @@ class _Tally:
     def _keep_error(self, scan: Scan, error: CTClipError) -> None:
         told = self._names.error(error, scan.path)
         self._codes.append(error.exit_code)
-        for line in _told(self._names.path(scan.path), told):
+        for line in _told(*self._names.key(scan), told):
             self.say(line)
         if self._journal is None:
             return
@@ -295,8 +295,11 @@ def other_release(where: str, known: str, found: str) -> InvalidInput:
     )
 
 
-def _told(name: str, error: CTClipError) -> Iterator[str]:
-    yield f"error: {error.cause if name in error.cause else f'{name}: {error.cause}'}"
+def _told(name: str, series: str | None, error: CTClipError) -> Iterator[str]:
+    """series: a folder may hold thousands, and `name` is all of it."""
+    whole = name if series is None else f"{name} (series {series})"
+    cause = error.cause.removeprefix(f"{name}: ")
+    yield f"error: {cause if series is None and name in cause else f'{whole}: {cause}'}"
     if error.remedy:
         yield f"       {error.remedy}"
 

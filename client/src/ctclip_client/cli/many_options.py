@@ -50,7 +50,9 @@ def add_journal_options(group: argparse._ArgumentGroup, *, retry: bool = True) -
             "--retry-failed", action="store_true", help="also what failed in the run that goes on"
         )
     group.add_argument(
-        "--again", action="store_true", help="everything anew: forget the run that would go on"
+        "--again",
+        action="store_true",
+        help="everything anew: forget all that the file of results holds",
     )
     group.add_argument(
         "--wait-s", type=seconds, default=60.0, metavar="S",

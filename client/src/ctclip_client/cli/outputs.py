@@ -48,8 +48,9 @@ def printed(*, as_json: bool, table: bool, embedding: bool, has_file: bool) -> I
 def tell_notes(scan: Prediction, random: set[str]) -> None:
     """Say what a person should know of a scan that no table shows. random: releases of which it was
     said that their weights are random."""
+    series = "" if scan.source.series is None else f" (series {scan.source.series})"
     for note in scan.notes:
-        print(printable(f"note: {scan.path}: {note}"), file=sys.stderr)
+        print(printable(f"note: {scan.path}{series}: {note}"), file=sys.stderr)
     provenance = scan.scores.provenance
     if provenance.random_weights and provenance.release not in random:
         random.add(provenance.release)

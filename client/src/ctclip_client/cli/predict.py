@@ -234,8 +234,8 @@ def _tell_missing_maps(
     missing = sum(not (args.explain / folders[key] / INDEX_FILE).is_file() for key in done)
     if missing:
         say(
-            f"note: {missing} scans were scored before, and their maps are no longer in "
-            f"{args.explain}; --again makes them anew"
+            f"note: maps are no longer in {args.explain} (scans that were scored before: "
+            f"{missing}); --again makes them anew"
         )
 
 

@@ -63,7 +63,8 @@ class Prediction:
         source = self.source
         edges = " × ".join(f"{edge:g}" for edge in self.spacing_mm)
         size = " × ".join(map(str, source.shape))
-        lines = [
+        lines = [] if source.series is None else [f"series {source.series}"]
+        lines += [
             f"orientation {source.orientation}" + (f": {source.turned}" if source.turned else ""),
             f"{size} voxels of {edges} mm (z × x × y; spacing: {source.spacing_source})",
             f"Hounsfield units: {source.hu_source}",

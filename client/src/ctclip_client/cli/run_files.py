@@ -63,6 +63,9 @@ def opened_journal(
             yield None
             return
         path = journal_of(made)
+    for table in filter(None, tables.values()):
+        if path != (other := journal_of(table)) and other.exists():
+            say(f"note: {other}, of an earlier command, is not read; results are kept in {path}")
     with Journal(path, asked, key=key, state=state, vectors=vectors, anew=args.again) as journal:
         try:
             yield journal

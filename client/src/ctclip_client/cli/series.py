@@ -91,9 +91,11 @@ def _rows(path: Path) -> Iterator[Row]:
     from ctclip_client.readers.walk import files_below
 
     if path.is_dir():
-        yield from _of_dicom(path, look(path))
+        found = look(path)
+        yield from _of_dicom(path, found)
+        told = {file for file, _ in found.damaged}
         for file in sorted(files_below(path, [])):
-            if file.name.lower().endswith(SUFFIXES):
+            if file.name.lower().endswith(SUFFIXES) and file not in told:
                 yield Row(str(file))
         return
     series = format_of(path).series(path)

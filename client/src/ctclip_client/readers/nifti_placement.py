@@ -140,7 +140,10 @@ class Placement:
         """
         try:
             affine, spacing_mm, _ = self.in_force(path)
-        except Unreadable:  # it says nothing, or nothing that one could go by
+        except Unreadable as error:
+            if any(f.code in _CODES and not f.blank for f in (self._sform, self._qform)):
+                why = error.cause.removeprefix(f"{path}: ")
+                return (f"Where the header puts the scan was not looked at: {why}",)
             return ()
         notes = []
         z, x, y = row.spacing_mm

@@ -49,6 +49,8 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{1,64}")
 """What some make of a UID, so that nobody is named: without dots, as a damaged one would have."""
 _LARGEST = 1e6
+_META_START = 144
+"""Behind the preamble and the length of the file meta information."""
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
 
@@ -134,9 +136,13 @@ def read_image(path: Path) -> Image | None:
         pixels = _pixels(data, file, raw is not file)
         series = _identifier(data, "SeriesInstanceUID")
         sop_class = _uid(data, "SOPClassUID")
+        # Of one that is cut short, the dataset's own class may be half of what it was.
+        media_class = str(data.file_meta.get("MediaStorageSOPClassUID", ""))
+        is_ct = any(f"{uid}.".startswith(f"{CT_CLASS}.") for uid in (sop_class, media_class))
         if not series:
-            stored_as = sop_class or str(data.file_meta.get("MediaStorageSOPClassUID", ""))
-            if stored_as and not stored_as.startswith(CT_CLASS):
+            meta_bytes = _integer(data.file_meta, "FileMetaInformationGroupLength") or 0
+            is_whole = state.st_size >= _META_START + meta_bytes
+            if (sop_class or media_class) and is_whole and not is_ct:
                 return None
             if data.get("SeriesInstanceUID"):
                 raise Unreadable(
@@ -146,6 +152,13 @@ def read_image(path: Path) -> Image | None:
                 )
             raise Unreadable(
                 f"{path}: a DICOM file without SeriesInstanceUID, or cut short before it.",
+                COPY_AGAIN,
+            )
+        if is_ct and pixels is None:  # and its UIDs may be half of what they were
+            raise Unreadable(
+                f"{path}: a CT image without pixel data, or without a tag that describes it (Rows, "
+                "Columns, BitsAllocated, BitsStored, HighBit, PixelRepresentation), or cut short "
+                "before it.",
                 COPY_AGAIN,
             )
         return Image(

@@ -40,12 +40,7 @@ def check_pixels(image: Image) -> Pixels:
     """
     pixels = image.pixels
     if pixels is None:
-        raise Unreadable(
-            f"{image.path}: a CT image without pixel data, or without a tag that describes it "
-            "(Rows, Columns, BitsAllocated, BitsStored, HighBit, PixelRepresentation), or cut "
-            "short before it.",
-            COPY_AGAIN,
-        )
+        raise Unreadable(f"{image.path}: no CT image: it has no pixel data.", COPY_AGAIN)
     if not image.frames:
         raise Unreadable(
             f"{image.path}: many frames with one place for all of them: nobody can tell where each "

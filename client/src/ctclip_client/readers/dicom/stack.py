@@ -33,7 +33,7 @@ _MOST_GAPS = 0.25
 _SAME_DIRECTION = 1e-3
 _SAME_SPACING_MM = 1e-3
 _MOST_SEQUENCES = 4
-_MOST_DIFFERENT = 0.75
+_MOST_DIFFERENT = 0.6
 """Of the numbers of two sequences, which have half of them in common at least. A few that were
 given twice are a mistake."""
 _SHORTEST_SEQUENCE = 5
