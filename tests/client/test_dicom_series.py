@@ -262,6 +262,9 @@ def test_a_slice_that_is_cut_anywhere_is_missed(tmp_path: Path) -> None:
     """Also within its UIDs, where half of one would be another series, or another kind of file."""
     last = sorted(write(tmp_path, slices(STORED)).iterdir())[0]
     content = last.read_bytes()
-    for size in range(132, content.index(b"\xe0\x7f\x10\x00"), 7):
+    for size in (0, *range(132, content.index(b"\xe0\x7f\x10\x00"), 7)):
         last.write_bytes(content[:size])
-        refused(tmp_path, r"damaged|cut short|without a tag")
+        refused(tmp_path, r"damaged|cut short|without a tag|empty file")
+    last.unlink()
+    (tmp_path / "done.flag").touch()
+    assert len(read_volume(tmp_path).voxels) == 21

@@ -14,6 +14,7 @@ from ctclip_client.readers.dicom.kinds import CT, is_ct, left_out
 from ctclip_client.readers.dicom.pixels import check_pixels
 from ctclip_client.readers.dicom.stack import Slice, Stack, stacked
 from ctclip_client.readers.format import Series
+from ctclip_client.readers.remedies import COPY_AGAIN
 from ctclip_client.readers.walk import Closed, cannot_be_read, files_below
 from ctclip_client.system.terminal import command_line
 
@@ -65,7 +66,13 @@ class Found:
 
 
 def dicom_files(files: Iterable[Path], closed: Closed) -> Iterator[Path]:
-    """Those that are DICOM, told by their content. closed: gets those that cannot be opened."""
+    """Those that are DICOM, told by their content.
+
+    closed: gets those that cannot be opened and, at the end, empty ones that are named like the
+    DICOM files around them: a copy that was interrupted, or a full disk, leaves such slices.
+    """
+    kinds: set[tuple[Path, str]] = set()
+    empty = []
     for path in files:
         try:
             with path.open("rb") as opened:
@@ -73,8 +80,21 @@ def dicom_files(files: Iterable[Path], closed: Closed) -> Iterator[Path]:
         except OSError as error:
             closed.append((path, cannot_be_read(path, error)))
             continue
+        if not head:
+            empty.append(path)
         if is_dicom(head):
+            kinds.add(_kind(path))
             yield path
+    closed += (
+        (path, Unreadable(f"{path}: an empty file among DICOM files.", COPY_AGAIN))
+        for path in empty
+        if _kind(path) in kinds
+    )
+
+
+def _kind(path: Path) -> tuple[Path, str]:
+    """Folder and suffix; names that end in numbers have none."""
+    return path.parent, path.suffix.lower() if path.suffix[1:].isalpha() else ""
 
 
 def series_of(paths: Iterable[Path], closed: Closed | None = None) -> Found:
