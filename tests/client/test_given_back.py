@@ -422,14 +422,19 @@ def test_what_was_given_up_is_not_computed(how: str, server: EmbeddedTriton) -> 
             wait(calls, return_when=FIRST_COMPLETED)
             client.close()
 
-    before = computed(server)
-    if how == "cancelled":
-        asyncio.run(cancelled())
-    else:
-        closed()
-    with Client(server.grpc_url) as client:
-        client.encode_image(scan)  # which waits behind all the others
-    assert computed(server) - before - 1 < count
+    def all_were_computed() -> bool:
+        before = computed(server)
+        if how == "cancelled":
+            asyncio.run(cancelled())
+        else:
+            closed()
+        with Client(server.grpc_url) as client:
+            client.encode_image(scan)  # which waits behind all the others
+        return computed(server) - before - 1 == count
+
+    # On a busy machine the server may be through before this process has its turn again. Without
+    # a word to it, it computes all of them each time.
+    assert not all(all_were_computed() for _ in range(10))
     assert not regions()
     assert not registered(server)
 
