@@ -17,11 +17,9 @@ from pydicom.dataset import Dataset
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..client.test_dicom import STORED
 from ..client.test_series import MARKER, marked
 from ..dicom_files import moved, slices, write
-from ..nifti_files import chest
-
-STORED = chest((22, 6, 7)) + 1024
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from ctclip_client.errors import CTClipError
 from ctclip_client.readers.find import Scan
+from ctclip_client.readers.format import hidden
 from ctclip_client.volume import Source
 
 Key = tuple[str, str | None]
@@ -95,4 +96,4 @@ class Names:
 def _hidden(text: str) -> str:
     if _DIGEST.fullmatch(text):  # hidden already, by whoever read the header
         return text
-    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hidden(text)

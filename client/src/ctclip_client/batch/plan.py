@@ -12,6 +12,7 @@ from ctclip_client.batch.lines import read_lines, without_end
 from ctclip_client.batch.names import Key, Names
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.readers.find import Scan, find_scans
+from ctclip_client.readers.remedies import not_opened
 from ctclip_client.readers.walk import files_below
 from ctclip_client.system.terminal import say
 
@@ -153,9 +154,6 @@ def _whole(path: Path, series: str) -> Scan:
         files = [path] if not path.is_dir() else list(files_below(path))
         states = [file.stat() for file in files]
     except OSError as error:
-        raise Unreadable(
-            f"{error.filename or path}: {error.strerror or error}.",
-            "Check the path and the permission to read it.",
-        ) from error
+        raise not_opened(path, error) from error
     latest_ns = max((state.st_mtime_ns for state in states), default=0)
     return Scan(path, series, sum(state.st_size for state in states), latest_ns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -148,7 +147,7 @@ def _embed_all(args: argparse.Namespace, todo: Sequence[Keyed], journal: Journal
                     vector,
                 )  # fmt: skip
             counter.advance(len(some))
-    print(f"{_texts(len(todo))} embedded", file=sys.stderr)
+    say(f"{_texts(len(todo))} embedded")
 
 
 def _texts(count: int) -> str:

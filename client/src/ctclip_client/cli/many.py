@@ -135,7 +135,7 @@ def run_scans(args: argparse.Namespace, work: Work, plan: Plan, journal: Journal
     readers = readers_of(args, plan)
     tell_plan(plan, journal, readers)
     tally = _Tally(args, work, journal, names)
-    if not plan.done and all(each.refused for each in plan.todo):  # nothing to ask a server for
+    if not plan.done and not plan.to_read:  # nothing to ask a server for
         for index, each in enumerate(plan.todo):
             tally.take(Outcome(index, each, error=each.refused))
         return tally.end(plan)

@@ -69,10 +69,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         rows = list(_rows(args.path))
     except OSError as error:
-        raise Unreadable(
-            f"{error.filename or args.path}: {error.strerror or error}.",
-            "Check the path and the permission to read it.",
-        ) from error
+        from ctclip_client.readers.remedies import not_opened
+
+        raise not_opened(args.path, error) from error
     if not rows:
         raise Unreadable(f"{args.path}: no scan and no DICOM series.", "Name another folder.")
     if args.json:

@@ -21,6 +21,7 @@ from ctclip_client.readers.find import Scan, find_scans
 from ctclip_client.readers.format import Options, Series
 from ctclip_client.readers.metadata import Metadata
 from ctclip_client.readers.registry import SUFFIXES, format_of
+from ctclip_client.readers.remedies import not_opened
 from ctclip_client.readers.to_volume import to_volume
 from ctclip_client.volume import Volume, checked_rescale, checked_spacing_mm
 
@@ -116,10 +117,7 @@ def read_volume(
             stored = form.read(location, taken, options)
             return to_volume(stored, location, options)
     except OSError as error:
-        raise Unreadable(
-            f"{error.filename or location}: {error.strerror or error}.",
-            "Check the path and the permission to read it.",
-        ) from error
+        raise not_opened(location, error) from error
     except MemoryError as error:
         raise Unreadable(
             f"{location}: its header asks for more memory than this machine has.",

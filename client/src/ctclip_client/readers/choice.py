@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput
-from ctclip_client.readers.format import Series
+from ctclip_client.readers.format import Series, hidden
 from ctclip_client.system.terminal import command_line
 
 _SHOWN = 20
@@ -22,9 +21,8 @@ def chosen(found: Sequence[Series], path: Path, uid: str | None) -> Series:
     """
     if uid is None:
         return found[0]
-    hidden = sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()
     for series in found:
-        if series.uid in (uid, hidden):  # the latter where it is no UID
+        if series.uid in (uid, hidden(uid)):  # the latter where it is no UID
             return series
     uids = [series.uid for series in found if series.uid is not None]
     if not uids:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ctclip_client.errors import CTClipError, Unreadable
 from ctclip_client.readers.registry import SUFFIXES
+from ctclip_client.readers.remedies import not_opened
 from ctclip_client.readers.walk import Closed, files_below
 
 if TYPE_CHECKING:
@@ -56,12 +57,8 @@ def find_scans(path: str | os.PathLike[str]) -> Iterator[Scan]:
     path = Path(path)
     try:
         found = _below(path) if path.is_dir() else [_scan(path)]
-    except (OSError, ValueError) as error:  # a NUL byte is no OSError
-        why = getattr(error, "strerror", None) or error
-        where = getattr(error, "filename", None) or path
-        raise Unreadable(
-            f"{where}: {why}.", "Check the path and the permission to read it."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise not_opened(path, error) from error
     if not found:
         raise Unreadable(
             f"{path}: a folder without a scan.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,11 @@ from ctclip_client.grid import Grid
 
 if TYPE_CHECKING:
     from ctclip_client.readers.metadata import Row
+
+
+def hidden(identifier: str) -> str:
+    """SHA-256 of an identifier that is not shown: where it is no UID, it may be a name."""
+    return sha256(identifier.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from ctclip_client.errors import Unreadable
 from ctclip_client.system.terminal import command_line
 
 COPY_AGAIN = (
@@ -20,6 +21,16 @@ AS_STORED = (
     "If the stored array is known to run [x, y, z] towards Left, Posterior, Superior, ask for "
     "as_stored with the spacing (--as-stored --spacing z,x,y)."
 )
+
+
+def not_opened(path: Path, error: OSError | ValueError) -> Unreadable:
+    """What to tell of a path that cannot be opened or searched. A NUL byte in it is a ValueError.
+
+    path: what was asked for, where the error does not name the file.
+    """
+    where = getattr(error, "filename", None) or path
+    why = getattr(error, "strerror", None) or error
+    return Unreadable(f"{where}: {why}.", "Check the path and the permission to read it.")
 
 
 def fixed(path: Path) -> str:

@@ -10,12 +10,12 @@ import struct
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ctclip_client.errors import Unreadable
 from ctclip_client.readers.dicom.file import EXPLICIT, plain, reading
+from ctclip_client.readers.format import hidden
 from ctclip_client.readers.remedies import COPY_AGAIN
 
 T = TypeVar("T", bound=Hashable)
@@ -297,11 +297,9 @@ def _uid(data: Any, name: str) -> str:
 
 
 def _identifier(data: Any, name: str) -> str:
-    """A UID, or the SHA-256 of what was put in its place: it may be a name."""
+    """A UID, or what stands for it where something else was put in its place."""
     value = str(data.get(name) or "")
-    if _TOKEN.fullmatch(value) and not _UID.fullmatch(value):
-        return sha256(value.encode()).hexdigest()
-    return _uid(data, name)
+    return _uid(data, name) or (hidden(value) if _TOKEN.fullmatch(value) else "")
 
 
 def _words(data: Any, name: str) -> tuple[str, ...]:
