@@ -29,7 +29,7 @@ TORCH_INDEX_URL ?=
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-DISTRIBUTIONS := client export server benchmarks
+DISTRIBUTIONS := client export analysis server benchmarks
 # The environment remembers: another target would put onnxruntime over onnxruntime-gpu.
 GPU ?= $(if $(wildcard $(VENV)/installed-gpu),1)
 ON_GPU := $(filter 1,$(GPU))

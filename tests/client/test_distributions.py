@@ -12,7 +12,7 @@ import pytest
 from ctclip_client.system.distributions import COMMANDS, INSPECTORS, how_to_install
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("client", "export", "server", "benchmarks")
+FOLDERS = ("client", "export", "analysis", "server", "benchmarks")
 
 
 def project(folder: str) -> dict[str, Any]:
@@ -25,7 +25,8 @@ NAMES = {str(project(folder)["name"]): folder for folder in FOLDERS}
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_of_this_project_that_it_needs_is_named(name: str) -> None:
-    needed = {need for need in project(NAMES[name])["dependencies"] if need in NAMES}
+    needs = (need.partition("[")[0] for need in project(NAMES[name])["dependencies"])
+    needed = {need for need in needs if need in NAMES}
     named = how_to_install(name).partition("pip install ")[2].split()
     assert set(named) == {f"./{NAMES[one]}" for one in {name, *needed}}
 

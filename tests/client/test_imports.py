@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "client": set(),
     "export": {"client"},
+    "analysis": {"client"},
     "server": {"client"},
-    "benchmarks": {"client", "export", "server"},
+    "benchmarks": {"analysis", "client", "export", "server"},
 }
 PACKAGES = {
     "ctclip_client": "client",
     "ctclip_export": "export",
+    "ctclip_analysis": "analysis",
     "ctclip_server": "server",
     "ctclip_bench": "benchmarks",
 }

@@ -55,7 +55,7 @@ def test_flags_that_messages_name_exist(capsys: pytest.CaptureFixture[str]) -> N
     known = {name: flags_of(name, capsys) for name in {words[0] for words in command_words()}}
     every = set().union(*known.values()) | OF_OTHERS | OLD
     named = 0
-    for room in ("client", "export", "server", "benchmarks"):
+    for room in ("client", "export", "analysis", "server", "benchmarks"):
         for path in sorted((ROOT / room / "src").rglob("*.py")):
             for line, text in texts(ast.parse(path.read_text())):
                 where = f"{path.relative_to(ROOT)}:{line}: {text!r}"

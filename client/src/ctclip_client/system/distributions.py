@@ -6,6 +6,8 @@ from __future__ import annotations
 COMMANDS = {
     "export": "ctclip-export",
     "build-engines": "ctclip-export",
+    "evaluate": "ctclip-analysis",
+    "fit-head": "ctclip-analysis",
     "serve": "ctclip-server",
     "promote": "ctclip-server",
     "rollback": "ctclip-server",
@@ -20,8 +22,9 @@ INSPECTORS = {"checkpoint": "ctclip-export", "repository": "ctclip-export"}
 _FOLDERS = {
     "ctclip-client": "./client",
     "ctclip-export": "./client ./export",
+    "ctclip-analysis": "./client ./analysis",
     "ctclip-server": "./client ./server",
-    "ctclip-bench": "./client ./export ./server ./benchmarks",
+    "ctclip-bench": "./client ./export ./analysis ./server ./benchmarks",
 }
 """Distribution -> its folder, after those of the distributions that it needs: pip would look for
 these in its index, where anybody may have taken the names."""

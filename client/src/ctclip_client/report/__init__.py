@@ -1,0 +1,1 @@
+"""Pages for people: what was found in a scan, and whether it is right."""

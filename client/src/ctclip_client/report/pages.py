@@ -1,0 +1,28 @@
+"""Self-contained HTML pages, from Jinja2 templates over one common base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ctclip_client.errors import InvalidInput
+from ctclip_client.system.distributions import how_to_install_extra
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """Return a page: `template` of the folder `templates` of `package`.
+
+    It may extend `base.html`, which needs `random_weights`. Text is escaped; a value that the
+    template needs and does not get is an error.
+
+    Raises: InvalidInput where Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise InvalidInput("Pages need Jinja2.", how_to_install_extra("report")) from error
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("ctclip_client.report")])
+    pages = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return pages.get_template(template).render(**values)
