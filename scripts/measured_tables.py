@@ -1,4 +1,4 @@
-"""Write the tables of measurements in README.md and benchmarks/README.md from benchmarks/results/.
+"""Write the measured tables of docs/numbers.md and benchmarks/README.md from benchmarks/results/.
 
     .venv/bin/python scripts/measured_tables.py            # write what changed
     .venv/bin/python scripts/measured_tables.py --check    # exit 1 where a page is stale
@@ -10,6 +10,7 @@ result that passed counts, so that a page never says what no kept file does.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ctclip_bench.results.result import Result
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (ROOT / "docs" / "numbers.md", ROOT / "benchmarks" / "README.md")
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Kept = Sequence[tuple[Path, Result]]
 NOTHING = "Not measured yet.\n"
@@ -131,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = newest(RESULTS)
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
-        after = generated(before, kept, f"{RESULTS.relative_to(page.parent).as_posix()}/")
+        folder = Path(os.path.relpath(RESULTS, page.parent)).as_posix()
+        after = generated(before, kept, f"{folder}/")
         if arguments.check and before != after:
             raise SystemExit(f"{page.name} is stale. Run scripts/measured_tables.py.")
         if not arguments.check:

@@ -1,26 +1,22 @@
-"""Pages name files, commands, options and settings that exist; the README's Python runs."""
+"""Pages name files, commands, options, settings and messages that exist."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
 from ctclip_client.cli.connection import FILE_VARIABLES, URL_VARIABLE
-from ctclip_client.cli.program import command_words, parsed
-from ctclip_server.embedded.server import EmbeddedTriton
+from ctclip_client.cli.program import command_words
 
-from ..programs import run
+from .snippets import PAGES
 from .support import ROOT
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-
-
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 COMMANDS = {words[0] for words in command_words()}
 
 
@@ -28,14 +24,26 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def leads(page: Path, link: str) -> bool:
+    return "://" in link or (page.parent / link).exists()
+
+
+def headings(page: Path) -> set[str]:
+    """As GitHub makes addresses of them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-    files = [link for link in links if "://" not in link]
-    assert [link for link in files if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    assert [link for link, _ in links if not leads(page, link)] == []
+    places = [(page.parent / link if link else page, place) for link, place in links
+              if place and "://" not in link]  # fmt: skip
+    assert [place for target, place in places if place not in headings(target)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_files_exist(page: Path) -> None:
     folders = "benchmarks|deploy|docs|scripts|tests"
     content = page.read_text(encoding="utf-8")
@@ -43,7 +51,7 @@ def test_files_exist(page: Path) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_and_targets_exist(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
     assert set(re.findall(r"(?:^|`)ctclip ([a-z][a-z-]+)", content, re.MULTILINE)) <= COMMANDS
@@ -52,11 +60,35 @@ def test_commands_and_targets_exist(page: Path) -> None:
     assert {target for line in lines for target in line.split()} <= targets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_are_such_as_the_program_takes(page: Path) -> None:
-    lines = re.findall(r"^ctclip [^…\n]+$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    for _, name, *arguments in (shlex.split(line, comments=True) for line in lines):
-        assert parsed([name, *arguments]).run
+@functools.cache
+def messages() -> str:
+    """Every text of the sources, "…" for what a program puts in, and the scripts as they are."""
+    found: list[str] = []
+    for path in ROOT.glob("*/src/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    found += [path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.sh")]
+    return "\n".join(found)
+
+
+def quoted() -> list[str]:
+    """The messages in the boxes of docs/troubleshooting.md."""
+    boxes = re.findall(r"^```text\n(.*?)^```$", text("docs/troubleshooting.md"), re.M | re.S)
+    return [line for box in boxes for line in box.splitlines()]
+
+
+@pytest.mark.parametrize("message", quoted())
+def test_quoted_messages_are_those_of_the_programs(message: str) -> None:
+    """Each piece between two "…" or colons, at which messages are put together."""
+    said = re.sub(r"^(error|missing): ", "", message)
+    pieces = [piece.strip(" .()") for piece in re.split("…|: ", said)]
+    pieces = [piece for piece in pieces if len(piece) > 3]
+    assert max(map(len, pieces)) >= 12
+    assert [piece for piece in pieces if piece not in messages()] == []
 
 
 def test_contributing_names_every_folder_and_none_that_is_not_there() -> None:
@@ -71,15 +103,6 @@ def test_contributing_names_every_folder_and_none_that_is_not_there() -> None:
         assert [room for room in named if not (ROOT / folder / room).exists()] == []
         there = {path.name for path in (ROOT / folder).iterdir() if any(path.rglob("*.py"))}
         assert there == {room[:-1] for room in named if room.endswith("/")}
-
-
-def test_python_of_the_readme(server: EmbeddedTriton, phantoms: Path, tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text("README.md"), re.DOTALL)
-    (tmp_path / "scan.nii.gz").symlink_to(phantoms / "ct0.nii.gz")
-    code = code.replace("localhost:8001", server.grpc_url)
-    done = run([sys.executable, "-c", code], cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 18
 
 
 def test_settings_of_the_deployment_are_explained_in_the_example() -> None:

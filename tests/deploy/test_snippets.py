@@ -1,0 +1,88 @@
+"""Every block of code in the pages is run; what cannot be run here is parsed, and says why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ctclip_client.cli.program import main, parsed
+from ctclip_server.embedded.server import EmbeddedTriton
+
+from ..conftest import Golden
+from ..programs import run
+from .snippets import Snippet, blocks, commands, make_inputs, words
+
+RUN = {"predict", "embed", "series", "doctor"}
+"""The others need minutes, weights, labels or a server that is theirs to change; each has tests of
+its own."""
+DEFAULT_URL = "localhost:8001"
+
+
+@pytest.fixture(scope="module")
+def inputs(golden: Golden, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages name. Read-only."""
+    return make_inputs(tmp_path_factory.mktemp("pages") / "inputs", golden.geometry, repository)
+
+
+@pytest.fixture
+def here(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with all of them, for one block or line."""
+    for path in inputs.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def not_run(arguments: Sequence[str]) -> str:
+    """Why a command is parsed only; "" where it is run."""
+    if arguments[0] not in RUN:
+        return "takes minutes, or needs what this machine lacks"
+    if arguments[0] in {"predict", "embed"} and "--repository" in arguments:
+        return "starts a server of its own, as other tests do"
+    if any("example" in argument or argument.startswith("--tls") for argument in arguments):
+        return "asks another machine"
+    if any(argument.endswith((".pt", "thresholds.json")) for argument in arguments):
+        return "needs a checkpoint of the published geometry, or what another command writes"
+    return ""
+
+
+@pytest.mark.parametrize("command", commands(), ids=str)
+def test_commands(
+    command: Snippet,
+    server: EmbeddedTriton,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "…" in command.code:
+        pytest.fail("A line for a shell has to be whole.")
+    arguments = [server.grpc_url if word == DEFAULT_URL else word for word in words(command.code)]
+    if not_run(arguments):
+        assert parsed(arguments).run
+        return
+    monkeypatch.setenv("CTCLIP_URL", server.grpc_url)
+    assert main(arguments) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python(
+    block: Snippet, server: EmbeddedTriton, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = block.code.replace(DEFAULT_URL, server.grpc_url)
+    if "__main__" in code:  # other processes import it
+        (here / "snippet.py").write_text(code)
+        done = run([sys.executable, "snippet.py"], cwd=here)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout
+    else:
+        exec(compile(code, str(block), "exec"), {})  # noqa: S102 (it is ours)
+        assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_blocks_are_shell(block: Snippet) -> None:
+    done = run(["bash", "-n"], input=block.code)
+    assert (done.returncode, done.stderr) == (0, "")
