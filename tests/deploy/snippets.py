@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 
 from ctclip_client import Volume
-from ctclip_client.contract import Geometry
+from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.samples.phantom import chest_phantom
 
 from ..dicom_files import slices, tags, write
@@ -93,8 +93,26 @@ def make_inputs(folder: Path, geometry: Geometry, repository: Path) -> Path:
     bank = [{"finding": "Cavity", "present": "A cavity is present.",
              "absent": "A cavity is not present."}]  # fmt: skip
     (folder / "bank.json").write_text(json.dumps(bank))
-    (folder / "reports.csv").write_text("VolumeName,text\nct0.nii.gz,Normal.\nct1.nii.gz,Nodule.\n")
+    _write_cohort(folder, scans / "ct0.nii.gz")
     return folder
+
+
+def _write_cohort(folder: Path, scan: Path) -> None:
+    """Scans, reports and labels of four patients, named as CT-RATE's are; made up."""
+    names = [f"valid_{patient}_a_1" for patient in range(1, 5)]
+    (folder / "valid").mkdir()
+    for name in names:
+        (folder / "valid" / f"{name}.nii.gz").symlink_to(scan)
+    reports = "".join(f"{name}.nii.gz,Report of {name}.\n" for name in names)
+    (folder / "reports.csv").write_text(f"VolumeName,text\n{reports}")
+    labels = "".join(
+        f"{name}.nii.gz,{','.join(str((n + i) % 2) for i in range(len(PUBLISHED_FINDINGS)))}\n"
+        for n, name in enumerate(names)
+    )
+    findings = ",".join(each.finding for each in PUBLISHED_FINDINGS)
+    (folder / "labels.csv").write_text(f"VolumeName,{findings}\n{labels}")
+    (folder / "valid_predicted_labels.csv").symlink_to("labels.csv")
+    (folder / "validation_reports.csv").symlink_to("reports.csv")
 
 
 def _write_disc(folder: Path, volume: Volume) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,23 +17,41 @@ from ..conftest import Golden
 from ..programs import run
 from .snippets import Snippet, blocks, commands, make_inputs, words
 
-RUN = {"predict", "embed", "series", "doctor"}
-"""The others need minutes, weights, labels or a server that is theirs to change; each has tests of
-its own."""
+RUN = {"predict", "embed", "series", "doctor", "evaluate"}
+"""The others need minutes, weights, many patients or a server that is theirs to change; each has
+tests of its own."""
+READ_BY_EVALUATE = {"--predictions", "--against", "--labels", "--images", "--texts", "--thresholds"}
 DEFAULT_URL = "localhost:8001"
 
 
 @pytest.fixture(scope="module")
-def inputs(golden: Golden, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages name. Read-only."""
-    return make_inputs(tmp_path_factory.mktemp("pages") / "inputs", golden.geometry, repository)
+def inputs(
+    golden: Golden,
+    repository: Path,
+    server: EmbeddedTriton,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What the pages name, and what `predict` and `embed` make of it. Read-only."""
+    folder = tmp_path_factory.mktemp("pages") / "inputs"
+    make_inputs(folder, golden.geometry, repository)
+    scans, url = folder / "valid", ("--url", server.grpc_url)
+    for name in ("scores.csv", "int8.csv", "fp32.csv"):
+        assert main(["predict", str(scans), "--csv", str(folder / name), *url]) == 0
+    for kind, read in (("image", scans), ("text", folder / "reports.csv")):
+        for suffix in ("npz", "parquet"):
+            out = folder / f"{kind}s.{suffix}"
+            assert main(["embed", kind, str(read), "--out", str(out), *url]) == 0
+    return folder
 
 
 @pytest.fixture
 def here(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with all of them, for one block or line."""
     for path in inputs.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+        if path.is_dir():
+            (tmp_path / path.name).symlink_to(path)
+        elif "journal" not in path.name:
+            shutil.copy(path, tmp_path)  # an output of that name would go through a link
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,6 +60,9 @@ def not_run(arguments: Sequence[str]) -> str:
     """Why a command is parsed only; "" where it is run."""
     if arguments[0] not in RUN:
         return "takes minutes, or needs what this machine lacks"
+    if arguments[0] == "evaluate":
+        read = [after for option, after in pairwise(arguments) if option in READ_BY_EVALUATE]
+        return "" if all(Path(name).exists() for name in read) else "needs files of its own page"
     if arguments[0] in {"predict", "embed"} and "--repository" in arguments:
         return "starts a server of its own, as other tests do"
     if any("example" in argument or argument.startswith("--tls") for argument in arguments):
