@@ -124,8 +124,8 @@ def _points(
     points = read(args.thresholds, predictions, cases)
     if points.same_data and not args.same_data:
         raise InvalidInput(
-            f"--thresholds: {args.thresholds}: was fitted on these very scans: what it yields on "
-            "them says nothing of others.",
+            f"--thresholds: {args.thresholds}: was fitted on {points.shared:,} of these "
+            f"{len(cases.digests):,} scans: what it yields on them says nothing of others.",
             "Give predictions of other scans; --same-data shows it nevertheless, and says so.",
         )
     return points, fitted

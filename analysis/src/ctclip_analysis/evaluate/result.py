@@ -17,8 +17,8 @@ from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
 from ctclip_analysis.predictions import Origin, Predictions
 
 SAME_DATA = (
-    "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are those of "
-    "thresholds that were chosen with these labels at hand; they are too good."
+    "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are too good, "
+    "since the thresholds were chosen with the labels of {} of these scans at hand."
 )
 NO_THRESHOLDS = (
     "No thresholds, so no F1, precision, sensitivity or specificity: fit them on other scans "
@@ -71,11 +71,6 @@ class Evaluation:
         """Whether any of it is a demo checkpoint's."""
         sides = [self.predictions, *([self.against.predictions] if self.against else [])]
         return any(side.origin.random_weights for side in sides)
-
-    @property
-    def same_data(self) -> bool:
-        """Whether figures are of thresholds fitted on what they are applied to."""
-        return self.points is not None and self.points.same_data is True
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,9 @@ def method_lines(evaluation: Evaluation) -> list[str]:
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """What nobody may overlook, a sentence each; RANDOM WEIGHTS is said elsewhere."""
-    said = [SAME_DATA] if evaluation.same_data else []
+    said = []
+    if evaluation.points is not None and evaluation.points.shared:
+        said.append(SAME_DATA.format(f"{evaluation.points.shared:,}"))
     if evaluation.predictions.replaced:
         said.append(
             f"{evaluation.predictions.replaced:,} rows of the journal were replaced by later rows "
@@ -198,7 +195,7 @@ def verdict_lines(against: Against) -> list[str]:
         f"Macro AUROC {parity.judged:.4f} against {parity.reference:.4f}: "
         f"{ratio.value:.3%} of the reference {interval(ratio, '.3%')}.",
         *(
-            f"{'PASS' if parity.reaches(bar) else 'FAIL'} at {bar:.1%} of the reference"
+            f"{'PASS' if parity.reaches(bar) else 'FAIL'} at {100 * bar:.6g}% of the reference"
             for bar in sorted({*BARS, against.bar}, reverse=True)
         ),
     ]
@@ -235,6 +232,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": {"rounds": ROUNDS, "seed": SEED, "level": LEVEL, "drawn": "patients"},
         "thresholds": None if points is None else {
             "from": points.origin, "method": points.method, "same_data": points.same_data,
+            "scans_fitted_on": points.shared,
         },
         "fitted_thresholds": None if fitted is None else {
             "path": str(fitted[0]), "method": fitted[1].method,
