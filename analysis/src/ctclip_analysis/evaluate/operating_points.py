@@ -28,8 +28,8 @@ METHODS = {
 class OperatingPoints:
     """Where "positive" begins: at a finding's threshold or above.
 
-    origin: where they come from, in words. shared: on how many of the scans that they are applied to
-    they were fitted; None where that is unknown.
+    origin: where they come from, in words. shared: on how many of these scans they were fitted;
+    None where that is unknown.
     """
 
     thresholds: Mapping[str, float]

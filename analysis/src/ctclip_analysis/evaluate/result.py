@@ -27,14 +27,14 @@ NO_THRESHOLDS = (
 _MUCH = 0.03
 """Share of the rounds without a value from which on it is told."""
 _TITLES = {
-    "failed_scans": "scans that failed when they were predicted",
-    "scans_without_labels": "predicted scans without labels",
-    "labels_without_scans": "labelled scans without a prediction",
-    "findings_without_labels": "predicted findings without labels",
-    "label_columns_without_findings": "label columns that are no predicted finding",
-    "unknown_labels": "findings with unknown labels (empty, nan, -1), which do not count",
-    "joined": "labels compared with the highest of several probabilities",
-    "other_columns": "findings whose column has another name",
+    "failed_scans": "Scans that failed when they were predicted",
+    "scans_without_labels": "Predicted scans without labels",
+    "labels_without_scans": "Labelled scans without a prediction",
+    "findings_without_labels": "Predicted findings without labels",
+    "label_columns_without_findings": "Label columns that are no predicted finding",
+    "unknown_labels": "Findings with unknown labels (empty, nan, -1), which do not count",
+    "joined": "Labels compared with the highest of several probabilities",
+    "other_columns": "Findings whose column has another name",
 }
 
 
@@ -83,7 +83,7 @@ class Listed:
     def line(self, first: int = 3) -> str:
         """In one line, with the first names."""
         more = f", and {len(self.names) - first:,} more" if len(self.names) > first else ""
-        return f"{len(self.names):,} {self.title}: {', '.join(self.names[:first])}{more}"
+        return f"{self.title}: {len(self.names):,} ({', '.join(self.names[:first])}{more})"
 
 
 def headline(evaluation: Evaluation) -> str:
