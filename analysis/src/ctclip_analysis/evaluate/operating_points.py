@@ -71,7 +71,8 @@ def best_threshold(labels: Floats, scores: Floats, method: str) -> float:
     alarms = ends + 1 - hits
     positives = labels.sum()
     if method == "youden":
-        good = hits / positives - alarms / (len(labels) - positives)
+        # times both counts: whole numbers, so that what is equally good is equal
+        good = hits * (len(labels) - positives) - alarms * positives
     else:
         good = 2 * hits / (positives + hits + alarms)
     return float(scores[order][ends[np.argmax(good)]])
