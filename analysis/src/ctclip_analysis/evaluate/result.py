@@ -89,13 +89,13 @@ class Listed:
 def headline(evaluation: Evaluation) -> str:
     """What was judged, in one line."""
     cases = evaluation.cases
-    what = f"{len(cases.names):,} {cases.group}s"
+    what = f"{cases.files:,} files"
     if cases.group == "scan":
-        what += f" ({cases.files:,} reconstructions, the mean of their probabilities)"
-    return (
-        f"{what} of {evaluation.patients:,} patients, {len(cases.findings)} findings; "
-        f"{described(evaluation.predictions.origin)}"
-    )
+        what = f"{len(cases.names):,} scans ({what}, the mean of their probabilities)"
+    if cases.patients.alone < len(cases.names):
+        what += f" of {evaluation.patients:,} patients"
+    findings = f"{len(cases.findings)} findings"
+    return f"{what}, {findings}; {described(evaluation.predictions.origin)}"
 
 
 def described(origin: Origin) -> str:
@@ -109,15 +109,16 @@ def described(origin: Origin) -> str:
 def method_lines(evaluation: Evaluation) -> list[str]:
     """How the figures came about, a sentence each."""
     cases, points = evaluation.cases, evaluation.points
-    lines = [
-        f"Intervals: {LEVEL:.0%}, percentile bootstrap, {ROUNDS:,} draws of "
-        f"{evaluation.patients:,} patients with all their cases (seed {SEED}). "
-        f"Patients are told by {cases.patients.told_by}."
-    ]
-    if 0 < cases.patients.alone < len(cases.names):
-        lines.append(
-            f"{cases.patients.alone:,} names do not tell their patient: each is drawn by itself."
-        )
+    drawn = f"Intervals: {LEVEL:.0%}, percentile bootstrap, {ROUNDS:,} draws (seed {SEED})"
+    if cases.patients.alone == len(cases.names):
+        lines = [f"{drawn}. Nothing tells patients, so each case is drawn by itself."]
+    else:
+        lines = [
+            f"{drawn} of {evaluation.patients:,} patients with all their cases, told by "
+            f"{cases.patients.told_by}."
+        ]
+        if cases.patients.alone:
+            lines.append(f"{cases.patients.alone:,} names tell no patient: drawn by themselves.")
     if cases.ungrouped:
         lines.append(f"{cases.ungrouped:,} names do not tell their scan: each is a case by itself.")
     if points is not None:
