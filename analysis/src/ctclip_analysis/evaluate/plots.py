@@ -49,7 +49,7 @@ def roc(scores: FindingScores, labels: Floats, probabilities: Floats) -> str:
     """Sensitivity against false alarms; the threshold as a dot, where there is one."""
     from sklearn.metrics import roc_curve
 
-    figure, axes = _square("1 - specificity", "Sensitivity")
+    figure, axes = _square("1 − specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8, ls="--")
     alarms, hits, _ = roc_curve(labels, probabilities)
     axes.plot(alarms, hits, color=_BLUE, lw=1.5)
