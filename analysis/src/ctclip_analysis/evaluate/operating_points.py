@@ -28,7 +28,8 @@ METHODS = {
 class OperatingPoints:
     """Where "positive" begins: at a finding's threshold or above.
 
-    origin: where they come from, in words. shared: on how many of these scans they were fitted;
+    origin: where they come from, in words. release: whose answers they were fitted on, None where
+    that is unknown. shared: on how many of these scans they were fitted;
     None where that is unknown.
     """
 
@@ -36,6 +37,7 @@ class OperatingPoints:
     method: str
     origin: str
     shared: int | None
+    release: str | None = None
 
     @property
     def same_data(self) -> bool | None:
@@ -106,8 +108,12 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     known = read_thresholds(path)
     known.check_known(predictions.findings)
     fitted_on: Any = json.loads(path.read_text(encoding="utf-8-sig")).get("fitted_on")
-    scans = fitted_on.get("scans") if isinstance(fitted_on, dict) else None
-    shared = None
-    if isinstance(scans, str):
-        shared = len(set(scans.split()) & set(cases.digests))
-    return OperatingPoints(known.values, known.method, str(path), shared)
+    if not isinstance(fitted_on, dict) or not isinstance(fitted_on.get("scans"), str):
+        return OperatingPoints(known.values, known.method, str(path), None)
+    shared = len(set(fitted_on["scans"].split()) & set(cases.digests))
+    release = fitted_on.get("release")
+    said = ", ".join(
+        f"{name} {fitted_on[name]}" for name in ("release", "precision", "group", "cases")
+        if fitted_on.get(name) is not None
+    )  # fmt: skip
+    return OperatingPoints(known.values, known.method, f"{path} ({said})", shared, release)
