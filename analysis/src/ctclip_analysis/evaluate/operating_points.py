@@ -116,4 +116,6 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
         f"{name} {fitted_on[name]}" for name in ("release", "precision", "group", "cases")
         if fitted_on.get(name) is not None
     )  # fmt: skip
-    return OperatingPoints(known.values, known.method, f"{path} ({said})", shared, release)
+    return OperatingPoints(
+        known.values, known.method, f"{path} (fitted on {said})", shared, release
+    )
