@@ -224,9 +224,11 @@ def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> 
         (["--fit-thresholds", "valid.labels.csv"], "would be lost"),
         (["--fit-thresholds", "x.json", "--report", "x.json"], "would be lost"),
         (["--labels", "valid.csv"], "two rows for"),
+        (["--predictions", "whole.csv", "--labels", "whole.csv"], "the content of --predictions"),
     ],
 )
 def test_what_is_refused(more: list[str], message: str, run: Run, folder: Path) -> None:
+    (folder / "whole.csv").write_text("scan,A\na,1\nb,0\n")
     before = sorted(path.name for path in folder.iterdir())
     assert message in run(*more, code=2)
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -359,6 +361,20 @@ def test_what_predict_writes_is_judged(
         odd, even = scores.probabilities[1::2, at], scores.probabilities[::2, at]
         wins = [(p > n) + (p == n) / 2 for p in odd for n in even]
         assert each["auroc"]["value"] == pytest.approx(np.mean(wins))
+
+
+def test_pipes_are_read_once(folder: Path) -> None:
+    (folder / "t.json").write_text('{"kind": "ctclip-thresholds", "version": 1, "method": "mine", '
+                                   '"thresholds": {"Emphysema": 0.4}}')  # fmt: skip
+    done = subprocess.run(
+        [
+            "/bin/bash", "-c", '"$0" -m ctclip_client evaluate --predictions <(cat valid.csv) '
+            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json",
+            sys.executable,
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)["findings"]) == len(FINDINGS)
 
 
 def test_help_is_quick() -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,15 +106,16 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     """
     known = read_thresholds(path)
     known.check_known(predictions.findings)
-    fitted_on: Any = json.loads(path.read_text(encoding="utf-8-sig")).get("fitted_on")
-    if not isinstance(fitted_on, dict) or not isinstance(fitted_on.get("scans"), str):
+    fitted_on = known.fitted_on
+    scans, release = fitted_on.get("scans"), fitted_on.get("release")
+    if not isinstance(scans, str):
         return OperatingPoints(known.values, known.method, str(path), None)
-    shared = len(set(fitted_on["scans"].split()) & set(cases.digests))
-    release = fitted_on.get("release")
     said = ", ".join(
         f"{name} {fitted_on[name]}" for name in ("release", "precision", "group", "cases")
         if fitted_on.get(name) is not None
     )  # fmt: skip
     return OperatingPoints(
-        known.values, known.method, f"{path} (fitted on {said})", shared, release
-    )
+        known.values, known.method, f"{path} (fitted on {said})",
+        len(set(scans.split()) & set(cases.digests)),
+        release if isinstance(release, str) else None,
+    )  # fmt: skip
