@@ -1,5 +1,5 @@
 """`ctclip evaluate`: whether predictions are right."""
 
-SUMMARY = "Judge predictions by labels; `scores` is what is done where no WORD is given."
+SUMMARY = "Judge predictions by labels: how good they are, and whether a precision keeps it."
 WORDS = {"scores": "ctclip_analysis.cli.scores"}
 DEFAULT_WORD = "scores"
