@@ -1,0 +1,5 @@
+"""`ctclip evaluate`: whether predictions are right."""
+
+SUMMARY = "Judge predictions by labels: how good they are, and whether a precision keeps it."
+WORDS = {"scores": "ctclip_analysis.cli.scores"}
+DEFAULT_WORD = "scores"
