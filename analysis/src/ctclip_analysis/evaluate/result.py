@@ -101,7 +101,7 @@ def headline(evaluation: Evaluation) -> str:
 def described(origin: Origin) -> str:
     """Whose answers they are."""
     if origin.release is None:
-        return "the predictions do not say of which release"
+        return "answers of an unknown release"
     random = ", RANDOM WEIGHTS" if origin.random_weights else ""
     return f"release {origin.release}, checkpoint {origin.checkpoint}, {origin.precision}{random}"
 
