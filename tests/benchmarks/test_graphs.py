@@ -288,7 +288,7 @@ def test_a_gpu_that_is_not_there(
     ("flags", "complaint"),
     [
         (["--graphs", "vision,eyes"], "got 'eyes', expected some of vision,text"),
-        (["--graphs", "classfine"], "this release has no ClassFine head"),
+        (["--graphs", "classfine"], "this release has no trained head"),
         (["--upstream"], "it needs --against and --text-model"),
         (["--against", "a.pt"], "--against and --text-model go together"),
         (["--rounds", "0"], "expected at least 1"),

@@ -42,7 +42,8 @@ _Scans = tuple[tuple[Volume, ...], tuple[Array, ...]]
 @dataclass(frozen=True)
 class Heads:
     """scale: exp(temperature). bank: (2F, E), length 1. weights: (N, W, F) and codebook: (Z, W), of
-    relevance maps. classifier: weight (18, E) and bias (18,) of ClassFine, or nothing.
+    relevance maps. classifier: weight (C, E) and bias (C,) of a trained head, or nothing; relu:
+    whether it begins with one, as ClassFine does.
     """
 
     scale: float
@@ -50,6 +51,7 @@ class Heads:
     weights: Tensor
     codebook: Tensor
     classifier: tuple[Tensor, ...] = ()
+    relu: bool = False
 
     def function(self, word: str, device: str = "cpu") -> Function:
         """Of "score", "findings", "relevance" or "classfine": tensors in the order of the graph's
@@ -74,7 +76,8 @@ class Heads:
 
         def classfine(images: Tensor) -> Tensor:
             weight, bias = classifier
-            return torch.sigmoid(torch.relu(images) @ weight.T + bias)
+            seen = torch.relu(images) if self.relu else images
+            return torch.sigmoid(seen @ weight.T + bias)
 
         functions: dict[str, Function] = {
             "score": score, "findings": findings, "relevance": relevance, "classfine": classfine,
@@ -157,7 +160,8 @@ def _by_checkpoint(
         model.relevance_weights(bank).transpose(1, 2).contiguous(),  # (N, W, F)
         model.vision.codebook.detach(),
         # The repository's may have come from a checkpoint of its own.
-        tuple(map(torch.detach, head.linear.parameters())) if head else _classifier(inputs),
+        *((tuple(map(torch.detach, head.linear.parameters())), head.relu) if head
+          else _classifier(inputs)),
     )  # fmt: skip
     low = precision_of(TEXT_ENCODER, inputs.release.precision) != "fp32"
     return Subject(
@@ -198,15 +202,18 @@ def _heads_of_graphs(inputs: ParityInputs) -> Heads:
     bank = _constants(inputs, FINDINGS)["prompt_embedding"]
     return Heads(
         float(_constants(inputs, SCORE)["scale"]), F.normalize(bank), relevance["weights"],
-        relevance["codebook"], _classifier(inputs),
+        relevance["codebook"], *_classifier(inputs),
     )  # fmt: skip
 
 
-def _classifier(inputs: ParityInputs) -> tuple[Tensor, ...]:
+def _classifier(inputs: ParityInputs) -> tuple[tuple[Tensor, ...], bool]:
+    """Weight and bias of the repository's trained head, and whether it begins with a ReLU."""
     if CLASSFINE.name not in inputs.members.steps:
-        return ()
+        return (), False
     constants = _constants(inputs, CLASSFINE)
-    return constants["weight"], constants["bias"]
+    graph = onnx.load(inputs.file(CLASSFINE.name)).graph
+    relu = any(node.op_type == "Relu" for node in graph.node)
+    return (constants["weight"], constants["bias"]), relu
 
 
 def _constants(inputs: ParityInputs, model: Model) -> dict[str, Tensor]:

@@ -91,10 +91,12 @@ def findings_graph(temperature: float, text_embedding: NDArray[np.float32]) -> o
     return _finish(text, temperature, prompt_embedding=text_embedding.astype(np.float32))
 
 
-def classfine_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> onnx.ModelProto:
-    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, 18): ReLU, Linear, sigmoid.
+def classfine_graph(
+    weight: NDArray[np.float32], bias: NDArray[np.float32], *, relu: bool
+) -> onnx.ModelProto:
+    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, C): ReLU (of ClassFine alone), Linear, sigmoid.
 
-    weight: (18, E), bias: (18,), of the ClassFine head.
+    weight: (C, E), bias: (C,), of a trained head.
     """
     classes, embedding_size = weight.shape
     text = f"""{_HEADER}
@@ -103,8 +105,8 @@ def classfine_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> o
     {{
         {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
         {_COSINE.format(name="images", source="images_checked")}
-        positive = Relu (images)
-        logits = Gemm <transB = 1> (positive, weight, bias)
+        {"seen = Relu (images)" if relu else ""}
+        logits = Gemm <transB = 1> ({"seen" if relu else "images"}, weight, bias)
         PROBABILITIES = Sigmoid (logits)
     }}"""
     model = parser.parse_model(text)
