@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from ctclip_client.contract import Finding
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.system.json_keys import unique_keys
 
 _REMEDY = 'Expected JSON: [{"finding": "…", "present": "…", "absent": "…"}, …].'
 _HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -28,7 +28,7 @@ def read_prompts(path: Path) -> tuple[Finding, ...]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Notepad marks it
-        content = json.loads(text, object_pairs_hook=_object)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", _REMEDY) from error
     except (ValueError, RecursionError) as error:
@@ -69,13 +69,3 @@ def check_differ(where: str, present: str, absent: str) -> None:
             "between two that are the same every scan gets 0.5.",
             "Say in one of them that the finding is there, and in the other that it is not.",
         )
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object whose keys are there once: which of several values is meant is unknown."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        key, count = Counter(key for key, _ in pairs).most_common(1)[0]
-        values = ", ".join(repr(value) for name, value in pairs if name == key)
-        raise ValueError(f"got {key!r} {count} times ({values}), expected it once")
-    return content

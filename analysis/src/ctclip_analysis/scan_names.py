@@ -1,0 +1,127 @@
+"""Which row of a table is about which scan, and which scans are of one patient."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+
+from ctclip_client.errors import InvalidInput
+
+_ENDINGS = re.compile(r"(\.(nii|nrrd|mha|npz|dcm|zip|tar|tgz))?(\.(gz|bz2|xz|zip))?$", re.I)
+_CT_RATE = re.compile(r"([A-Za-z]+_\d+)_([a-z]+)_(\d+)")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A name of CT-RATE: `valid_1_a_2.nii.gz` is of patient valid_1, of the scan valid_1_a."""
+
+    patient: str
+    scan: str
+    number: int
+
+
+def reconstruction(name: str) -> Reconstruction | None:
+    """What a file's name says, if it is one of CT-RATE's (split_PATIENT_SCAN_RECONSTRUCTION)."""
+    found = _CT_RATE.fullmatch(stem(name))
+    if found is None:
+        return None
+    patient, scan, number = found.groups()
+    return Reconstruction(patient, f"{patient}_{scan}", int(number))
+
+
+def stem(name: str) -> str:
+    """The last part of a path, without what says the format."""
+    return _ENDINGS.sub("", _parts(name)[-1])
+
+
+def match_names(scans: Sequence[str], rows: Sequence[str]) -> list[int | None]:
+    """For each scan the row about it, None where there is none.
+
+    Files are known by their names, with or without the ending of the format, and by the folder that
+    they lie in, where both sides tell it; where several have one name, by all folders that both
+    sides tell.
+
+    Args:
+        scans: paths, as predictions have them.
+        rows: names or paths, as labels have them.
+
+    Raises:
+        InvalidInput: a row may be about several scans, or a scan may have several rows.
+    """
+    by_stem = defaultdict(list)
+    for index, row in enumerate(rows):
+        by_stem[stem(row)].append(index)
+    of_one_name = defaultdict(list)
+    for index, scan in enumerate(scans):
+        of_one_name[stem(scan)].append(index)
+    matched: list[int | None] = [None] * len(scans)
+    for name, places in of_one_name.items():
+        candidates = by_stem.get(name, [])
+        # A name that is there once on both sides needs no more than its own folder: data moves.
+        parts = 2 if len(places) == len(candidates) == 1 else None
+        taken: dict[int, int] = {}
+        for place in places:
+            row_index = _row_of(scans[place], rows, candidates, parts)
+            if row_index is None:
+                continue
+            if row_index in taken:
+                first = scans[taken[row_index]]
+                raise _ambiguous(rows[row_index], first, scans[place], "scans")
+            taken[row_index] = place
+            matched[place] = row_index
+    return matched
+
+
+def _row_of(
+    scan: str, rows: Sequence[str], candidates: Sequence[int], parts: int | None
+) -> int | None:
+    """The row of the same path, or else that whose last parts are the same, of those whose name
+    is. parts: how many are compared at most."""
+    same = [index for index in candidates if rows[index] == scan]
+    similar = [index for index in candidates if _agree(rows[index], scan, parts)]
+    found = same or similar
+    if len(found) > 1:
+        raise _ambiguous(scan, rows[found[0]], rows[found[1]], "rows")
+    return found[0] if found else None
+
+
+def _agree(one: str, other: str, parts: int | None) -> bool:
+    first, second = ((*_parts(name)[:-1], stem(name)) for name in (one, other))
+    length = min(len(first), len(second), parts or len(first))
+    return first[-length:] == second[-length:]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    path = PureWindowsPath(name) if "\\" in name else PurePosixPath(name)
+    return tuple(part for part in path.parts if part != path.anchor) or (name,)
+
+
+def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"'{name}' may be about two {what}: '{first}' and '{second}'.",
+        "Let the labels name scans by as much of the path as tells them apart.",
+    )
+
+
+@dataclass(frozen=True)
+class Patients:
+    """ids: one a scan. told_by: what told them, in words. alone: how many scans no name tells the
+    patient of, each of which counts as a patient of its own."""
+
+    ids: tuple[str, ...]
+    told_by: str
+    alone: int = 0
+
+
+def patients_by_name(scans: Sequence[str]) -> Patients:
+    """Patients from names, where these are CT-RATE's."""
+    known = [reconstruction(scan) for scan in scans]
+    ids = tuple(
+        scan if found is None else found.patient for scan, found in zip(scans, known, strict=True)
+    )
+    alone = known.count(None)
+    told_by = "names as CT-RATE's" if alone < len(scans) else "nothing: each scan is a patient"
+    return Patients(ids, told_by, alone)
