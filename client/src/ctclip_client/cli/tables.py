@@ -60,7 +60,7 @@ class TablePrinter:
             random = Text(_RANDOM, "bold red", justify="center")
             self._console.print(Panel(random, border_style="red"))
         table = _table(scores)
-        if _least_width(self._console, table) <= self._console.width:
+        if least_width(self._console, table) <= self._console.width:
             self._console.print(table)
         else:
             self._list(scores)
@@ -93,13 +93,13 @@ class TablePrinter:
 
 def print_table(console: Console, table: Table) -> None:
     """Print all of a table: no terminal is so narrow that a column is left out."""
-    least = _least_width(console, table)
+    least = least_width(console, table)
     if least > console.width:
         table.width = least
     console.print(table, crop=False)
 
 
-def _least_width(console: Console, table: Table) -> int:
+def least_width(console: Console, table: Table) -> int:
     """Columns of the terminal that a table needs: the longest word of each of its own."""
     return Measurement.get(console, console.options.update(width=1000), table).minimum
 

@@ -1,0 +1,109 @@
+"""Thresholds: fitted on one file of predictions, kept, and applied to another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctclip_analysis.evaluate.cases import Cases
+from ctclip_analysis.predictions import Predictions
+from ctclip_client.errors import InvalidInput
+from ctclip_client.system.files import whole_file
+from ctclip_client.thresholds import KIND, VERSION, read_thresholds
+
+Floats = NDArray[np.float64]
+METHODS = {
+    "youden": "the largest sensitivity + specificity - 1 (Youden 1950)",
+    "f1": "the largest F1",
+}
+_SAME = ("predictions_sha256", "scans_sha256")
+"""Of the data that thresholds were fitted on: either one alone makes it the same."""
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Where "positive" begins: at a finding's threshold or above.
+
+    origin: where they come from, in words. same_data: whether they were fitted on what they are
+    applied to; None where that is unknown.
+    """
+
+    thresholds: Mapping[str, float]
+    method: str
+    origin: str
+    same_data: bool | None
+
+
+def fit(cases: Cases, method: str) -> OperatingPoints:
+    """A threshold for each finding that has cases of both classes.
+
+    Candidates are the probabilities that occur; of several that are equally good, the highest. What
+    is joined from several findings is no finding of a release, and gets none.
+    """
+    found = {}
+    for at, finding in enumerate(cases.findings):
+        known = np.isfinite(cases.labels[:, at])
+        labels, scores = cases.labels[known, at], cases.probabilities[known, at]
+        if 0 < labels.sum() < len(labels) and finding not in cases.mismatches.joined:
+            found[finding] = best_threshold(labels, scores, method)
+    if not found:
+        raise InvalidInput(
+            "--fit-thresholds: no finding has cases of both classes, so that none can be fitted.",
+            "Take a file with scans that have the findings and scans that have not.",
+        )
+    return OperatingPoints(found, method, "fitted on these predictions", same_data=True)
+
+
+def best_threshold(labels: Floats, scores: Floats, method: str) -> float:
+    """labels: (N,), 0 and 1, both there. scores: (N,)."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits = np.cumsum(labels[order])[ends]
+    alarms = ends + 1 - hits
+    positives = labels.sum()
+    if method == "youden":
+        good = hits / positives - alarms / (len(labels) - positives)
+    else:
+        good = 2 * hits / (positives + hits + alarms)
+    return float(scores[order][ends[np.argmax(good)]])
+
+
+def write(path: Path, points: OperatingPoints, predictions: Predictions, cases: Cases) -> None:
+    """Keep thresholds, with what they were fitted on. Raises: InvalidInput."""
+    content = {
+        "kind": KIND,
+        "version": VERSION,
+        "method": points.method,
+        "thresholds": dict(points.thresholds),
+        "fitted_on": {
+            "predictions_sha256": predictions.sha256,
+            "labels_sha256": cases.labels_sha256,
+            "scans_sha256": cases.sha256,
+            "cases": len(cases.names),
+            "group": cases.group,
+            **vars(predictions.origin),
+        },
+    }
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
+    """Thresholds of a file, and whether they were fitted on this data.
+
+    Raises: Unreadable, InvalidInput for thresholds of findings that were not predicted.
+    """
+    known = read_thresholds(path)
+    known.check_known(predictions.findings)
+    fitted_on: Any = json.loads(path.read_text(encoding="utf-8-sig")).get("fitted_on")
+    same: bool | None = None
+    if isinstance(fitted_on, dict):
+        here = {"predictions_sha256": predictions.sha256, "scans_sha256": cases.sha256}
+        same = any(fitted_on.get(name) == here[name] for name in _SAME)
+    return OperatingPoints(known.values, known.method, str(path), same)

@@ -1,0 +1,136 @@
+"""An evaluation as one page that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctclip_analysis.evaluate import plots
+from ctclip_analysis.evaluate.metrics import AT_THRESHOLD, ERROR, RANKING, FindingScores
+from ctclip_analysis.evaluate.resampling import Figure
+from ctclip_analysis.evaluate.result import (
+    NO_THRESHOLDS,
+    Evaluation,
+    described,
+    headline,
+    interval,
+    listed,
+    method_lines,
+    undefined_lines,
+    verdict_lines,
+    warnings,
+)
+from ctclip_client.report.pages import render
+
+MOST_CURVES = 40
+"""Findings whose curves are drawn: more would make the page too large to send."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its interval below it."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Addresses of the pictures of one finding, and what they show in a few words."""
+
+    finding: str
+    said: str
+    pictures: tuple[tuple[str, str], ...]
+
+
+def as_page(evaluation: Evaluation) -> str:
+    """The page, in HTML.
+
+    Raises: InvalidInput where Jinja2 is not installed.
+    """
+    scored, against = evaluation.scored, evaluation.against
+    at_threshold = AT_THRESHOLD if evaluation.points is not None else {}
+    titles = {**RANKING, **at_threshold, **ERROR}
+    drawn = [each for each in scored.findings if math.isfinite(each.figures["auroc"].value)]
+    return render(
+        "ctclip_analysis",
+        "evaluation.html",
+        random_weights=evaluation.random_weights,
+        headline=headline(evaluation),
+        finished=evaluation.finished,
+        files=_files(evaluation),
+        warnings=warnings(evaluation),
+        no_thresholds="" if evaluation.points is not None else NO_THRESHOLDS,
+        titles=[*titles.values(), "ECE"],
+        with_threshold=bool(at_threshold),
+        rows=[
+            (each, [*(_cell(each.figures.get(name)) for name in titles),
+                    Cell(_number(each.calibration.ece))])
+            for each in scored.findings
+        ],
+        mean=[*(_cell(scored.macro.get(name)) for name in titles), Cell("")],
+        intervals=plots.intervals(scored) if drawn else "",
+        curves=[_curves(evaluation, each) for each in drawn[:MOST_CURVES]],
+        not_drawn=len(drawn[MOST_CURVES:]),
+        undefined=undefined_lines(scored),
+        method=method_lines(evaluation),
+        listed=listed(evaluation.cases),
+        against=against,
+        reference="" if against is None else described(against.predictions.origin),
+        verdicts=[] if against is None else verdict_lines(against),
+        parity_rows=[] if against is None else [
+            (each, _number(each.reference, 4), _number(each.judged, 4),
+             _cell(each.difference, "+.4f"))
+            for each in against.parity.findings
+        ],
+        parity_mean=() if against is None else (
+            _number(against.parity.reference, 4), _number(against.parity.judged, 4),
+            _cell(against.parity.difference, "+.4f"),
+        ),
+        differences="" if against is None else plots.differences(against.parity),
+    )  # fmt: skip
+
+
+def _files(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    files = [
+        ("Predictions", evaluation.predictions.path, evaluation.predictions.sha256),
+        ("Labels", evaluation.labels, evaluation.cases.labels_sha256),
+    ]
+    if evaluation.against is not None:
+        reference = evaluation.against.predictions
+        files.append(("Reference", reference.path, reference.sha256))
+    return [(what, str(path.name), sha256) for what, path, sha256 in files]
+
+
+def _curves(evaluation: Evaluation, scores: FindingScores) -> Curves:
+    at = evaluation.cases.findings.index(scores.finding)
+    known = np.isfinite(evaluation.cases.labels[:, at])
+    labels = evaluation.cases.labels[known, at]
+    probabilities = evaluation.cases.probabilities[known, at]
+    auroc, precision = (scores.figures[name] for name in RANKING)
+    said = (
+        f"AUROC {auroc.value:.3f} {interval(auroc)}, AP {precision.value:.3f} "
+        f"{interval(precision)}, {scores.positives:,} of {scores.cases:,} positive"
+    )
+    return Curves(
+        scores.finding, said,
+        (
+            ("ROC curve", plots.roc(scores, labels, probabilities)),
+            ("precision-recall curve", plots.precision_recall(scores, labels, probabilities)),
+            ("reliability curve", plots.reliability(scores.calibration.bins)),
+        ),
+    )  # fmt: skip
+
+
+def _cell(figure: Figure | None, form: str = ".3f") -> Cell:
+    if figure is None:
+        return Cell("")
+    if not math.isfinite(figure.value):
+        return Cell("n/a")
+    return Cell(f"{figure.value:{form}}", interval(figure, form).strip("()"))
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
