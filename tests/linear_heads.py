@@ -22,7 +22,8 @@ def drawn_head(checkpoint: Path, embedding_size: int = 32, **changes: Any) -> Li
     trained_on = TrainedOn("r1", checkpoint.name, sha256(checkpoint), "fp32", False, GEOMETRY, 9)
     head = LinearHead(
         KIND, VERSION, CLASSES, embedding_size, tuple(map(tuple, weight.tolist())),
-        tuple(draw.normal(size=len(CLASSES)).tolist()), trained_on,
+        tuple(draw.normal(size=len(CLASSES)).tolist()),
+        tuple(draw.normal(0, 0.1, embedding_size).tolist()), trained_on,
     )  # fmt: skip
     return replace(head, **changes)
 

@@ -86,7 +86,7 @@ def test_a_head_is_scikit_learns_logistic_regression(fit: Fit, drawn: Any, tmp_p
         model = make_pipeline(StandardScaler(), LogisticRegression(C=told["strength"]))
         model.fit(vectors[known].astype(np.float64), [cells[at] for at in known])
         expected = model.predict_proba(vectors.astype(np.float64))[:, 1]
-        logits = vectors @ np.array(head.weight[index]) + head.bias[index]
+        logits = (vectors - np.array(head.mean)) @ np.array(head.weight[index]) + head.bias[index]
         np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, rtol=0, atol=1e-4)
     assert said["classes"][0]["auroc"] > 0.9
     before = (tmp_path / "head.json").read_bytes()

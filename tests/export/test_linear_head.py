@@ -40,11 +40,12 @@ def test_its_graph_is_one_linear_layer_and_a_sigmoid(
     assert loaded.classifier is not None
     images = np.random.default_rng(1).normal(size=(5, 32)).astype(np.float32)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
-    graph = classfine_graph(*head.arrays(), relu=False)
+    graph = classfine_graph(*head.arrays())
     onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     (served,) = session.run(None, {"IMAGE_EMBEDDING": images})
-    logits = images.astype(np.float64) @ np.array(head.weight).T + np.array(head.bias)
+    centred = images.astype(np.float64) - np.array(head.mean)
+    logits = centred @ np.array(head.weight).T + np.array(head.bias)
     expected = 1 / (1 + np.exp(-logits))
     reference = loaded.classifier(torch.from_numpy(images)).numpy()
     for got in (served, reference):
@@ -93,6 +94,7 @@ def test_random_weights_of_the_embeddings_stay_so(
         ({"classes": ["a", "b", "\x1b[31m"]}, r"classes: got '\\x1b\[31m'"),
         ({"bias": [0.0, 1.0]}, "got 3 and 2 rows, expected 3"),
         ({"weight": [[0.0] * 31] * 3}, r"weight\[0\]: got 31 numbers, expected 32"),
+        ({"mean": [0.0] * 33}, "mean: got 33 numbers, expected 32"),
         ({"weight": [[1e39] * 32] * 3}, "too large for float32"),
         ({"weight": [["1"] * 32] * 3}, r"weight\[0\]\[0\]: got \"1\", expected a finite number"),
         ({"bias": [0.0, 1.0, float("nan")]}, r"bias\[2\]: got NaN"),

@@ -31,7 +31,7 @@ def test_classfine_is_upstreams(batch: int, golden: Golden, classfine: Checkpoin
         embedding = classfine.model.vision(volume)[0]
         reference = classfine.classifier(embedding).numpy()
     head = classfine.classifier.linear
-    graph = classfine_graph(head.weight.numpy(), head.bias.numpy(), relu=True)
+    graph = classfine_graph(head.weight.numpy(), head.bias.numpy())
     onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     (served,) = session.run(None, {"IMAGE_EMBEDDING": embedding.numpy()})

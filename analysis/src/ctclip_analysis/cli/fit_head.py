@@ -128,22 +128,20 @@ def _print_table(trained: TrainedHead) -> None:
 
     said = trained.head.cross_validation
     random = trained.head.trained_on.random_weights
-    table = Table(
-        title="On patients that the fit has not seen",
-        caption="RANDOM WEIGHTS: these numbers mean nothing." if random else None,
-    )
-    table.add_column("Class", overflow="fold")
-    for title in ("Scans", "Positive", "Patients", "C", "AUROC", "AP", "AP by chance"):
+    table = Table(caption="RANDOM WEIGHTS: these numbers mean nothing." if random else None)
+    table.add_column("Class", overflow="fold", min_width=12)
+    for title in ("Scans", "Positive", "Patients", "AUROC", "AP", "AP by\nchance"):
         table.add_column(title, justify="right", no_wrap=True)
     for each in trained.results:
         table.add_row(
             Text(printable(each.name)), f"{each.scans:,}", f"{each.positives:,}",
-            f"{each.patients:,}", f"{each.strength:g}", f"{each.auroc:.3f}",
+            f"{each.patients:,}", f"{each.auroc:.3f}",
             f"{each.average_precision:.3f}", f"{each.positives / each.scans:.3f}",
         )  # fmt: skip
     print_table(Console(), table)
     print(
-        f"{said['folds']} folds by patient, C chosen in {said['inner_folds']} folds of the other "
-        f"patients, seed {said['seed']}. Served in float32, a probability differs by at most "
+        f"On patients that the fit has not seen: {said['folds']} folds of patients, the strength "
+        f"of regularisation chosen in {said['inner_folds']} folds of the others, seed "
+        f"{said['seed']}.\nServed in float32, a probability differs by at most "
         f"{trained.float32_difference:.0e}."
     )

@@ -86,14 +86,14 @@ def fit_class(sample: Sample, seed: int) -> FittedClass:
     )  # fmt: skip
 
 
-def served_difference(vectors: Floats, weight: Floats, bias: Floats) -> float:
+def served_difference(vectors: Floats, weight: Floats, bias: Floats, mean: Floats) -> float:
     """The largest |difference| of a probability by float32, as served, from float64.
 
-    weight: (C, E), bias: (C,).
+    weight: (C, E), bias: (C,), of embeddings minus their mean (E,).
     """
-    exact = _probabilities(vectors, weight.T, bias)
-    single = vectors.astype(np.float32) @ weight.T.astype(np.float32) + bias.astype(np.float32)
-    return float(np.abs(1 / (1 + np.exp(-single)) - exact).max())
+    exact = _probabilities(vectors - mean, weight.T, bias)
+    x, w, b, m = (each.astype(np.float32) for each in (vectors, weight, bias, mean))
+    return float(np.abs(1 / (1 + np.exp(-((x - m) @ w.T + b))) - exact).max())
 
 
 def _folds(sample: Sample, count: int, seed: int) -> list[tuple[Places, Places]]:

@@ -110,11 +110,13 @@ def train(
             fitted.append(fit_class(sample, seed))
             advance(1)
     results = tuple(map(_result, labels.findings, samples, fitted))
-    weight, bias = np.stack([each.weight for each in fitted]), np.array([f.bias for f in fitted])
+    mean = scans.vectors.mean(axis=0)
+    weight = np.stack([each.weight for each in fitted])
+    bias = np.array([each.bias for each in fitted]) + weight @ mean
     origin = embeddings.origin
     head = LinearHead(
         KIND, VERSION, labels.findings, weight.shape[1],
-        tuple(map(tuple, weight.tolist())), tuple(bias.tolist()),
+        tuple(map(tuple, weight.tolist())), tuple(bias.tolist()), tuple(mean.tolist()),
         TrainedOn(
             origin.release, origin.checkpoint, origin.checkpoint_sha256, origin.precision,
             origin.random_weights, origin.geometry, len(scans.vectors),
@@ -125,7 +127,7 @@ def train(
             "classes": [dict(vars(each)) for each in results],
         },
     )  # fmt: skip
-    return TrainedHead(head, results, served_difference(scans.vectors, weight, bias))
+    return TrainedHead(head, results, served_difference(scans.vectors, weight, bias, mean))
 
 
 def _sample(scans: Matched, column: int) -> Sample:

@@ -42,8 +42,8 @@ _Scans = tuple[tuple[Volume, ...], tuple[Array, ...]]
 @dataclass(frozen=True)
 class Heads:
     """scale: exp(temperature). bank: (2F, E), length 1. weights: (N, W, F) and codebook: (Z, W), of
-    relevance maps. classifier: weight (C, E) and bias (C,) of a trained head, or nothing; relu:
-    whether it begins with one, as ClassFine does.
+    relevance maps. classifier: weight (C, E) and bias (C,) of ClassFine, and mean (E,) of a linear
+    head, or nothing.
     """
 
     scale: float
@@ -51,7 +51,6 @@ class Heads:
     weights: Tensor
     codebook: Tensor
     classifier: tuple[Tensor, ...] = ()
-    relu: bool = False
 
     def function(self, word: str, device: str = "cpu") -> Function:
         """Of "score", "findings", "relevance" or "classfine": tensors in the order of the graph's
@@ -75,8 +74,8 @@ class Heads:
             return maps.reshape(*maps.shape[:3], *codes.shape[2:])
 
         def classfine(images: Tensor) -> Tensor:
-            weight, bias = classifier
-            seen = torch.relu(images) if self.relu else images
+            weight, bias, *mean = classifier
+            seen = images - mean[0] if mean else torch.relu(images)
             return torch.sigmoid(seen @ weight.T + bias)
 
         functions: dict[str, Function] = {
@@ -160,8 +159,7 @@ def _by_checkpoint(
         model.relevance_weights(bank).transpose(1, 2).contiguous(),  # (N, W, F)
         model.vision.codebook.detach(),
         # The repository's may have come from a checkpoint of its own.
-        *((tuple(map(torch.detach, head.linear.parameters())), head.relu) if head
-          else _classifier(inputs)),
+        tuple(map(torch.detach, head.linear.parameters())) if head else _classifier(inputs),
     )  # fmt: skip
     low = precision_of(TEXT_ENCODER, inputs.release.precision) != "fp32"
     return Subject(
@@ -202,18 +200,15 @@ def _heads_of_graphs(inputs: ParityInputs) -> Heads:
     bank = _constants(inputs, FINDINGS)["prompt_embedding"]
     return Heads(
         float(_constants(inputs, SCORE)["scale"]), F.normalize(bank), relevance["weights"],
-        relevance["codebook"], *_classifier(inputs),
+        relevance["codebook"], _classifier(inputs),
     )  # fmt: skip
 
 
-def _classifier(inputs: ParityInputs) -> tuple[tuple[Tensor, ...], bool]:
-    """Weight and bias of the repository's trained head, and whether it begins with a ReLU."""
+def _classifier(inputs: ParityInputs) -> tuple[Tensor, ...]:
     if CLASSFINE.name not in inputs.members.steps:
-        return (), False
+        return ()
     constants = _constants(inputs, CLASSFINE)
-    graph = onnx.load(inputs.file(CLASSFINE.name)).graph
-    relu = any(node.op_type == "Relu" for node in graph.node)
-    return (constants["weight"], constants["bias"]), relu
+    return tuple(constants[name] for name in ("weight", "bias", "mean") if name in constants)
 
 
 def _constants(inputs: ParityInputs, model: Model) -> dict[str, Tensor]:

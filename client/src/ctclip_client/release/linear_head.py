@@ -41,9 +41,10 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class LinearHead:
-    """probability = sigmoid(weight · embedding + bias), of each class on its own.
+    """probability = sigmoid(weight · (embedding − mean) + bias), of each class on its own.
 
-    weight: (C, E), bias: (C,), float64; of the embedding as it is, of length 1.
+    weight: (C, E), bias: (C,), mean: (E,); of the embedding as it is, of length 1. The mean could
+    be a part of the bias, but embeddings differ little from it: float32 would lose their digits.
     cross_validation: how good it is on scans that it was not fitted to, and how that was found out.
     """
 
@@ -53,12 +54,16 @@ class LinearHead:
     embedding_size: int
     weight: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
+    mean: tuple[float, ...]
     trained_on: TrainedOn
     cross_validation: Mapping[str, Any] = field(default_factory=dict)
 
-    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """weight (C, E) and bias (C,) as they are served."""
-        return np.array(self.weight, np.float32), np.array(self.bias, np.float32)
+    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """weight (C, E), bias (C,) and mean (E,), as they are served."""
+        weight, bias, mean = (
+            np.array(each, np.float32) for each in (self.weight, self.bias, self.mean)
+        )
+        return weight, bias, mean
 
     def write(self, file: BinaryIO) -> None:
         """Write the JSON; the same content gives the same bytes."""
@@ -96,8 +101,10 @@ def _problems(head: LinearHead) -> Iterator[str]:
             f"weight, bias: got {len(head.weight)} and {len(head.bias)} rows, expected {count}, "
             "one for each class"
         )
-    for index, row in enumerate(head.weight):
+    named = [(f"weight[{index}]", row) for index, row in enumerate(head.weight)]
+    for name, row in (*named, ("mean", head.mean)):
         if len(row) != head.embedding_size:
-            yield f"weight[{index}]: got {len(row)} numbers, expected {head.embedding_size}"
-    if any(abs(value) > _LARGEST for row in (*head.weight, head.bias) for value in row):
-        yield "weight, bias: a number is too large for float32"
+            yield f"{name}: got {len(row)} numbers, expected {head.embedding_size}"
+    rows = (*head.weight, head.bias, head.mean)
+    if any(abs(value) > _LARGEST for row in rows for value in row):
+        yield "weight, bias, mean: a number is too large for float32"

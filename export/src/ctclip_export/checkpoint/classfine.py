@@ -35,7 +35,7 @@ def build_classifier(tensors: Mapping[str, Tensor], embedding_size: int) -> Clas
                 f"{shape}, one row for each of CT-RATE's {CLASS_COUNT} findings.",
                 "Take an original CT_LiPro_v2.pt.",
             )
-    head = Classifier(embedding_size, CLASS_COUNT, relu=True)
+    head = Classifier(embedding_size, CLASS_COUNT)
     head.linear.weight = torch.nn.Parameter(tensors["classifier.weight"].float().contiguous())
     head.linear.bias = torch.nn.Parameter(tensors["classifier.bias"].float())
     return head.requires_grad_(False).eval()

@@ -73,8 +73,8 @@ def linear_classifier(file: HeadFile, embedding_size: int) -> Classifier:
             f"checkpoint's have {embedding_size}.",
             _OF_THIS,
         )
-    weight, bias = map(torch.from_numpy, head.arrays())
-    module = Classifier(embedding_size, len(head.classes), relu=False)
+    weight, bias, mean = map(torch.from_numpy, head.arrays())
+    module = Classifier(embedding_size, len(head.classes), mean)
     module.linear.weight = torch.nn.Parameter(weight)
     module.linear.bias = torch.nn.Parameter(bias)
     return module.requires_grad_(False).eval()

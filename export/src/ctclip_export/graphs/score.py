@@ -92,11 +92,14 @@ def findings_graph(temperature: float, text_embedding: NDArray[np.float32]) -> o
 
 
 def classfine_graph(
-    weight: NDArray[np.float32], bias: NDArray[np.float32], *, relu: bool
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    mean: NDArray[np.float32] | None = None,
 ) -> onnx.ModelProto:
-    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, C): ReLU (of ClassFine alone), Linear, sigmoid.
+    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, C), by a trained head.
 
-    weight: (C, E), bias: (C,), of a trained head.
+    weight: (C, E), bias: (C,). Without a mean it is ClassFine's: ReLU, Linear, sigmoid. With a mean
+    (E,) it is a linear one: subtract that, Linear, sigmoid.
     """
     classes, embedding_size = weight.shape
     text = f"""{_HEADER}
@@ -105,12 +108,13 @@ def classfine_graph(
     {{
         {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
         {_COSINE.format(name="images", source="images_checked")}
-        {"seen = Relu (images)" if relu else ""}
-        logits = Gemm <transB = 1> ({"seen" if relu else "images"}, weight, bias)
+        seen = {"Relu (images)" if mean is None else "Sub (images, mean)"}
+        logits = Gemm <transB = 1> (seen, weight, bias)
         PROBABILITIES = Sigmoid (logits)
     }}"""
     model = parser.parse_model(text)
-    return _guarded(model, weight=weight, bias=bias)
+    further = {} if mean is None else {"mean": mean}
+    return _guarded(model, weight=weight, bias=bias, **further)
 
 
 def _finish(text: str, temperature: float, **constants: Any) -> onnx.ModelProto:

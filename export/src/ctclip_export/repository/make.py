@@ -126,7 +126,9 @@ def make_scores(
     if source.checkpoint.classifier is not None:
         head = source.checkpoint.classifier
         graphs[CLASSFINE] = classfine_graph(
-            head.linear.weight.numpy(), head.linear.bias.numpy(), relu=head.relu
+            head.linear.weight.numpy(),
+            head.linear.bias.numpy(),
+            None if head.mean is None else head.mean.numpy(),
         )
     return {each: _save(staging, each, proto) for each, proto in graphs.items()}
 
