@@ -134,6 +134,10 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
     assert {(area["positives"], area["rung"]) for area in result["auroc"]} == {
         (1, f"client, from a CT file{at}")
     }
+    task = result["task"]
+    assert task["bars"] == {f"{bar:g}": task["ratio"] >= bar for bar in (0.999, 0.99)}
+    served = [area["served"] for area in result["auroc"]]
+    assert task["served"] == pytest.approx(sum(served) / len(served))
     for text in ("PASSED", second, f"AUROC of client, from a CT file{at}"):
         assert text in page.read_text()
     (run,) = kept(own)

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from ctclip_bench.parity import ENGINE_STEP
-from ctclip_bench.parity.auroc import compare_auroc
 from ctclip_bench.parity.inputs import read_inputs
+from ctclip_bench.parity.labelled import ScanLabels
 from ctclip_bench.parity.plan import planned_steps
 from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table
 from ctclip_bench.parity.run import FILES, FinishedCheck, run_parity
@@ -64,9 +64,9 @@ def test_in_a_file_numbers_stand_on_one_line(result: FinishedCheck) -> None:
 
 
 def test_the_json_keeps_its_fields(result: FinishedCheck) -> None:
-    content = as_json(result, [])
+    content = as_json(result, None)
     assert list(content) == [
-        "passed", "baseline", "release", "scans", "rungs", "auroc", "machine",
+        "passed", "baseline", "release", "scans", "rungs", "auroc", "task", "machine",
     ]  # fmt: skip
     assert list(content["rungs"][0]) == [
         "rung", "verdict", "reason", "volumes", "codes_agree", "flipped_margin",
@@ -108,9 +108,10 @@ def test_auroc_names_the_step_whose_scores_it_is(repository: Path, phantoms: Pat
     result = run_parity(inputs, Stages(), planned_steps(inputs)[:2])
     assert result.probabilities is not None
     findings = inputs.release.findings
-    labels = np.ones((1, len(findings)), np.int8)
-    areas = compare_auroc(findings, labels, *result.probabilities)
+    labels = ScanLabels(findings, np.ones((1, len(findings))), ("patient",))
+    task = labels.compare(*result.probabilities)
     said = "AUROC of ONNX fp32, OpenVINO against ONNX fp32, ONNX Runtime:"
-    assert auroc_lines(result, areas)[0] == said
-    assert {area["rung"] for area in as_json(result, areas)["auroc"]} == {"ONNX fp32, OpenVINO"}
-    assert said in as_page(result, areas)
+    assert auroc_lines(result, task)[0] == said
+    assert "no verdict" in auroc_lines(result, task)[-1]
+    assert {area["rung"] for area in as_json(result, task)["auroc"]} == {"ONNX fp32, OpenVINO"}
+    assert said in as_page(result, task)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ctclip_analysis.evaluate.cases import Cases
     from ctclip_analysis.evaluate.operating_points import OperatingPoints
     from ctclip_analysis.evaluate.resampling import Draws
-    from ctclip_analysis.evaluate.result import Against
+    from ctclip_analysis.evaluate.result import Against, Evaluation
     from ctclip_analysis.predictions import Predictions
 
 SUMMARY = "AUROC, AP, F1, precision, sensitivity, specificity, calibration; parity of two answers."
@@ -72,33 +72,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge, print, and say by the exit code whether the parity of the task holds."""
-    from ctclip_analysis.evaluate.cases import join
-    from ctclip_analysis.evaluate.metrics import score
     from ctclip_analysis.evaluate.operating_points import write
-    from ctclip_analysis.evaluate.resampling import draw
-    from ctclip_analysis.evaluate.result import Evaluation, as_json
-    from ctclip_analysis.predictions import read_predictions
+    from ctclip_analysis.evaluate.result import as_json
     from ctclip_client.system.files import whole_file
 
     _check_options(args)
-    predictions = read_predictions(args.predictions)
-    cases = join(predictions, args.labels, args.group)
-    points, fitted = _points(args, predictions, cases)
-    draws = draw(cases.patients.ids)
-    against = None if args.against is None else _against(args, cases, draws)
-    evaluation = Evaluation(
-        predictions, args.labels, cases, score(cases, draws, points), draws.patients, points,
-        None if fitted is None else (args.fit_thresholds, fitted), against,
-        datetime.now(UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
+    evaluation = evaluate(args)
     if args.report is not None:
         from ctclip_analysis.evaluate.page import as_page
 
         page = as_page(evaluation).encode("utf-8", "backslashreplace")
         with whole_file(args.report) as file:
             file.write(page)
-    if fitted is not None:
-        write(args.fit_thresholds, fitted, predictions, cases)
+    if evaluation.fitted is not None:
+        write(*evaluation.fitted, evaluation.predictions, evaluation.cases)
     if args.json:
         json.dump(as_json(evaluation), sys.stdout, indent=1, allow_nan=False)
         print()
@@ -109,7 +96,28 @@ def run(args: argparse.Namespace) -> int:
 
         console = Console(width=None if sys.stdout.isatty() else 120, markup=False, highlight=False)
         show(console, evaluation, args.report)
+    against = evaluation.against
     return EXIT_OK if against is None or against.passed else EXIT_CHECK_FAILED
+
+
+def evaluate(args: argparse.Namespace) -> Evaluation:
+    """Read what the command line names, and judge it. Nothing is printed or written."""
+    from ctclip_analysis.evaluate.cases import join
+    from ctclip_analysis.evaluate.metrics import score
+    from ctclip_analysis.evaluate.resampling import draw
+    from ctclip_analysis.evaluate.result import Evaluation
+    from ctclip_analysis.predictions import read_predictions
+
+    predictions = read_predictions(args.predictions)
+    cases = join(predictions, args.labels, args.group)
+    points, fitted = _points(args, predictions, cases)
+    draws = draw(cases.patients.ids)
+    against = None if args.against is None else _against(args, cases, draws)
+    return Evaluation(
+        predictions, args.labels, cases, score(cases, draws, points), draws.patients, points,
+        None if fitted is None else (args.fit_thresholds, fitted), against,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
 
 
 def _points(
@@ -124,8 +132,8 @@ def _points(
     points = read(args.thresholds, predictions, cases)
     if points.same_data and not args.same_data:
         raise InvalidInput(
-            f"--thresholds: {args.thresholds}: was fitted on these very scans: what it yields on "
-            "them says nothing of others.",
+            f"--thresholds: {args.thresholds}: was fitted on {points.shared:,} of these "
+            f"{len(cases.digests):,} scans: what it yields on them says nothing of others.",
             "Give predictions of other scans; --same-data shows it nevertheless, and says so.",
         )
     return points, fitted

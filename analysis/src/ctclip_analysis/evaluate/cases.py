@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from ctclip_analysis.label_names import JOINED, plain
 from ctclip_analysis.labels import Labels, read_labels
 from ctclip_analysis.predictions import Predictions
-from ctclip_analysis.scan_names import Patients, match_names, reconstruction
+from ctclip_analysis.scan_names import Patients, match_names, reconstruction, stem
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 GROUPS = ("reconstruction", "scan")
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,14 @@ class Cases:
     ungrouped: int = 0
 
     @property
-    def sha256(self) -> str:
-        """Of the names: the same for the same scans, whatever has predicted them."""
-        return sha256("\n".join(sorted(self.names)).encode("utf-8", "surrogateescape")).hexdigest()
+    def digests(self) -> tuple[str, ...]:
+        """Which scans these are, without their names: the same for the same scans, whatever has
+        predicted them, however they are grouped."""
+        known = ((reconstruction(name), name) for name in self.names)
+        scans = {stem(name) if found is None else found.scan for found, name in known}
+        return tuple(sorted(
+            sha256(scan.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS] for scan in scans
+        ))  # fmt: skip
 
 
 def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) -> Cases:

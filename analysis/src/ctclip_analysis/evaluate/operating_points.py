@@ -22,22 +22,25 @@ METHODS = {
     "youden": "the largest sensitivity + specificity - 1 (Youden 1950)",
     "f1": "the largest F1",
 }
-_SAME = ("predictions_sha256", "scans_sha256")
-"""Of the data that thresholds were fitted on: either one alone makes it the same."""
 
 
 @dataclass(frozen=True)
 class OperatingPoints:
     """Where "positive" begins: at a finding's threshold or above.
 
-    origin: where they come from, in words. same_data: whether they were fitted on what they are
-    applied to; None where that is unknown.
+    origin: where they come from, in words. shared: on how many of these scans they were fitted;
+    None where that is unknown.
     """
 
     thresholds: Mapping[str, float]
     method: str
     origin: str
-    same_data: bool | None
+    shared: int | None
+
+    @property
+    def same_data(self) -> bool | None:
+        """Whether the scans were at hand when they were fitted."""
+        return None if self.shared is None else self.shared > 0
 
 
 def fit(cases: Cases, method: str) -> OperatingPoints:
@@ -57,7 +60,7 @@ def fit(cases: Cases, method: str) -> OperatingPoints:
             "--fit-thresholds: no finding has cases of both classes, so that none can be fitted.",
             "Take a file with scans that have the findings and scans that have not.",
         )
-    return OperatingPoints(found, method, "fitted on these predictions", same_data=True)
+    return OperatingPoints(found, method, "fitted on these predictions", len(cases.digests))
 
 
 def best_threshold(labels: Floats, scores: Floats, method: str) -> float:
@@ -68,7 +71,8 @@ def best_threshold(labels: Floats, scores: Floats, method: str) -> float:
     alarms = ends + 1 - hits
     positives = labels.sum()
     if method == "youden":
-        good = hits / positives - alarms / (len(labels) - positives)
+        # times both counts: whole numbers, so that what is equally good is equal
+        good = hits * (len(labels) - positives) - alarms * positives
     else:
         good = 2 * hits / (positives + hits + alarms)
     return float(scores[order][ends[np.argmax(good)]])
@@ -84,10 +88,10 @@ def write(path: Path, points: OperatingPoints, predictions: Predictions, cases: 
         "fitted_on": {
             "predictions_sha256": predictions.sha256,
             "labels_sha256": cases.labels_sha256,
-            "scans_sha256": cases.sha256,
             "cases": len(cases.names),
             "group": cases.group,
             **vars(predictions.origin),
+            "scans": " ".join(cases.digests),
         },
     }
     with whole_file(path) as file:
@@ -102,8 +106,8 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     known = read_thresholds(path)
     known.check_known(predictions.findings)
     fitted_on: Any = json.loads(path.read_text(encoding="utf-8-sig")).get("fitted_on")
-    same: bool | None = None
-    if isinstance(fitted_on, dict):
-        here = {"predictions_sha256": predictions.sha256, "scans_sha256": cases.sha256}
-        same = any(fitted_on.get(name) == here[name] for name in _SAME)
-    return OperatingPoints(known.values, known.method, str(path), same)
+    scans = fitted_on.get("scans") if isinstance(fitted_on, dict) else None
+    shared = None
+    if isinstance(scans, str):
+        shared = len(set(scans.split()) & set(cases.digests))
+    return OperatingPoints(known.values, known.method, str(path), shared)

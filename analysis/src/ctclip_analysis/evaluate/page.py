@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ def as_page(evaluation: Evaluation) -> str:
     """
     scored, against = evaluation.scored, evaluation.against
     at_threshold = AT_THRESHOLD if evaluation.points is not None else {}
-    titles = {**RANKING, **at_threshold, **ERROR}
+    titles = {**RANKING, **ERROR, **at_threshold}
     drawn = [each for each in scored.findings if math.isfinite(each.figures["auroc"].value)]
     return render(
         "ctclip_analysis",
@@ -63,14 +64,14 @@ def as_page(evaluation: Evaluation) -> str:
         files=_files(evaluation),
         warnings=warnings(evaluation),
         no_thresholds="" if evaluation.points is not None else NO_THRESHOLDS,
-        titles=[*titles.values(), "ECE"],
+        titles=[*RANKING.values(), *ERROR.values(), "ECE",
+                *(["Threshold", *at_threshold.values()] if at_threshold else [])],
         with_threshold=bool(at_threshold),
         rows=[
-            (each, [*(_cell(each.figures.get(name)) for name in titles),
-                    Cell(_number(each.calibration.ece))])
+            (each, _cells(each.figures, titles, each.calibration.ece, each.threshold))
             for each in scored.findings
         ],
-        mean=[*(_cell(scored.macro.get(name)) for name in titles), Cell("")],
+        mean=_cells(scored.macro, titles, None, None),
         intervals=plots.intervals(scored) if drawn else "",
         curves=[_curves(evaluation, each) for each in drawn[:MOST_CURVES]],
         not_drawn=len(drawn[MOST_CURVES:]),
@@ -122,6 +123,18 @@ def _curves(evaluation: Evaluation, scores: FindingScores) -> Curves:
             ("reliability curve", plots.reliability(scores.calibration.bins)),
         ),
     )  # fmt: skip
+
+
+def _cells(
+    figures: Mapping[str, Figure], titles: Iterable[str], ece: float | None, threshold: float | None
+) -> list[Cell]:
+    """A row of the table, in the order of its titles."""
+    cells = {name: _cell(figures.get(name)) for name in titles}
+    before = [cells.pop(name) for name in (*RANKING, *ERROR)]
+    before.append(Cell("" if ece is None else _number(ece)))
+    if not cells:
+        return before
+    return [*before, Cell("" if threshold is None else f"{threshold:.4f}"), *cells.values()]
 
 
 def _cell(figure: Figure | None, form: str = ".3f") -> Cell:

@@ -17,8 +17,8 @@ from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
 from ctclip_analysis.predictions import Origin, Predictions
 
 SAME_DATA = (
-    "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are those of "
-    "thresholds that were chosen with these labels at hand; they are too good."
+    "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are too good, "
+    "since the thresholds were chosen with the labels of {} of these scans at hand."
 )
 NO_THRESHOLDS = (
     "No thresholds, so no F1, precision, sensitivity or specificity: fit them on other scans "
@@ -27,14 +27,14 @@ NO_THRESHOLDS = (
 _MUCH = 0.03
 """Share of the rounds without a value from which on it is told."""
 _TITLES = {
-    "failed_scans": "scans that failed when they were predicted",
-    "scans_without_labels": "predicted scans without labels",
-    "labels_without_scans": "labelled scans without a prediction",
-    "findings_without_labels": "predicted findings without labels",
-    "label_columns_without_findings": "label columns that are no predicted finding",
-    "unknown_labels": "findings with unknown labels (empty, nan, -1), which do not count",
-    "joined": "labels compared with the highest of several probabilities",
-    "other_columns": "findings whose column has another name",
+    "failed_scans": "Scans that failed when they were predicted",
+    "scans_without_labels": "Predicted scans without labels",
+    "labels_without_scans": "Labelled scans without a prediction",
+    "findings_without_labels": "Predicted findings without labels",
+    "label_columns_without_findings": "Label columns that are no predicted finding",
+    "unknown_labels": "Findings with unknown labels (empty, nan, -1), which do not count",
+    "joined": "Labels compared with the highest of several probabilities",
+    "other_columns": "Findings whose column has another name",
 }
 
 
@@ -72,11 +72,6 @@ class Evaluation:
         sides = [self.predictions, *([self.against.predictions] if self.against else [])]
         return any(side.origin.random_weights for side in sides)
 
-    @property
-    def same_data(self) -> bool:
-        """Whether figures are of thresholds fitted on what they are applied to."""
-        return self.points is not None and self.points.same_data is True
-
 
 @dataclass(frozen=True)
 class Listed:
@@ -88,19 +83,19 @@ class Listed:
     def line(self, first: int = 3) -> str:
         """In one line, with the first names."""
         more = f", and {len(self.names) - first:,} more" if len(self.names) > first else ""
-        return f"{len(self.names):,} {self.title}: {', '.join(self.names[:first])}{more}"
+        return f"{self.title}: {len(self.names):,} ({', '.join(self.names[:first])}{more})"
 
 
 def headline(evaluation: Evaluation) -> str:
     """What was judged, in one line."""
     cases = evaluation.cases
-    what = f"{len(cases.names):,} {cases.group}s"
+    what = f"{cases.files:,} files"
     if cases.group == "scan":
-        what += f" ({cases.files:,} reconstructions, the mean of their probabilities)"
-    return (
-        f"{what} of {evaluation.patients:,} patients, {len(cases.findings)} findings; "
-        f"{described(evaluation.predictions.origin)}"
-    )
+        what = f"{len(cases.names):,} scans ({what}, the mean of their probabilities)"
+    if cases.patients.alone < len(cases.names):
+        what += f" of {evaluation.patients:,} patients"
+    findings = f"{len(cases.findings)} findings"
+    return f"{what}, {findings}; {described(evaluation.predictions.origin)}"
 
 
 def described(origin: Origin) -> str:
@@ -114,15 +109,16 @@ def described(origin: Origin) -> str:
 def method_lines(evaluation: Evaluation) -> list[str]:
     """How the figures came about, a sentence each."""
     cases, points = evaluation.cases, evaluation.points
-    lines = [
-        f"Intervals: {LEVEL:.0%}, percentile bootstrap, {ROUNDS:,} draws of "
-        f"{evaluation.patients:,} patients with all their cases (seed {SEED}). "
-        f"Patients are told by {cases.patients.told_by}."
-    ]
-    if 0 < cases.patients.alone < len(cases.names):
-        lines.append(
-            f"{cases.patients.alone:,} names do not tell their patient: each is drawn by itself."
-        )
+    drawn = f"Intervals: {LEVEL:.0%}, percentile bootstrap, {ROUNDS:,} draws (seed {SEED})"
+    if cases.patients.alone == len(cases.names):
+        lines = [f"{drawn}. Nothing tells patients, so each case is drawn by itself."]
+    else:
+        lines = [
+            f"{drawn} of {evaluation.patients:,} patients with all their cases, told by "
+            f"{cases.patients.told_by}."
+        ]
+        if cases.patients.alone:
+            lines.append(f"{cases.patients.alone:,} names tell no patient: drawn by themselves.")
     if cases.ungrouped:
         lines.append(f"{cases.ungrouped:,} names do not tell their scan: each is a case by itself.")
     if points is not None:
@@ -140,7 +136,9 @@ def method_lines(evaluation: Evaluation) -> list[str]:
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """What nobody may overlook, a sentence each; RANDOM WEIGHTS is said elsewhere."""
-    said = [SAME_DATA] if evaluation.same_data else []
+    said = []
+    if evaluation.points is not None and evaluation.points.shared:
+        said.append(SAME_DATA.format(f"{evaluation.points.shared:,}"))
     if evaluation.predictions.replaced:
         said.append(
             f"{evaluation.predictions.replaced:,} rows of the journal were replaced by later rows "
@@ -198,7 +196,7 @@ def verdict_lines(against: Against) -> list[str]:
         f"Macro AUROC {parity.judged:.4f} against {parity.reference:.4f}: "
         f"{ratio.value:.3%} of the reference {interval(ratio, '.3%')}.",
         *(
-            f"{'PASS' if parity.reaches(bar) else 'FAIL'} at {bar:.1%} of the reference"
+            f"{'PASS' if parity.reaches(bar) else 'FAIL'} at {100 * bar:.6g}% of the reference"
             for bar in sorted({*BARS, against.bar}, reverse=True)
         ),
     ]
@@ -235,6 +233,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": {"rounds": ROUNDS, "seed": SEED, "level": LEVEL, "drawn": "patients"},
         "thresholds": None if points is None else {
             "from": points.origin, "method": points.method, "same_data": points.same_data,
+            "scans_fitted_on": points.shared,
         },
         "fitted_thresholds": None if fitted is None else {
             "path": str(fitted[0]), "method": fitted[1].method,

@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--labels", type=Path, metavar="CSV",
-        help="a row a scan (first column: its file name), a column a finding: adds AUROC",
+        help="a row a scan (its file name first), a column a finding, as for ctclip evaluate: adds "
+        "AUROC, and whether it reaches MLPerf's bars",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page, too")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     import_in_background()
     from rich.console import Console
 
-    from ctclip_bench.parity.auroc import compare_auroc, read_labels
+    from ctclip_bench.parity.labelled import labels_of
     from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table, reasons
     from ctclip_bench.parity.run import run_parity
     from ctclip_client.cli.tables import print_table
@@ -65,28 +66,28 @@ def run(args: argparse.Namespace) -> int:
     findings = inputs.release.findings
     labels = None
     if args.labels:
-        labels = read_labels(args.labels, [scan.name for scan in inputs.scans], findings)
+        labels = labels_of(args.labels, [scan.name for scan in inputs.scans], findings)
     with Stages() as stages:
         result = run_parity(inputs, stages)
     _keep(result.as_run(args.url, sample=not args.scans), inputs.repository, inputs.version)
-    areas = []
+    task = None
     if labels is not None and result.probabilities is not None:
-        areas = compare_auroc(findings, labels, *result.probabilities)
+        task = labels.compare(*result.probabilities)
     unwritten = None
     if args.report:
         try:
             with placed(args.report) as file:
-                file.write(as_page(result, areas).encode("utf-8", "backslashreplace"))
+                file.write(as_page(result, task).encode("utf-8", "backslashreplace"))
         except OSError as error:  # a full disk must not cost what an hour has shown
             unwritten = error
             _note(f"--report: {args.report} cannot be written: {error.strerror or error}.")
     if args.json:
-        json.dump(as_json(result, areas), sys.stdout, indent=1, ensure_ascii=False)
+        json.dump(as_json(result, task), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
         console = Console(width=None if sys.stdout.isatty() else 120)
         print_table(console, parity_table(result))
-        for line in (*auroc_lines(result, areas), *reasons(result)):
+        for line in (*auroc_lines(result, task), *reasons(result)):
             print(line)
     if unwritten is not None and result.passed:
         raise InvalidInput(

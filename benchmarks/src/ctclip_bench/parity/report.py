@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ctclip_analysis.evaluate.result import without_nan
+from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
 from ctclip_bench.machine import describe_machine
-from ctclip_bench.parity.auroc import Auroc
 from ctclip_bench.parity.run import FinishedCheck
 from ctclip_export.parity.judge import StepVerdict
 
@@ -77,23 +75,32 @@ def reasons(result: FinishedCheck) -> list[str]:
     return [f"{v.verdict} {v.step}: {v.reason}" for v in result.verdicts if v.reason]
 
 
-def auroc_lines(result: FinishedCheck, areas: Sequence[Auroc]) -> list[str]:
-    """Whose scores they are, then a line for each finding."""
-    if not areas:
+def auroc_lines(result: FinishedCheck, task: TaskParity | None) -> list[str]:
+    """Whose scores they are, then a line for each finding, and for each of MLPerf's bars."""
+    if task is None:
         return []
-    return [
+    lines = [
         f"AUROC of {result.scored} against {result.baseline}:",
         *(
-            f"AUROC {area.finding}: {area.baseline:.4f} → {area.served:.4f} "
-            f"(difference {area.difference_low:+.4f} … {area.difference_high:+.4f}, "
+            f"AUROC {area.finding}: {area.reference:.4f} → {area.judged:.4f} "
+            f"(difference {area.difference.low:+.4f} … {area.difference.high:+.4f}, "
             f"{area.positives} positives)"
-            for area in areas
+            for area in task.findings
         ),
+    ]
+    if not task.judgeable:
+        return [*lines, "AUROC: no finding has scans of both classes, so there is no verdict."]
+    reached = (f"{'PASS' if task.reaches(bar) else 'FAIL'} at {100 * bar:g}%" for bar in BARS)
+    return [
+        *lines,
+        f"AUROC, mean of {len(task.findings) - len(task.left_out)} findings: {task.reference:.4f} "
+        f"→ {task.judged:.4f}, {task.ratio.value:.3%} of the reference: {', '.join(reached)}",
     ]
 
 
-def as_json(result: FinishedCheck, areas: Sequence[Auroc]) -> dict[str, Any]:
+def as_json(result: FinishedCheck, task: TaskParity | None) -> dict[str, Any]:
     """Everything, with numbers as numbers; NaN becomes null."""
+    areas = () if task is None else task.findings
     return {
         "passed": result.passed,
         "baseline": result.baseline,
@@ -101,26 +108,29 @@ def as_json(result: FinishedCheck, areas: Sequence[Auroc]) -> dict[str, Any]:
         "scans": list(result.scans),
         "rungs": [verdict.as_json() for verdict in result.verdicts],
         "auroc": [
-            {
-                "rung": result.scored,
-                **{
-                    k: None if isinstance(v, float) and math.isnan(v) else v
-                    for k, v in asdict(a).items()
-                },
-            }
-            for a in areas
+            without_nan({
+                "rung": result.scored, "finding": area.finding, "positives": area.positives,
+                "baseline": area.reference, "served": area.judged,
+                "difference_low": area.difference.low, "difference_high": area.difference.high,
+            })
+            for area in areas
         ],
+        "task": None if task is None else without_nan({
+            "rung": result.scored, "baseline": task.reference, "served": task.judged,
+            "ratio": task.ratio.value, "ratio_low": task.ratio.low, "ratio_high": task.ratio.high,
+            "left_out": task.left_out, "bars": {f"{bar:g}": task.reaches(bar) for bar in BARS},
+        }),
         "machine": describe_machine(),
-    }
+    }  # fmt: skip
 
 
-def as_page(result: FinishedCheck, areas: Sequence[Auroc]) -> str:
+def as_page(result: FinishedCheck, task: TaskParity | None) -> str:
     """One HTML page without anything to load: what the terminal shows, scans and machine."""
     console = Console(file=io.StringIO(), width=160, record=True)
     console.print(f"Parity check: {'PASSED' if result.passed else 'FAILED'}", style="bold")
     console.print(parity_table(result))
     machine = (f"{name}: {value}" for name, value in describe_machine().items())
-    for lines in (reasons(result), auroc_lines(result, areas), ("Scans:", *result.scans), machine):
+    for lines in (reasons(result), auroc_lines(result, task), ("Scans:", *result.scans), machine):
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()

@@ -1,0 +1,300 @@
+"""`ctclip evaluate`, as it is typed: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ctclip_analysis.cli.scores import evaluate
+from ctclip_analysis.evaluate.show import show
+from ctclip_client.cli.program import main, parsed
+from ctclip_client.thresholds import read_thresholds
+
+from .evaluation_files import (
+    FINDINGS,
+    Files,
+    made,
+    write_labels,
+    write_long,
+    write_table,
+    write_wide,
+)
+
+Printed = pytest.CaptureFixture[str]
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sets of scans, each with predictions and labels, and a coarser answer to the first."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("valid", 21), ("train", 22)):
+        files = made(seed, 40, split=name)
+        write_labels(tmp_path / f"{name}.labels.csv", files)
+        write_long(tmp_path / f"{name}.csv", files)
+    files = made(21, 40)
+    coarse = Files(files.names, files.labels, np.round(files.scores))
+    write_long(tmp_path / "int8.csv", coarse, precision="int8", random_weights="true")
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: Printed) -> Run:
+    def run(*more: str, name: str = "valid", code: int = 0) -> Any:
+        given = [*(() if "--predictions" in more else ("--predictions", f"{name}.csv")),
+                 *(() if "--labels" in more else ("--labels", f"{name}.labels.csv"))]  # fmt: skip
+        capsys.readouterr()
+        assert main(["evaluate", *given, *more]) == code
+        out, err = capsys.readouterr()
+        if code == 2:
+            assert out == ""
+            assert err.startswith("error: ")
+            return err
+        return json.loads(out) if "--json" in more else out
+
+    return run
+
+
+def test_the_json_says_everything(run: Run) -> None:
+    result = run("--json")
+    assert [each["finding"] for each in result["findings"]] == list(FINDINGS)
+    files = made(21, 40)
+    assert (result["cases"], result["files"]) == (len(files.names), len(files.names))
+    assert result["patients"] == {
+        "count": 40, "told_by": "names as CT-RATE's", "cases_alone": 0,
+    }  # fmt: skip
+    first = result["findings"][0]
+    assert first["cases"] + first["unknown"] == len(files.names)
+    assert result["mismatches"]["unknown_labels"]["Cardiomegaly"] == first["unknown"]
+    assert set(first["auroc"]) == {"value", "low", "high", "left_out"}
+    assert first["auroc"]["low"] < first["auroc"]["value"] < first["auroc"]["high"]
+    assert "f1" not in first
+    assert first["threshold"] is None
+    assert result["thresholds"] is None
+    assert result["predictions"]["precision"] == "fp32"
+    assert (result["random_weights"], result["bootstrap"]["seed"]) == (False, 0)
+    assert math.isclose(
+        result["macro"]["auroc"]["value"],
+        float(np.mean([each["auroc"]["value"] for each in result["findings"]])),
+    )
+    again = run("--json")
+    assert {**again, "finished": 0} == {**result, "finished": 0}
+
+
+def test_thresholds_are_fitted_on_one_file_and_applied_to_another(run: Run, folder: Path) -> None:
+    out = run("--fit-thresholds", "t.json", name="train")
+    assert "3 thresholds (youden): t.json" in out
+    assert "Sensitivity" not in out
+    assert "No thresholds, so no F1" in out
+    fitted = read_thresholds(folder / "t.json").values
+    result = run("--thresholds", "t.json", "--json")
+    assert {each["finding"]: each["threshold"] for each in result["findings"]} == fitted
+    assert result["thresholds"]["same_data"] is False
+    assert 0 < result["macro"]["f1"]["value"] < 1
+    assert "SAME DATA" not in run("--thresholds", "t.json")
+
+
+def test_the_same_data_is_refused_or_said(run: Run, folder: Path) -> None:
+    run("--fit-thresholds", "t.json", "--method", "f1")
+    assert "fitted on" in run("--thresholds", "t.json", code=2)
+    assert "fitted on" in run("--thresholds", "t.json", "--predictions", "int8.csv", code=2)
+    page = folder / "p.html"
+    for flags in (("--thresholds", "t.json"), ("--fit-thresholds", "u.json", "--method", "f1")):
+        out = run(*flags, "--same-data", "--report", str(page))
+        assert "THRESHOLDS FITTED ON THE SAME DATA" in out
+        assert "THRESHOLDS FITTED ON THE SAME DATA" in page.read_text()
+        result = run(*flags, "--same-data", "--json")
+        assert result["thresholds"]["same_data"] is True
+        assert "SAME DATA" in result["notes"][0]
+    assert read_thresholds(folder / "u.json") == read_thresholds(folder / "t.json")
+
+
+def test_parity_of_the_task(run: Run) -> None:
+    out = run("--against", "valid.csv")
+    assert "100.000% of the reference" in out
+    assert "PASS at 99.9% of the reference" in out
+    out = run("--predictions", "int8.csv", "--against", "valid.csv", code=1)
+    for said in ("FAIL at 99.9%", "FAIL at 99%", "RANDOM WEIGHTS", "int8"):
+        assert said in out
+    out = run("--predictions", "int8.csv", "--against", "valid.csv", "--bar", "0.5")
+    assert "PASS at 50%" in out
+    assert "FAIL at 99.9%" in out
+    result = run("--predictions", "int8.csv", "--against", "valid.csv", "--json", code=1)
+    against = result["against"]
+    assert (against["passed"], against["bars"]) == (False, {"0.999": False, "0.99": False})
+    assert against["ratio"]["value"] < 0.99
+    assert against["predictions"]["precision"] == "fp32"
+
+
+def test_scans_are_the_mean_of_their_reconstructions(run: Run) -> None:
+    files = made(21, 40)
+    scans = dict.fromkeys(name.rpartition("_")[0] for name in files.names)
+    result = run("--group", "scan", "--json")
+    assert (result["cases"], result["files"]) == (len(scans), len(files.names))
+    means = [
+        np.mean([s for n, s in zip(files.names, files.scores, strict=True)
+                 if n.startswith(f"{scan}_")], axis=0)
+        for scan in scans
+    ]  # fmt: skip
+    labels = [files.labels[next(at for at, n in enumerate(files.names) if n.startswith(f"{s}_"))]
+              for s in scans]  # fmt: skip
+    for column, each in enumerate(result["findings"]):
+        known = [(m[column], y[column]) for m, y in zip(means, labels, strict=True)
+                 if not np.isnan(y[column])]  # fmt: skip
+        errors = [(mean - label) ** 2 for mean, label in known]
+        assert each["brier"]["value"] == pytest.approx(np.mean(errors))
+
+
+def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
+    files = made(21, 40)
+    some = Files(files.names[2:], files.labels[2:], files.scores[2:])
+    write_wide(folder / "wide.csv", some, ("Cardiomegaly", "Something else", "Emphysema"))
+    labels = Files([*files.names[:-1], "valid_99_a_1.nii.gz"], files.labels, files.scores)
+    write_labels(folder / "l.csv", labels)
+    given = ("--predictions", "wide.csv", "--labels", "l.csv")
+    assert run(*given, "--json")["mismatches"] == {
+        "failed_scans": [],
+        "scans_without_labels": [f"/data/{files.names[-1]}"],
+        "labels_without_scans": [*files.names[:2], "valid_99_a_1.nii.gz"],
+        "findings_without_labels": ["Something else"],
+        "label_columns_without_findings": ["Lung nodule"],
+        "unknown_labels": {
+            name: int(np.isnan(files.labels[2:-1, at]).sum())
+            for at, name in ((0, "Cardiomegaly"), (2, "Emphysema"))
+        },
+        "joined": {},
+        "other_columns": {},
+    }
+    out = run(*given, "--report", "p.html")
+    assert "Labelled scans without a prediction: 3 (" in out
+    for text in (out, (folder / "p.html").read_text()):
+        for name in ("Something else", "Lung nodule", "valid_99_a_1.nii.gz"):
+            assert name in text
+
+
+def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> None:
+    findings = ("Arterial wall calcification", "Coronary artery wall calcification", "Lung nodule")
+    scores = [[0.9, 0.1, 0.9], [0.1, 0.8, 0.2], [0.3, 0.2, 0.8], [0.2, 0.4, 0.1]]
+    names = [f"trn0000{n}" for n in range(4)]
+    files = Files([f"{name}.npz" for name in names], np.ones((4, 3)), np.array(scores))
+    write_wide(folder / "p.csv", files, findings)
+    rows = [[name, label, nodule] for name, label, nodule in zip(names, "1100", "1010",
+                                                                 strict=True)]  # fmt: skip
+    write_table(folder / "l.csv", [["NoteAcc_DEID", "calcification", "nodule"], *rows])
+    given = ("--predictions", "p.csv", "--labels", "l.csv")
+    result = run(*given, "--json")
+    assert [each["finding"] for each in result["findings"]] == ["Lung nodule", "Calcification"]
+    assert [each["auroc"]["value"] for each in result["findings"]] == [1, 1]
+    assert result["mismatches"]["joined"] == {"Calcification": list(findings[:2])}
+    assert result["mismatches"]["findings_without_labels"] == list(findings[:2])
+    assert "4 files, 2 findings" in run(*given)
+    assert "Nothing tells patients" in run(*given)
+    run(*given, "--fit-thresholds", "t.json")
+    assert list(read_thresholds(folder / "t.json").values) == ["Lung nodule"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--same-data"], "--same-data goes with"),
+        (["--thresholds", "absent.json"], "absent.json"),
+        (["--thresholds", "valid.csv"], "not JSON"),
+        (["--labels", "absent.csv"], "absent.csv"),
+        (["--predictions", "absent.csv"], "absent.csv"),
+        (["--against", "absent.csv"], "--against: absent.csv"),
+        (["--against", "train.csv"], "no row names a scan that was predicted"),
+        (["--labels", "train.labels.csv"], "it has 'train_1_a_1.nii.gz'"),
+        (["--report", "valid.csv"], "would be lost"),
+        (["--report", "absent/x.html"], "absent"),
+        (["--fit-thresholds", "valid.labels.csv"], "would be lost"),
+        (["--fit-thresholds", "x.json", "--report", "x.json"], "would be lost"),
+        (["--labels", "valid.csv"], "two rows for"),
+    ],
+)
+def test_what_is_refused(more: list[str], message: str, run: Run, folder: Path) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    assert message in run(*more, code=2)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("bar", ["0", "1.1", "nan", "x"])
+def test_bars_that_are_none(bar: str, run: Run, capsys: Printed) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--predictions", "p", "--labels", "l", "--bar", bar])
+    assert "expected a share above 0" in capsys.readouterr().err
+
+
+def test_reconstructions_that_contradict_each_other(run: Run, folder: Path) -> None:
+    names = ["valid_1_a_1.nii.gz", "valid_1_a_2.nii.gz", "valid_2_a_1.nii.gz"]
+    labels = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]], float)
+    files = Files(names, labels, np.full((3, 3), 0.5))
+    write_wide(folder / "p.csv", files)
+    write_labels(folder / "l.csv", files)
+    given = ("--predictions", "p.csv", "--labels", "l.csv")
+    run(*given)
+    said = run(*given, "--group", "scan", code=2)
+    assert "reconstructions of valid_1_a have different labels for 'Lung nodule'" in said
+    labels[1, 1] = np.nan  # one of them does not know: the other one does
+    write_labels(folder / "l.csv", files)
+    result = run(*given, "--group", "scan", "--json")
+    assert result["findings"][1]["positives"] == 1
+    plain = Files(["a.nii", "b.nii", "c.nii"], labels, files.scores)
+    write_wide(folder / "p.csv", plain)
+    write_labels(folder / "l.csv", plain)
+    assert "no name tells which scan" in run(*given, "--group", "scan", code=2)
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 200])
+def test_every_width_shows_every_number(width: int, folder: Path) -> None:
+    args = parsed(["evaluate", "--predictions", "valid.csv", "--labels", "valid.labels.csv",
+                   "--against", "int8.csv"])  # fmt: skip
+    evaluation = evaluate(args)
+    out = io.StringIO()
+    show(Console(file=out, width=width, markup=False, highlight=False), evaluation)
+    text = out.getvalue()
+    assert "…" not in re.sub(r"\d …\s+[+-]", "", text)
+    for each in evaluation.scored.findings:
+        figure = each.figures["auroc"]
+        for number in (figure.value, figure.low, figure.high):
+            assert f"{number:.3f}" in text
+        assert each.finding.split()[-1] in text
+
+
+def test_the_page_is_whole_by_itself(run: Run, folder: Path) -> None:
+    run("--predictions", "int8.csv", "--against", "valid.csv", "--report", "p.html", code=1)
+    page = (folder / "p.html").read_text()
+    assert "RESEARCH USE ONLY" in page
+    assert "RANDOM WEIGHTS" in page
+    assert "FAIL at 99.9%" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(pictures) == 2 + 3 * len(FINDINGS)
+    assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
+    assert len(page) < 2_000_000
+    assert str(folder) not in page
+    run("--predictions", "int8.csv", "--against", "valid.csv", "--report", "q.html", code=1)
+    at = re.compile(r"Made \S+ by")
+    assert at.sub("", (folder / "q.html").read_text()) == at.sub("", page)
+
+
+def test_help_is_quick() -> None:
+    heavy = "{'sklearn', 'scipy', 'matplotlib', 'numpy', 'jinja2', 'rich'}"
+    code = (
+        "import sys; from ctclip_client.cli.program import parsed\n"
+        "parsed(['evaluate', '--predictions', 'p', '--labels', 'l'])\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
