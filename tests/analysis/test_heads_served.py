@@ -70,6 +70,8 @@ def test_a_served_head_answers_as_scikit_learn(
         "--out", repository)  # fmt: skip
     examined = json.loads(run("doctor", repository, "--json"))
     assert examined["verdict"] in ("PASS", "WARN"), examined
+    (origin,) = (check for check in examined["checks"] if check["name"] == "origin")
+    assert origin["values"]["classes"] == len(CLASSES)
     with np.load(tmp_path / "scans.npz") as arrays:
         vectors = arrays["embedding"].astype(np.float64)
     models = []

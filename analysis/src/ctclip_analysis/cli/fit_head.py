@@ -84,6 +84,11 @@ def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
             f"--classes: {labels.path} has no column {', '.join(map(repr, missing))}.",
             f"It has: {', '.join((*labels.findings, *labels.unused))}.",
         )
+    if not labels.findings:
+        raise InvalidInput(
+            f"--labels: {labels.path} has no column of a class.",
+            "Expected a column a class beside that of the scan: 1, 0, or empty.",
+        )
     for name in labels.findings:
         if not name.strip() or not name.isprintable():
             raise InvalidInput(
@@ -95,7 +100,9 @@ def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
 def _tell(labels: Labels, scans: Matched) -> None:
     import numpy as np
 
-    say(f"patients told by {labels.patients.told_by}")
+    alone = labels.patients.alone
+    more = f"; {alone:,} scans, whose names do not, count as one each" if alone else ""
+    say(f"patients told by {labels.patients.told_by}{more}")
     for names, what in (
         (scans.without_labels, "no row of the labels is about"),
         (scans.without_scans, "there is no embedding of"),

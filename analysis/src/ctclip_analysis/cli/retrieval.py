@@ -148,7 +148,7 @@ def _similar(
     complete = ~np.isnan(labels.values).any(axis=1)
     labelled = [row is not None and bool(complete[row]) for row in rows]
     places = np.flatnonzero(labelled)
-    if not places.size:
+    if not places.size or not labels.findings:
         raise InvalidInput(
             f"--labels: {labels_file} has all findings of none of the {len(rows)} volumes of "
             f"{images.path}.",
