@@ -116,19 +116,18 @@ def test_no_patient_is_on_both_sides_and_each_side_has_both_kinds(drawn: Any) ->
         assert sorted(tested) == list(range(SCANS))
 
 
-def test_chance_is_told_as_chance(drawn: Any) -> None:
-    """Labels that the vectors cannot tell, of patients who have several scans each: a fit that saw
-    a patient of the fold, or scores of the scans it was fitted to, would look good."""
+def test_chance_is_told_as_chance() -> None:
+    """Labels that the vectors cannot tell, of patients who have several scans each: a fit that has
+    seen the patients of the fold, or the fold itself, knows them by heart."""
     draw = np.random.default_rng(11)
     patients = np.repeat(np.arange(40), 5)
-    own = draw.normal(size=(40, SIZE))  # all scans of a patient look alike, and have one label
-    vectors = unit(own[patients] + draw.normal(0, 0.01, (200, SIZE))).astype(np.float64)
+    own = draw.normal(size=(40, 64))  # all scans of a patient look alike, and have one label
+    vectors = unit(own[patients] + draw.normal(0, 0.01, (200, 64))).astype(np.float64)
     present = (draw.permutation(40) < 20)[patients]
     found = fit_class(Sample(vectors, present, patients), seed=0)
-    assert found.auroc < 0.75
+    assert found.auroc < 0.7
     logits = vectors @ found.weight + found.bias
-    fitted = (logits[present][:, None] > logits[~present]).mean()
-    assert fitted > found.auroc  # on its own scans it always looks better
+    assert (logits[present][:, None] > logits[~present]).mean() > 0.95  # on those it has seen
 
 
 @pytest.mark.parametrize(

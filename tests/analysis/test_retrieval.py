@@ -79,6 +79,16 @@ def test_recall_is_that_of_a_loop(drawn: Any) -> None:
         assert found.figure.low <= found.figure.value <= found.figure.high
 
 
+def test_copies_of_a_volume_tie_wherever_they_stand() -> None:
+    """Sums of 512 products in float32 may differ by the place in the matrix."""
+    draw = np.random.default_rng(4)
+    images = unit(draw.normal(size=(1001, 512)))
+    copies = np.sort(draw.choice(1001, 200, replace=False))
+    images[copies] = images[copies[0]]
+    texts = np.repeat(unit(images[copies[:1]] + 0.01), 200, axis=0)
+    assert own_ranks(texts, images, copies).tolist() == list(range(200))
+
+
 def test_map_as_upstream_is_that_of_a_loop(drawn: Any) -> None:
     _, images, _, labels, _ = drawn
     sick = [at for at, row in enumerate(labels) if row.any()]
