@@ -19,8 +19,11 @@ from rich.console import Console
 
 from ctclip_analysis.cli.scores import evaluate
 from ctclip_analysis.evaluate.show import show
+from ctclip_analysis.predictions import read_predictions
 from ctclip_client.cli.program import main, parsed
+from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.thresholds import read_thresholds
+from ctclip_server.embedded.server import EmbeddedTriton
 
 from .evaluation_files import (
     FINDINGS,
@@ -221,9 +224,11 @@ def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> 
         (["--fit-thresholds", "valid.labels.csv"], "would be lost"),
         (["--fit-thresholds", "x.json", "--report", "x.json"], "would be lost"),
         (["--labels", "valid.csv"], "two rows for"),
+        (["--predictions", "whole.csv", "--labels", "whole.csv"], "the content of --predictions"),
     ],
 )
 def test_what_is_refused(more: list[str], message: str, run: Run, folder: Path) -> None:
+    (folder / "whole.csv").write_text("scan,A\na,1\nb,0\n")
     before = sorted(path.name for path in folder.iterdir())
     assert message in run(*more, code=2)
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -287,6 +292,89 @@ def test_the_page_is_whole_by_itself(run: Run, folder: Path) -> None:
     run("--predictions", "int8.csv", "--against", "valid.csv", "--report", "q.html", code=1)
     at = re.compile(r"Made \S+ by")
     assert at.sub("", (folder / "q.html").read_text()) == at.sub("", page)
+
+
+def test_names_may_be_anything(run: Run, folder: Path) -> None:
+    """Findings of one's own prompts, markup and other scripts among them."""
+    names = ("a $x_1$ [bold] <script>alert(1)</script>", "肺結節", "nodule " * 20)
+    files = made(23)
+    write_wide(folder / "p.csv", files, names)
+    write_labels(folder / "l.csv", files, names)
+    out = run("--predictions", "p.csv", "--labels", "l.csv", "--report", "p.html")
+    assert "[bold]" in out
+    page = (folder / "p.html").read_text()
+    assert "<script>" not in page
+    assert "a $x_1$ [bold] &lt;script&gt;" in page
+    (forest, *_) = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    picture = base64.b64decode(forest).decode()
+    assert "a $x_1$ [bold] &lt;script&gt;" in picture
+    assert "肺結節" in picture
+
+
+def test_thresholds_of_another_release_are_said(run: Run, folder: Path) -> None:
+    run("--fit-thresholds", "t.json", "--group", "scan", name="train")
+    content = json.loads((folder / "t.json").read_text())
+    assert (content["fitted_on"]["group"], content["fitted_on"]["release"]) == ("scan", "r1")
+    out = run("--thresholds", "t.json")
+    assert "release r1, precision fp32, group scan, cases" in out
+    assert "another release" not in out
+    content["fitted_on"]["release"] = "r0"
+    (folder / "t.json").write_text(json.dumps(content))
+    assert "another release" in run("--thresholds", "t.json")
+    del content["fitted_on"]
+    (folder / "t.json").write_text(json.dumps(content))
+    assert "does not say what they were fitted on" in run("--thresholds", "t.json")
+
+
+def test_what_predict_writes_is_judged(
+    server: EmbeddedTriton, phantoms: Path, tmp_path: Path, capsys: Printed
+) -> None:
+    """The whole way, from CT files to figures; one file is no CT."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    paths = sorted(phantoms.glob("*.nii.gz"))[:4]
+    for path in paths:
+        (scans / path.name).symlink_to(path)
+    (scans / "broken.nii.gz").write_bytes(b"x")
+    journal, table = tmp_path / "p.jsonl", tmp_path / "p.csv"
+    written = ["--jsonl", str(journal), "--csv", str(table)]
+    assert main(["predict", str(scans), "--url", server.grpc_url, *written]) == 3
+    names = [entry.finding for entry in PUBLISHED_FINDINGS]
+    rows = [[path.name, *[at % 2] * len(names)] for at, path in enumerate(paths)]
+    labels = write_table(tmp_path / "l.csv", [["VolumeName", *names], *rows])
+    results = []
+    for file in (journal, table):
+        capsys.readouterr()
+        given = ["--predictions", str(file), "--labels", str(labels)]
+        assert main(["evaluate", *given, "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    first, second = results
+    assert first["findings"] == second["findings"]
+    for key in ("release", "checkpoint", "precision", "random_weights"):
+        assert first["predictions"][key] == second["predictions"][key]
+        assert first["predictions"][key] is not None
+    assert first["predictions"]["failed"] == [
+        {"path": str(scans / "broken.nii.gz"), "kind": "Unreadable"}
+    ]
+    scores = read_predictions(table)
+    for at, each in enumerate(first["findings"]):
+        odd, even = scores.probabilities[1::2, at], scores.probabilities[::2, at]
+        wins = [(p > n) + (p == n) / 2 for p in odd for n in even]
+        assert each["auroc"]["value"] == pytest.approx(np.mean(wins))
+
+
+def test_pipes_are_read_once(folder: Path) -> None:
+    (folder / "t.json").write_text('{"kind": "ctclip-thresholds", "version": 1, "method": "mine", '
+                                   '"thresholds": {"Emphysema": 0.4}}')  # fmt: skip
+    done = subprocess.run(
+        [
+            "/bin/bash", "-c", '"$0" -m ctclip_client evaluate --predictions <(cat valid.csv) '
+            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json",
+            sys.executable,
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)["findings"]) == len(FINDINGS)
 
 
 def test_help_is_quick() -> None:

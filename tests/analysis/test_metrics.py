@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctclip_analysis.evaluate.calibration import calibrate
@@ -138,6 +138,7 @@ def test_every_figure_and_interval_by_hand(patients: int, cases: Callable[[Files
         assert_equal(figure, float(mean), np.mean(drawn[name], axis=0).tolist())
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 1.0, 1.0, NAN]), st.integers(0, 5).map(lambda n: n / 5)),
@@ -263,6 +264,7 @@ def test_calibration_by_hand() -> None:
     assert [each.observed for each in worse.bins] == pytest.approx(np.arange(1, 11) / 10)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 10)), min_size=1, max_size=60))
 def test_bins_hold_every_case_once_and_keep_ties_together(pairs: list[tuple[bool, int]]) -> None:
     labels = np.array([float(label) for label, _ in pairs])

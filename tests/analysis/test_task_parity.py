@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctclip_analysis.evaluate.cases import Cases, join
@@ -132,6 +132,7 @@ def test_other_scans_or_findings_are_no_comparison(tmp_path: Path) -> None:
         compare_cases(two, whole, draws)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9)), min_size=2, max_size=30).filter(
         lambda pairs: len({label for label, _ in pairs}) == 2

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 
+from ctclip_client.contract import PUBLISHED_FINDINGS
+
 RAD_CHESTCT = {
     "nodule": "Lung nodule",
     "opacity": "Lung opacity",
@@ -40,6 +42,9 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
+_CT_RATE = {plain(entry.finding): entry.finding for entry in PUBLISHED_FINDINGS}
+
+
 def finding_of(column: str) -> str:
     """The finding that a column is about: CT-RATE's name for it, or else its own."""
-    return RAD_CHESTCT.get(plain(column), column)
+    return RAD_CHESTCT.get(plain(column)) or _CT_RATE.get(plain(column), column)

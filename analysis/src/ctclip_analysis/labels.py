@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ctclip_analysis.label_names import LOCATION, finding_of, plain
 from ctclip_analysis.scan_names import Patients, patients_by_name
-from ctclip_client.batch.lines import read_lines
+from ctclip_client.batch.lines import lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
 SCAN_COLUMNS = ("volumename", "noteacc deid", "path")
@@ -66,7 +66,11 @@ def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
         InvalidInput: two columns for one finding, two rows for one scan, a cell of a finding that
             is not 0, 1 or missing.
     """
-    lines = read_lines(path, _REMEDY)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"--labels: {path}: {error.strerror or error}.", _REMEDY) from error
+    lines = lines_of(content, path)
     delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -101,7 +105,7 @@ def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
     used = {at for places in wanted.values() for at in places}
     return Labels(
         path,
-        sha256(path.read_bytes()).hexdigest(),
+        sha256(content).hexdigest(),
         tuple(names),
         tuple(wanted),
         np.array(values, np.float64).reshape(len(names), len(wanted)),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client.batch.lines import read_lines
+from ctclip_client.batch.lines import lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
 _REMEDY = (
@@ -68,11 +68,11 @@ def read_predictions(path: Path, option: str = "--predictions") -> Predictions:
         raise Unreadable(f"{option}: {path}: {error.strerror or error}.", _REMEDY) from error
     table = _Table(option, path)
     if content.startswith(_PARQUET):
-        table.add_long(_parquet_rows(option, path))
+        table.add_long(_parquet_rows(table.where, content))
     elif content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        table.add_journal(_json_rows(option, path, content))
+        table.add_journal(_json_rows(table.where, content))
     else:
-        _read_csv(table, path)
+        _read_csv(table, content)
     return table.finish(sha256(content).hexdigest())
 
 
@@ -203,8 +203,8 @@ def _flag(value: object) -> bool | None:
     return value is True or str(value).lower() == "true"
 
 
-def _read_csv(table: _Table, path: Path) -> None:
-    lines = read_lines(path, _REMEDY, errors="surrogateescape")
+def _read_csv(table: _Table, content: bytes) -> None:
+    lines = lines_of(content, table.path, errors="surrogateescape")
     delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -236,7 +236,7 @@ def _checked(
             yield number, row
 
 
-def _json_rows(option: str, path: Path, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(where: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not line.strip():
             continue
@@ -244,15 +244,15 @@ def _json_rows(option: str, path: Path, content: bytes) -> Iterator[tuple[int, d
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise Unreadable(
-                f"{option}: {path}: line {number} is no JSON ({error}).",
-                "A run that was ended leaves whole lines when it goes on: run it to its end.",
+                f"{where}: line {number} is no JSON ({error}).",
+                f"{_REMEDY} A run that was ended leaves whole lines once it goes on.",
             ) from error
         if not isinstance(row, dict):
-            raise Unreadable(f"{option}: {path}: line {number} is no JSON object.", _REMEDY)
+            raise Unreadable(f"{where}: line {number} is no JSON object.", _REMEDY)
         yield number, row
 
 
-def _parquet_rows(option: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(where: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     from ctclip_client.batch.tables import require_pyarrow
 
     require_pyarrow()
@@ -260,12 +260,12 @@ def _parquet_rows(option: str, path: Path) -> Iterator[tuple[int, dict[str, Any]
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         said = str(error).splitlines()[0]
-        raise Unreadable(f"{option}: {path}: not Parquet ({said}).", _REMEDY) from error
+        raise Unreadable(f"{where}: not Parquet ({said}).", _REMEDY) from error
     if not set(table.column_names) >= _LONG:
-        raise Unreadable(f"{option}: {path}: no table of predictions.", _REMEDY)
+        raise Unreadable(f"{where}: no table of predictions.", _REMEDY)
     wanted = [*_LONG, "series", "release", "checkpoint", "precision", "random_weights"]
     kept = table.select([name for name in wanted if name in table.column_names])
     yield from enumerate(kept.to_pylist(), 1)

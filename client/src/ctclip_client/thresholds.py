@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctclip_client.errors import InvalidInput, Unreadable
@@ -23,11 +23,13 @@ _REMEDY = (
 class Thresholds:
     """Where "positive" begins: a probability of a finding's threshold or more.
 
-    values: finding -> threshold in [0, 1]. method: how they were found, in a word.
+    values: finding -> threshold in [0, 1]. method: how they were found, in a word. fitted_on: what
+    the file says of the data that they were fitted on, empty where it says nothing.
     """
 
     values: Mapping[str, float]
     method: str
+    fitted_on: Mapping[str, object] = field(default_factory=dict)
 
     def check_known(self, findings: Iterable[str]) -> None:
         """Refuse thresholds of other findings than these: they belong to another release.
@@ -77,7 +79,12 @@ def read_thresholds(path: Path) -> Thresholds:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= 1:  # false for NaN, too
             raise _wrong(path, f"threshold of {name!r}", value, "a number from 0 to 1")
-    return Thresholds({name: float(value) for name, value in values.items()}, method)
+    fitted_on = content.get("fitted_on")
+    return Thresholds(
+        {name: float(value) for name, value in values.items()},
+        method,
+        fitted_on if isinstance(fitted_on, dict) else {},
+    )
 
 
 def _wrong(path: Path, field: str, got: object, expected: str) -> InvalidInput:

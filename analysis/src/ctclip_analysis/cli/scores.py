@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ctclip_analysis.evaluate.result import Against, Evaluation
     from ctclip_analysis.predictions import Predictions
 
-SUMMARY = "AUROC, AP, F1, precision, sensitivity, specificity, calibration; parity of two answers."
+SUMMARY = (
+    "What is done where no WORD is given: AUROC, AP, F1, precision, sensitivity, specificity and "
+    "calibration, and the parity of two answers."
+)
 _BAR = 0.999
 
 

@@ -90,6 +90,11 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
     extra = [name for name in parts if name not in predictions.findings]
     labels = read_labels(labels_path, (*predictions.findings, *extra))
     findings = labels.findings
+    if labels.sha256 == predictions.sha256:
+        raise InvalidInput(
+            f"--labels: {labels_path}: has the content of --predictions.",
+            "Labels that are judged by themselves are always right.",
+        )
     if not findings:
         raise InvalidInput(
             f"--labels: {labels_path}: none of its columns is one of the findings that were "

@@ -84,7 +84,7 @@ def score(cases: Cases, draws: Draws, points: OperatingPoints | None = None) -> 
         mean = np.mean([values[at][name] for at in defined]) if defined else np.nan
         # A round counts where all of them have a value: otherwise it would be another mean.
         macro[name] = Figure.of(float(mean), drawn[name][:, defined].mean(axis=1)
-                                if defined else np.full(len(draws.by_round), np.nan))  # fmt: skip
+                                if defined else np.full(draws.rounds, np.nan))  # fmt: skip
     return Scored(tuple(findings), macro, left_out)
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,8 @@ METHODS = {
 class OperatingPoints:
     """Where "positive" begins: at a finding's threshold or above.
 
-    origin: where they come from, in words. shared: on how many of these scans they were fitted;
+    origin: where they come from, in words. release: whose answers they were fitted on, None where
+    that is unknown. shared: on how many of these scans they were fitted;
     None where that is unknown.
     """
 
@@ -36,6 +36,7 @@ class OperatingPoints:
     method: str
     origin: str
     shared: int | None
+    release: str | None = None
 
     @property
     def same_data(self) -> bool | None:
@@ -105,9 +106,16 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     """
     known = read_thresholds(path)
     known.check_known(predictions.findings)
-    fitted_on: Any = json.loads(path.read_text(encoding="utf-8-sig")).get("fitted_on")
-    scans = fitted_on.get("scans") if isinstance(fitted_on, dict) else None
-    shared = None
-    if isinstance(scans, str):
-        shared = len(set(scans.split()) & set(cases.digests))
-    return OperatingPoints(known.values, known.method, str(path), shared)
+    fitted_on = known.fitted_on
+    scans, release = fitted_on.get("scans"), fitted_on.get("release")
+    if not isinstance(scans, str):
+        return OperatingPoints(known.values, known.method, str(path), None)
+    said = ", ".join(
+        f"{name} {fitted_on[name]}" for name in ("release", "precision", "group", "cases")
+        if fitted_on.get(name) is not None
+    )  # fmt: skip
+    return OperatingPoints(
+        known.values, known.method, f"{path} (fitted on {said})",
+        len(set(scans.split()) & set(cases.digests)),
+        release if isinstance(release, str) else None,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +27,12 @@ _STYLE: Any = {
 _NOTHING: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _BLUE, _GREY, _RED = "#1f5f99", "#57606a", "#b3261e"
 _TICKS = (0, 0.5, 1)
+_LONGEST = 44
+"""Characters of a name; the table has all of it."""
+_styled = mpl.rc_context(_STYLE)
 
 
+@_styled
 def intervals(scored: Scored) -> str:
     """AUROC of each finding with its interval, the highest first, and the mean; chance is 0.5."""
     rows = [(each.finding, each.figures["auroc"]) for each in scored.findings]
@@ -36,6 +41,7 @@ def intervals(scored: Scored) -> str:
     return _forest([*rows, ("Mean of findings", scored.macro["auroc"])], 0.5, "AUROC")
 
 
+@_styled
 def differences(parity: TaskParity) -> str:
     """Difference of AUROC of each finding with its paired interval, and the mean."""
     rows = [(each.finding, each.difference) for each in parity.findings]
@@ -45,11 +51,12 @@ def differences(parity: TaskParity) -> str:
     )
 
 
+@_styled
 def roc(scores: FindingScores, labels: Floats, probabilities: Floats) -> str:
     """Sensitivity against false alarms; the threshold as a dot, where there is one."""
     from sklearn.metrics import roc_curve
 
-    figure, axes = _square("1 - specificity", "Sensitivity")
+    figure, axes = _square("1 − specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8, ls="--")
     alarms, hits, _ = roc_curve(labels, probabilities)
     axes.plot(alarms, hits, color=_BLUE, lw=1.5)
@@ -59,6 +66,7 @@ def roc(scores: FindingScores, labels: Floats, probabilities: Floats) -> str:
     return _svg(figure)
 
 
+@_styled
 def precision_recall(scores: FindingScores, labels: Floats, probabilities: Floats) -> str:
     """Precision against sensitivity, in steps; the dashed line is the share of positives."""
     from sklearn.metrics import precision_recall_curve
@@ -74,6 +82,7 @@ def precision_recall(scores: FindingScores, labels: Floats, probabilities: Float
     return _svg(figure)
 
 
+@_styled
 def reliability(bins: Sequence[Bin]) -> str:
     """How many have the finding, where the probability is about so much; each dot is a bin."""
     figure, axes = _square("Predicted probability", "Share of positives")
@@ -84,9 +93,8 @@ def reliability(bins: Sequence[Bin]) -> str:
 
 
 def _forest(rows: Sequence[tuple[str, Any]], line: float, title: str) -> str:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 0.9 + 0.27 * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
+    figure = Figure(figsize=(5.4, 0.9 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
     axes.axvline(line, color=_GREY, lw=0.8, ls="--")
     for place, (_, each) in enumerate(rows):
         last = place == len(rows) - 1
@@ -94,7 +102,7 @@ def _forest(rows: Sequence[tuple[str, Any]], line: float, title: str) -> str:
         if math.isfinite(each.low):
             axes.plot([each.low, each.high], [place, place], color=color, lw=2)
         axes.plot(each.value, place, "D" if last else "o", color=color, ms=5)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [_short(name) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(title)
     axes.grid(axis="x", color="#d0d7de", lw=0.6)
@@ -102,10 +110,13 @@ def _forest(rows: Sequence[tuple[str, Any]], line: float, title: str) -> str:
     return _svg(figure)
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
 def _square(x: str, y: str) -> tuple[Figure, Axes]:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.5, 2.4), layout="constrained")
-        axes = figure.add_subplot()
+    figure = Figure(figsize=(2.5, 2.4), layout="constrained")
+    axes = figure.add_subplot()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y, xticks=_TICKS,
              yticks=_TICKS)  # fmt: skip
     return figure, axes
@@ -114,6 +125,8 @@ def _square(x: str, y: str) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> str:
     """As a data: address, so that names within one picture are not taken for another's."""
     written = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with warnings.catch_warnings():
+        # The page's reader has fonts for what this one lacks: text stays text in the picture.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(written, format="svg", metadata=_NOTHING)
     return "data:image/svg+xml;base64," + b64encode(written.getvalue().encode()).decode()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,14 +54,14 @@ class Draws:
     times: Floats
     patients: int
 
-    @cached_property
-    def by_round(self) -> Floats:
-        """(rounds, N)."""
-        return np.ascontiguousarray(self.times.T)
+    @property
+    def rounds(self) -> int:
+        """How many."""
+        return self.times.shape[1]
 
     def sums(self, values: Floats) -> Floats:
         """Of values (N, F) in each round: (rounds, F)."""
-        total: Floats = self.by_round @ values
+        total: Floats = (values.T @ self.times).T
         return total
 
 
@@ -93,7 +92,7 @@ def areas(labels: Floats, scores: Floats, draws: Draws) -> tuple[Floats, Floats]
     order = np.argsort(-scores, kind="stable")
     order = order[np.isfinite(labels[order])]
     positive = labels[order] == 1
-    rounds = draws.times.shape[1]
+    rounds = draws.rounds
     if not positive.any() or positive.all():
         nothing = np.full(rounds, np.nan)
         return nothing, nothing.copy()

@@ -124,6 +124,8 @@ def method_lines(evaluation: Evaluation) -> list[str]:
     if points is not None:
         said = METHODS.get(points.method, "unknown")
         lines.append(f"Thresholds: {points.origin}; method {points.method}: {said}.")
+        if points.release not in (None, evaluation.predictions.origin.release):
+            lines.append("They were fitted on answers of another release than these.")
         if points.same_data is None:
             lines.append(
                 "Their file does not say what they were fitted on: not these scans, one hopes."
@@ -161,8 +163,8 @@ def undefined_lines(scored: Scored) -> list[str]:
         most = max((f.left_out for f in figures.values() if math.isfinite(f.value)), default=0)
         if most > _MUCH * ROUNDS:
             lines.append(
-                f"{name}: {most:,} of {ROUNDS:,} draws were of one class only for some figure, and "
-                "are left out of its interval."
+                f"{name}: {most:,} of {ROUNDS:,} draws have no value of some figure, most often as "
+                "they are of one class only; its interval is that of the others, if they are half."
             )
     return lines
 

