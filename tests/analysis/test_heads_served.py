@@ -45,23 +45,26 @@ def test_a_served_head_answers_as_scikit_learn(
     scans.mkdir()
     for seed in range(COUNT):
         save_volume(scans / f"{seed:02}.nii.gz", chest_phantom(golden.geometry, seed))
-    draw = np.random.default_rng(0)
-    present = {name: draw.permutation(COUNT) < COUNT // 2 for name in CLASSES}
+    forms = {suffix: tmp_path / f"scans.{suffix}" for suffix in ("npz", "parquet", "jsonl")}
+    for embedded in forms.values():
+        run("embed", "image", scans, "--out", embedded, "--url", server.grpc_url, "--readers", 0)
+    with np.load(forms["npz"]) as arrays:
+        vectors = arrays["embedding"].astype(np.float64)
+    # Classes that the embeddings tell, so that probabilities leave the middle.
+    told_by = vectors[:, [3, 11]]
+    present = dict(zip(CLASSES, (told_by > np.median(told_by, axis=0)).T, strict=True))
     with (tmp_path / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         table = zip(range(COUNT), *present.values(), strict=True)
         rows = ([f"{at:02}.nii.gz", *map(int, cells)] for at, *cells in table)
         csv.writer(file).writerows([["VolumeName", *CLASSES], *rows])
-
-    # The three forms of embeddings give the same head.
     heads = []
-    for suffix in ("npz", "parquet", "jsonl"):
-        embedded, head = tmp_path / f"scans.{suffix}", tmp_path / f"head-{suffix}.json"
-        run("embed", "image", scans, "--out", embedded, "--url", server.grpc_url, "--readers", 0)
+    for suffix, embedded in forms.items():
+        head = tmp_path / f"head-{suffix}.json"
         run("fit-head", "--embeddings", embedded, "--labels", tmp_path / "labels.csv",
             "--out", head)  # fmt: skip
         heads.append(json.loads(head.read_text("utf-8")))
-    np.testing.assert_allclose(heads[1]["weight"], heads[0]["weight"], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(heads[2]["weight"], heads[0]["weight"], rtol=1e-3, atol=1e-3)
+    for other in heads[1:]:
+        np.testing.assert_allclose(other["weight"], heads[0]["weight"], rtol=1e-2, atol=1e-2)
     assert heads[0]["trained_on"]["checkpoint_sha256"] == sha256(golden.checkpoint)
 
     repository, head = tmp_path / "repository", tmp_path / "head-npz.json"
@@ -72,13 +75,11 @@ def test_a_served_head_answers_as_scikit_learn(
     assert examined["verdict"] in ("PASS", "WARN"), examined
     (origin,) = (check for check in examined["checks"] if check["name"] == "origin")
     assert origin["values"]["classes"] == len(CLASSES)
-    with np.load(tmp_path / "scans.npz") as arrays:
-        vectors = arrays["embedding"].astype(np.float64)
     models = []
     for cells, told in zip(present.values(), heads[0]["cross_validation"]["classes"], strict=True):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=told["strength"]))
         models.append(model.fit(vectors, cells))
-    scan = scans / "05.nii.gz"
+    scan = scans / f"{np.argmax(models[0].predict_proba(vectors)[:, 1]):02}.nii.gz"
     with EmbeddedTriton(repository, log=tmp_path / "log") as triton:
         printed = json.loads(run("predict", scan, "--classify", "--json", "--url", triton.grpc_url))
         with Client(triton.grpc_url) as client:
@@ -86,6 +87,7 @@ def test_a_served_head_answers_as_scikit_learn(
         served = run("doctor", triton.grpc_url, "--repository", repository, "--json")
     embedding = result.image_embedding.astype(np.float64)[None]
     expected = [model.predict_proba(embedding)[0, 1] for model in models]
+    assert expected[0] > 0.6
     np.testing.assert_allclose(result.probabilities, expected, rtol=0, atol=1e-5)
     assert result.findings == CLASSES
     assert [each["finding"] for each in printed["findings"]] == list(CLASSES)
