@@ -42,7 +42,7 @@ PURPOSES = {
     "ctclip_score": "image vectors against pairs of text vectors",
     "ctclip_findings": "image vectors against the release's own findings",
     "ctclip_relevance": "each token's share in a finding's logits",
-    "ctclip_classfine": "classification head",
+    "ctclip_classfine": "a trained classification head, ClassFine's or a linear one",
 }
 
 

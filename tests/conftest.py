@@ -55,6 +55,7 @@ _LONGEST = (
     "end_to_end/test_termination.py",
     "export/test_int8.py",
     "server/test_embedded.py",
+    "analysis/test_heads_served.py",
 )
 """Begun last, they would keep one worker of pytest-xdist busy while the others have
 nothing left."""

@@ -27,12 +27,16 @@ from ctclip_bench.results.files import read
 from ctclip_bench.results.result import Result, Row
 from ctclip_client.cli.program import main
 from ctclip_client.system.progress import Stages
+from ctclip_export.graphs.run import run_onnx
+from ctclip_export.graphs.score import classfine_graph
 from ctclip_export.parity.providers import load_cuda_libraries
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_export.samples.scans import scans_in
 
 from ..conftest import Golden
+from ..linear_heads import drawn_head
 from ..nifti_files import save_volume
+from ..tiny_release import write_record
 
 NAME = "patient-0815.nii.gz"
 ROUNDS = 2
@@ -141,6 +145,21 @@ def test_without_a_checkpoint_the_graphs_are_their_own_reference(
         and row.name == "vision"
     )  # fmt: skip
     assert roofline.settings["precision"] == "int8"
+
+
+def test_a_linear_heads_reference_is_read_from_its_graph(
+    subject: Subject, copied: Path, scans: Path, golden: Golden
+) -> None:
+    """It subtracts a mean where ClassFine has its ReLU."""
+    file = copied / "ctclip_classfine" / "1" / "model.onnx"
+    write_record(file.parent)
+    (file.parents[1] / "config.pbtxt").write_text('name: "ctclip_classfine"')
+    onnx.save(classfine_graph(*drawn_head(golden.checkpoint).arrays()), file)
+    heads = read_subject(read_inputs(copied, scans_in(scans), None, None), Stages()).heads
+    images = np.stack([answer.image_embedding for answer in subject.answers])
+    got = heads.function("classfine")(torch.from_numpy(images))
+    expected = run_onnx(file, {"IMAGE_EMBEDDING": images})["PROBABILITIES"]
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=0, atol=1e-6)
 
 
 def test_what_answers_wrongly_has_no_times(copied: Path, scans: Path, golden: Golden) -> None:
@@ -288,7 +307,7 @@ def test_a_gpu_that_is_not_there(
     ("flags", "complaint"),
     [
         (["--graphs", "vision,eyes"], "got 'eyes', expected some of vision,text"),
-        (["--graphs", "classfine"], "this release has no ClassFine head"),
+        (["--graphs", "classfine"], "this release has no trained head"),
         (["--upstream"], "it needs --against and --text-model"),
         (["--against", "a.pt"], "--against and --text-model go together"),
         (["--rounds", "0"], "expected at least 1"),

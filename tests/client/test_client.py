@@ -75,7 +75,7 @@ def test_a_repository_without_classfine_says_how_to_get_it(make: Make, volume: V
     for call in (lambda: client.classify(volume), lambda: client.check_ready("ctclip_classify")):
         with pytest.raises(NotReady, match="the server has no ctclip_classify") as caught:
             call()
-        assert "without a ClassFine checkpoint" in caught.value.remedy
+        assert "without a trained head" in caught.value.remedy
         assert "--classfine FILE" in caught.value.remedy
     assert client.pathologies(volume).provenance.classes == ()
     client.check_ready()

@@ -102,9 +102,12 @@ def test_names_are_unique_and_free_of_surprises() -> None:
 
 
 def described(entry: Model | Ensemble, tensors: tuple[Tensor, ...]) -> list[str]:
-    """A line for each tensor, its batch axis (B) included."""
+    """A line for each tensor, its batch axis (B) included, with as many classes as ClassFine has: a
+    client that knows no other head reads these, and refuses another number."""
     batch = ["B"] if isinstance(entry, Model) and entry.max_batch_size else []
-    return [f"{t.name} {t.dtype} {','.join(map(str, [*batch, *t.dims]))}" for t in tensors]
+    known = {"C": contract.CLASS_COUNT}
+    axes = {t.name: [*batch, *(known.get(str(dim), dim) for dim in t.dims)] for t in tensors}
+    return [f"{t.name} {t.dtype} {','.join(map(str, axes[t.name]))}" for t in tensors]
 
 
 def test_what_a_client_of_version_1_calls_is_as_it_knew_it() -> None:

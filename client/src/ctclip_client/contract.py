@@ -83,6 +83,11 @@ class Geometry:
     volume_shape: tuple[int, int, int] = (240, 480, 480)
     target_spacing_mm: tuple[float, float, float] = (1.5, 0.75, 0.75)
 
+    def in_words(self) -> str:
+        """`240x480x480 at 1.5,0.75,0.75 mm`, as the options of `ctclip export` state it."""
+        shape = "x".join(map(str, self.volume_shape))
+        return f"{shape} at {','.join(f'{edge:g}' for edge in self.target_spacing_mm)} mm"
+
 
 PUBLISHED_GEOMETRY = Geometry()
 
@@ -129,12 +134,14 @@ PUBLISHED_FINDINGS: tuple[Finding, ...] = tuple(
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Sizes fixed by one export: voxels D×H×W, tokens T×H'×W', embedding width E, findings F."""
+    """Sizes fixed by one export: voxels D×H×W, tokens T×H'×W', embedding width E, findings F,
+    classes of the trained head C."""
 
     volume_shape: tuple[int, int, int]
     token_shape: tuple[int, int, int]
     embedding_size: int
     finding_count: int
+    class_count: int
 
     def sizes(self) -> dict[str, int]:
         """Values of the symbolic axes used by the tensors below."""
@@ -144,13 +151,17 @@ class Dimensions:
             "D": depth, "H": height, "W": width,
             "T": slabs, "H'": rows, "W'": columns,
             "E": self.embedding_size, "F": self.finding_count, "2F": 2 * self.finding_count,
+            "C": self.class_count,
         }  # fmt: skip
 
 
 CLASS_COUNT = len(PUBLISHED_FINDINGS)
-"""Outputs of a ClassFine head: always CT-RATE's 18, in upstream's order, whatever the prompts."""
+"""Outputs of a ClassFine head: always CT-RATE's 18, in upstream's order, whatever the prompts.
+Other heads have as many as PROVENANCE names `classes`."""
 
-PUBLISHED_DIMENSIONS = Dimensions((240, 480, 480), (24, 24, 24), 512, len(PUBLISHED_FINDINGS))
+PUBLISHED_DIMENSIONS = Dimensions(
+    (240, 480, 480), (24, 24, 24), 512, len(PUBLISHED_FINDINGS), CLASS_COUNT
+)
 
 # --- limits on metadata ------------------------------------------------------------------------
 SPACING_MM_RANGE = (0.05, 20.0)
@@ -241,7 +252,7 @@ CLASSFINE = Model(
     "ctclip_classfine",
     "onnxruntime",
     (_stacked(IMAGE_EMBEDDING, "V"),),
-    (_probabilities("V", CLASS_COUNT),),
+    (_probabilities("V", "C"),),
 )
 
 # --- ensembles ---------------------------------------------------------------------------------
@@ -298,7 +309,7 @@ EXPLAIN = Ensemble(
 CLASSIFY = Ensemble(
     "ctclip_classify",
     _SCAN,
-    (_probabilities(1, CLASS_COUNT), _IMAGE, PROVENANCE),
+    (_probabilities(1, "C"), _IMAGE, PROVENANCE),
     (*_ENCODE_IMAGE, Step(CLASSFINE)),
 )
 
@@ -311,4 +322,4 @@ ENSEMBLES: tuple[Ensemble, ...] = (
 )  # fmt: skip
 CLASSFINE_MODELS: tuple[Model, ...] = (CLASSFINE,)
 CLASSFINE_ENSEMBLES: tuple[Ensemble, ...] = (CLASSIFY,)
-"""In a repository only if its export had a ClassFine checkpoint."""
+"""In a repository only if its export had a trained head: ClassFine's, or a linear one."""

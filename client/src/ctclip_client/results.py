@@ -30,7 +30,8 @@ class Provenance:
 
     random_weights: true for demo checkpoints, whose results mean nothing.
     findings, prompts: of the release's own bank, in the order of `ctclip_pathologies`.
-    classes: of its ClassFine head, in the order of `ctclip_classify`; empty where it has none.
+    classes: of its trained head (ClassFine or linear), in the order of `ctclip_classify`; empty
+    where it has none.
     content: everything the server said.
     """
 
@@ -106,11 +107,11 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Probabilities of one scan, from a ClassFine head. There are no logits: the head was trained
-    on the findings themselves, it compares no sentences.
+    """Probabilities of one scan, from a trained head (ClassFine, or a linear one). There are no
+    logits: the head was trained on the findings themselves, it compares no sentences.
 
-    findings: F names, the order of the array.
-    probabilities: (F,) float32 in [0, 1].
+    findings: names, the order of the array.
+    probabilities: one float32 in [0, 1] for each name.
     image_embedding: (E,) float32, length 1.
     timings_ms: milliseconds of each stage on this side, and their `total`.
     request_id: by which the server's log and traces name the scan's request.

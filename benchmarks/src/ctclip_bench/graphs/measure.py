@@ -70,8 +70,8 @@ def measure(
     """
     if "classfine" in plan.graphs and CLASSFINE.name not in inputs.members.steps:
         raise InvalidInput(
-            "--graphs: this release has no ClassFine head.",
-            "Leave classfine out, or export with --classfine.",
+            "--graphs: this release has no trained head.",
+            "Leave classfine out, or export with --classfine or --head.",
         )
     if plan.device == "cuda":  # CUDA has not started: it is to take the GPU that nvidia-smi names
         os.environ.update(DRIVERS_ORDER)

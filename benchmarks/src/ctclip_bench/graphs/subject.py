@@ -42,7 +42,8 @@ _Scans = tuple[tuple[Volume, ...], tuple[Array, ...]]
 @dataclass(frozen=True)
 class Heads:
     """scale: exp(temperature). bank: (2F, E), length 1. weights: (N, W, F) and codebook: (Z, W), of
-    relevance maps. classifier: weight (18, E) and bias (18,) of ClassFine, or nothing.
+    relevance maps. classifier: weight (C, E) and bias (C,) of ClassFine, and mean (E,) of a linear
+    head, or nothing.
     """
 
     scale: float
@@ -73,8 +74,9 @@ class Heads:
             return maps.reshape(*maps.shape[:3], *codes.shape[2:])
 
         def classfine(images: Tensor) -> Tensor:
-            weight, bias = classifier
-            return torch.sigmoid(torch.relu(images) @ weight.T + bias)
+            weight, bias, *mean = classifier
+            seen = images - mean[0] if mean else torch.relu(images)
+            return torch.sigmoid(seen @ weight.T + bias)
 
         functions: dict[str, Function] = {
             "score": score, "findings": findings, "relevance": relevance, "classfine": classfine,
@@ -206,7 +208,7 @@ def _classifier(inputs: ParityInputs) -> tuple[Tensor, ...]:
     if CLASSFINE.name not in inputs.members.steps:
         return ()
     constants = _constants(inputs, CLASSFINE)
-    return constants["weight"], constants["bias"]
+    return tuple(constants[name] for name in ("weight", "bias", "mean") if name in constants)
 
 
 def _constants(inputs: ParityInputs, model: Model) -> dict[str, Tensor]:

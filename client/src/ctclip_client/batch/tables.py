@@ -30,8 +30,8 @@ COLUMNS = (
 """Columns of `--csv` and `--parquet`: a row for each scan and finding, so that any prompts fit the
 same table."""
 EMBEDDED_SCANS = (
-    "path", "series", "sha256", "release", "checkpoint", "precision", "random_weights",
-    *_READ_SO, *_CARD,
+    "path", "series", "sha256", "release", "checkpoint", "checkpoint_sha256", "precision",
+    "geometry", "random_weights", *_READ_SO, *_CARD,
 )  # fmt: skip
 """What Parquet and .npz say of each scan besides its embedding."""
 _NUMBERS = frozenset(
@@ -68,6 +68,7 @@ def _flat(row: Row) -> dict[str, Any]:
         **{f"seen_{axis}_{end}_mm": seen_mm.get(axis, (None, None))[n]
            for axis in "zxy" for n, end in enumerate(("from", "to"))},
         "notes": " ".join(recipe["notes"]),
+        "geometry": row.get("geometry", ""),  # a run that an older ctclip began has none
     }  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         made_by = {"checkpoint": provenance.checkpoint_name,
                    "checkpoint_sha256": provenance.checkpoint_sha256,
                    "precision": provenance.precision,
+                   "geometry": provenance.geometry()[0].in_words(),
                    "random_weights": provenance.random_weights}  # fmt: skip
         return {**made_by, **kept}, scan.scores.image_embedding
 

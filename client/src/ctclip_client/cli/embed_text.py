@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "Embed reports with a server: one vector of length 1 a report."
 COLUMNS = (
-    "path", "key", "text_sha256", "release", "checkpoint", "precision", "random_weights",
+    "path", "key", "text_sha256", "release", "checkpoint", "checkpoint_sha256", "precision",
+    "random_weights",
 )  # fmt: skip
 """What Parquet and .npz say of each report besides its embedding."""
 _KEY, _STATE = ("path", "key"), ("text_sha256",)

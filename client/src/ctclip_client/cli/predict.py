@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--classify",
         action="store_true",
-        help="probabilities of the release's trained head (ClassFine), without logits",
+        help="probabilities of the release's trained head (ClassFine or linear), without logits",
     )
     what.add_argument(
         "--explain",
@@ -255,7 +255,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InvalidInput(
             f"{' and '.join(asked)} exclude each other.",
             "Maps exist for the findings that the release was exported with, neither for other "
-            "prompts (ctclip export --prompts makes them its own) nor for a ClassFine head.",
+            "prompts (ctclip export --prompts makes them its own) nor for a trained head.",
         )
     if args.explain is not None and args.explain.is_file():
         raise InvalidInput(

@@ -19,7 +19,7 @@ _OF_SENTENCES = (
     "undecided. It is not calibrated and not a diagnosis."
 )
 _OF_CLASSES = (
-    "A probability is the answer of a head (ClassFine) that was trained on these findings. It is "
+    "A probability is the answer of a head that was trained on these findings. It is "
     "not calibrated and not a diagnosis."
 )
 _NARROWEST_NAME = 12

@@ -30,7 +30,7 @@ _OPTIONAL: tuple[Part, ...] = (*CLASSFINE_MODELS, *CLASSFINE_ENSEMBLES)
 OPTIONAL = tuple(part.name for part in _OPTIONAL)
 KNOWN: Mapping[str, Part] = {part.name: part for part in (*MODELS, *ENSEMBLES, *_OPTIONAL)}
 
-_FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F")
+_FIXED_BY_EXPORT = ("D", "H", "W", "T", "H'", "W'", "E", "F", "2F", "C")
 _STRING = "TYPE_STRING"
 _LIMITS: Mapping[str, Mapping[str, float]] = {
     CHECK.name: {"spacing_mm_above": SPACING_MM_RANGE[0], "spacing_mm_below": SPACING_MM_RANGE[1]},
@@ -40,14 +40,15 @@ _LIMITS: Mapping[str, Mapping[str, float]] = {
 
 
 def release_sizes(release: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of the symbolic axes that a release's record states (all but the embedding's, E)."""
+    """Sizes of the symbolic axes that a release's record states (all but the embedding's, E; C only
+    where there is a trained head)."""
     geometry = release["geometry"]
     depth, height, width = (int(size) for size in geometry["volume_shape"])
     slabs, rows, columns = (int(size) for size in geometry["token_shape"])
-    count = len(release["findings"])
+    count, classes = len(release["findings"]), len(release.get("classes", ()))
     return {
         "D": depth, "H": height, "W": width, "T": slabs, "H'": rows, "W'": columns,
-        "F": count, "2F": 2 * count,
+        "F": count, "2F": 2 * count, **({"C": classes} if classes else {}),
     }  # fmt: skip
 
 

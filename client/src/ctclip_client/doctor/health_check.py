@@ -102,12 +102,14 @@ class Answers:
         provenance = Provenance.from_json(answer.arrays["PROVENANCE"][0])
         self.releases[ensemble.name] = provenance.release
         self.provenance = self.provenance or provenance
-        if ensemble is PATHOLOGIES:
+        field, names = "findings", provenance.findings
+        if ensemble is CLASSIFY:
+            field, names = "classes", provenance.classes
+        if ensemble is PATHOLOGIES or ensemble is CLASSIFY:
             count = answer.arrays["PROBABILITIES"].shape[1]
-            if count != len(provenance.findings):
+            if count != len(names):
                 raise ServerError(
-                    f"PROVENANCE names {len(provenance.findings)} findings, the answer scores "
-                    f"{count}.",
+                    f"PROVENANCE names {len(names)} {field}, the answer scores {count}.",
                     "The repository mixes two releases: export it again.",
                 )
 

@@ -133,12 +133,14 @@ def _origin(release: ReleaseRecord) -> Check:
         f"{checkpoint.name}, {release.precision}, volume {'x'.join(map(str, shape))}, "
         f"{len(release.findings)} findings"
     )
+    if release.classes:
+        detail += f", a trained head of {len(release.classes)} classes"
     values = {
         "checkpoint": checkpoint.name, "checkpoint_sha256": checkpoint.sha256,
         "precision": release.precision,
         "volume_shape": list(shape),
         "target_spacing_mm": list(release.geometry.target_spacing_mm),
-        "findings": len(release.findings),
+        "findings": len(release.findings), "classes": len(release.classes),
     }  # fmt: skip
     return of_weights("origin", detail, values, random_weights=checkpoint.random_weights)
 

@@ -7,7 +7,7 @@ there and what should be; fields that the dataclass does not have are not looked
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import repeat
@@ -84,7 +84,8 @@ def _is(kind: type, value: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        # Compared, not converted: a whole number in JSON may be beyond every float.
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, kind) and not (isinstance(value, int) and value < 0)
 
 

@@ -39,8 +39,8 @@ class ReleaseGeometry(Geometry):
 class ReleaseRecord:
     """What PROVENANCE tells a client of a release.
 
-    release: its name, a digest of everything that can change an answer. classes: of a ClassFine
-    head; empty without one. content: all of it, as it was written.
+    release: its name, a digest of everything that can change an answer. classes: of a trained head
+    (ClassFine or linear); empty without one. content: all of it, as it was written.
     """
 
     release: str

@@ -67,7 +67,7 @@ class AsyncClient(BaseClient):
         return await self._run(_procedures.explain(self._session, volume))
 
     async def classify(self, volume: Volume) -> Classification:
-        """Score one volume with the release's ClassFine head; see `Client.classify`."""
+        """Score one volume with the release's trained head; see `Client.classify`."""
         return await self._run(_procedures.classify(self._session, volume))
 
     async def zero_shot(self, volume: Volume, prompts: Sequence[_procedures.Prompt]) -> Scores:

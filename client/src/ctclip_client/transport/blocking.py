@@ -79,7 +79,7 @@ class Client(BaseClient):
         return self._run(_procedures.explain(self._session, volume))
 
     def classify(self, volume: Volume) -> Classification:
-        """Score one volume with the ClassFine head of the release: probabilities (18,) float32.
+        """Score one volume with the trained head of the release: probabilities (C,) float32.
 
         NotReady, where the server's repository was exported without one.
         """

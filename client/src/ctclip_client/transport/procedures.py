@@ -77,7 +77,7 @@ def _by_own_bank(
 
 
 def classify(session: Session, volume: Volume) -> Flow[Classification]:
-    """Score a volume with the ClassFine head of the release, if it has one."""
+    """Score a volume with the trained head of the release, if it has one."""
     started = time.perf_counter()
     call = Call(CLASSIFY, _scan(volume))
     try:
@@ -222,8 +222,8 @@ def _without_classfine(session: Session, error: NotReady) -> Flow[NotReady]:
         return error
     return NotReady(
         f"{session.endpoint.address}: the server has no {CLASSIFY.name}.",
-        "Its repository was exported without a ClassFine checkpoint: export it again with "
-        "ctclip export --classfine FILE, or leave classify (--classify) out.",
+        "Its repository was exported without a trained head: export it again with ctclip export "
+        "--classfine FILE or --head FILE, or leave classify (--classify) out.",
     )
 
 

@@ -28,9 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, metavar="FILE",
         help="CT-CLIP_v2.pt, CT_VocabFine_v2.pt or CT_LiPro_v2.pt",
     )  # fmt: skip
-    parser.add_argument(
+    trained = parser.add_mutually_exclusive_group()
+    trained.add_argument(
         "--classfine", type=Path, metavar="FILE",
         help="CT_LiPro_v2.pt, to serve its classifier beside --checkpoint",
+    )  # fmt: skip
+    trained.add_argument(
+        "--head", type=Path, metavar="FILE",
+        help="a linear head on the checkpoint's embeddings, of ctclip fit-head, to serve it in the "
+        "place of ClassFine's",
     )  # fmt: skip
     parser.add_argument(
         "--text-model", type=Path, required=True, metavar="DIR",
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.prompts import read_prompts
     from ctclip_client.system.progress import Stages
     from ctclip_export.checkpoint import load_checkpoint, read_text_model
+    from ctclip_export.checkpoint.linear_head import read_head_file
     from ctclip_export.repository.build import export_repository
     from ctclip_export.repository.placement import check_target
 
@@ -79,9 +86,12 @@ def run(args: argparse.Namespace) -> int:
     geometry = Geometry(args.volume_shape, args.target_spacing)
     prompts = read_prompts(args.prompts) if args.prompts else PUBLISHED_FINDINGS
     text_model = read_text_model(args.text_model)
+    head = read_head_file(args.head) if args.head else None
     with Stages() as stages:
         with stages.stage("Checkpoint: read and check"):
-            checkpoint = load_checkpoint(args.checkpoint, text_model, geometry, args.classfine)
+            checkpoint = load_checkpoint(
+                args.checkpoint, text_model, geometry, args.classfine, head
+            )
         _warn(checkpoint, text_model)
         export = export_repository(
             checkpoint,
@@ -132,6 +142,12 @@ def _check_files(args: argparse.Namespace) -> None:
 def _warn(checkpoint: Checkpoint, text_model: TextModel) -> None:
     for told in checkpoint.unwrapped:
         print(printable(told), file=sys.stderr)
+    if checkpoint.head is not None and not checkpoint.head.head.trained_on.geometry:
+        print(
+            "warning: --head does not say for which --volume-shape and --target-spacing it was "
+            "trained; they must be this export's.",
+            file=sys.stderr,
+        )
     if checkpoint.random_weights:
         print("RANDOM WEIGHTS: this checkpoint was never trained.", file=sys.stderr)
     elif text_model.is_bert_base:

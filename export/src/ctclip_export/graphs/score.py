@@ -91,10 +91,15 @@ def findings_graph(temperature: float, text_embedding: NDArray[np.float32]) -> o
     return _finish(text, temperature, prompt_embedding=text_embedding.astype(np.float32))
 
 
-def classfine_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> onnx.ModelProto:
-    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, 18): ReLU, Linear, sigmoid.
+def classfine_graph(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    mean: NDArray[np.float32] | None = None,
+) -> onnx.ModelProto:
+    """IMAGE_EMBEDDING (V, E) -> PROBABILITIES (V, C), by a trained head.
 
-    weight: (18, E), bias: (18,), of the ClassFine head.
+    weight: (C, E), bias: (C,). Without a mean it is ClassFine's: ReLU, Linear, sigmoid. With a mean
+    (E,) it is a linear one: subtract that, Linear, sigmoid.
     """
     classes, embedding_size = weight.shape
     text = f"""{_HEADER}
@@ -103,12 +108,13 @@ def classfine_graph(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> o
     {{
         {_GUARD.format(name="images", source="IMAGE_EMBEDDING")}
         {_COSINE.format(name="images", source="images_checked")}
-        positive = Relu (images)
-        logits = Gemm <transB = 1> (positive, weight, bias)
+        seen = {"Relu (images)" if mean is None else "Sub (images, mean)"}
+        logits = Gemm <transB = 1> (seen, weight, bias)
         PROBABILITIES = Sigmoid (logits)
     }}"""
     model = parser.parse_model(text)
-    return _guarded(model, weight=weight, bias=bias)
+    further = {} if mean is None else {"mean": mean}
+    return _guarded(model, weight=weight, bias=bias, **further)
 
 
 def _finish(text: str, temperature: float, **constants: Any) -> onnx.ModelProto:

@@ -185,7 +185,7 @@ def check_relevance(
 def check_classfine(
     path: Path, classifier: Classifier, image_embedding: NDArray[np.float32]
 ) -> list[Agreement]:
-    """The ClassFine head on one and on several embeddings. Raises: ParityError."""
+    """A trained head on one and on several embeddings. Raises: ParityError."""
     others = np.concatenate([image_embedding, -image_embedding, image_embedding[:, ::-1]])
     found: list[Agreement] = []
     for images in (image_embedding, others):

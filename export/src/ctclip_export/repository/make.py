@@ -124,8 +124,12 @@ def make_scores(
         RELEVANCE: relevance_graph(weights, codebook, source.dimensions.token_shape),
     }
     if source.checkpoint.classifier is not None:
-        head = source.checkpoint.classifier.linear
-        graphs[CLASSFINE] = classfine_graph(head.weight.numpy(), head.bias.numpy())
+        head = source.checkpoint.classifier
+        graphs[CLASSFINE] = classfine_graph(
+            head.linear.weight.numpy(),
+            head.linear.bias.numpy(),
+            None if head.mean is None else head.mean.numpy(),
+        )
     return {each: _save(staging, each, proto) for each, proto in graphs.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnxruntime
 
-from ctclip_client.contract import PUBLISHED_FINDINGS, VERSION
+from ctclip_client.contract import VERSION
 from ctclip_client.release.records import PROVENANCE
 from ctclip_export.repository.source import ExportSource
 
@@ -49,7 +49,9 @@ def release_record(
         "prompts": [asdict(prompt) for prompt in source.prompts],
     }
     if checkpoint.classifier is not None:
-        record["classes"] = [entry.finding for entry in PUBLISHED_FINDINGS]
+        record["classes"] = list(checkpoint.classes)
+    if checkpoint.head is not None:
+        record["head"] = checkpoint.head.told()
     if checkpoint.classfine_sha256 is not None:
         record["checkpoint"]["classfine_sha256"] = checkpoint.classfine_sha256
     if ranges is not None:

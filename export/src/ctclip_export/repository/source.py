@@ -42,12 +42,13 @@ class ExportSource:
         """The sizes that the configs state."""
         vision = self.model.config.vision
         return Dimensions(
-            self.geometry.volume_shape, vision.token_shape, vision.embedding_size, len(self.prompts)
-        )
+            self.geometry.volume_shape, vision.token_shape, vision.embedding_size,
+            len(self.prompts), len(self.checkpoint.classes),
+        )  # fmt: skip
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """Models of the release, ClassFine's only where the checkpoint has its head."""
+        """Models of the release, `ctclip_classfine` only where there is a trained head."""
         return MODELS + (CLASSFINE_MODELS if self.checkpoint.classifier is not None else ())
 
     @property

@@ -20,8 +20,8 @@ from ctclip_server.self_check import check_is_of, load_self_check
 
 _OTHER_TENSORS = (
     "One server serves releases of the same models and tensors. Where another ctclip exported one "
-    "of them, export both again; another geometry, number of findings or ClassFine head needs a "
-    "repository and a server of its own."
+    "of them, export both again; another geometry, or another number of findings or of a trained "
+    "head's classes, needs a repository and a server of its own."
 )
 WARMUP = "warmup"
 """Tensors that engines are warmed up with; beside the versions, since all have the same shapes."""

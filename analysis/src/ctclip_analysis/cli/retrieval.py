@@ -1,0 +1,235 @@
+"""`ctclip evaluate retrieval`: do embeddings find a report's volume, and volumes like a volume?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctclip_client.errors import EXIT_OK, InvalidInput
+from ctclip_client.system.terminal import say
+
+if TYPE_CHECKING:
+    from ctclip_analysis.embeddings import Embeddings
+    from ctclip_analysis.evaluate.retrieval import AtK, Similar
+
+SUMMARY = "Recall@k of reports to volumes, MAP@k of volumes to volumes, from embeddings in files."
+_SHOWN = 5
+_LEFT_OUT = {
+    "texts_without_volume": "texts without a volume, left out",
+    "volumes_without_text": "volumes without a text, ranked all the same",
+    "volumes_without_labels": "volumes without labels of every finding, left out of MAP",
+}
+
+
+@dataclass(frozen=True)
+class _Result:
+    """figures: of reports. similar: "as_upstream" and "other_patients", with labels only."""
+
+    reports: int
+    volumes: int
+    figures: tuple[AtK, ...]
+    similar: dict[str, Similar]
+    left_out: dict[str, tuple[str, ...]]
+    patients_told_by: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="FILE", help="of ctclip embed image"
+    )
+    parser.add_argument(
+        "--texts", type=Path, required=True, metavar="FILE",
+        help="of ctclip embed text, with the volumes' names as keys (VolumeName)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=Path, metavar="CSV",
+        help="findings of the volumes, as for ctclip evaluate; for volume-to-volume",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print an object, and no tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute and print.
+
+    Raises: InvalidInput.
+    """
+    from ctclip_analysis.embeddings import read_embeddings
+
+    images = read_embeddings("--images", args.images, "image")
+    texts = read_embeddings("--texts", args.texts, "text")
+    _check_origins(images, texts)
+    result = _computed(images, texts, args.labels)
+    for what, names in result.left_out.items():
+        if names:
+            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+            say(f"note: {_LEFT_OUT[what]}: {', '.join(names[:_SHOWN])}{more}")
+    random = images.origin.random_weights or texts.origin.random_weights
+    if random:
+        say("RANDOM WEIGHTS: these embeddings are of a demo checkpoint; the figures mean nothing.")
+    if args.json:
+        print(json.dumps(_object(result, images, texts, random=random), allow_nan=False))
+    else:
+        _print(result, random=random)
+    return EXIT_OK
+
+
+def _check_origins(images: Embeddings, texts: Embeddings) -> None:
+    if images.origin.checkpoint_sha256 != texts.origin.checkpoint_sha256:
+        raise InvalidInput(
+            f"--texts: {texts.path} is of checkpoint {texts.origin.checkpoint} (SHA-256 "
+            f"{texts.origin.checkpoint_sha256[:16]}…), --images of {images.origin.checkpoint} "
+            f"({images.origin.checkpoint_sha256[:16]}…): their vectors cannot be compared.",
+            "Embed both by one release.",
+        )
+    if images.vectors.shape[1] != texts.vectors.shape[1]:
+        raise InvalidInput(
+            f"--texts: vectors of {texts.vectors.shape[1]} numbers, --images of "
+            f"{images.vectors.shape[1]}.",
+            "Embed both by one release.",
+        )
+    if images.origin.release != texts.origin.release:
+        say(
+            f"note: the scans were embedded by release {images.origin.release} "
+            f"({images.origin.precision}), the texts by {texts.origin.release} "
+            f"({texts.origin.precision}), of one checkpoint"
+        )
+
+
+def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -> _Result:
+    import numpy as np
+
+    from ctclip_analysis.evaluate.retrieval import recall
+    from ctclip_analysis.scan_names import match_names, patients_by_name
+
+    rows = match_names(texts.names, images.names)
+    asked = np.array([at for at, row in enumerate(rows) if row is not None], np.intp)
+    if not asked.size:
+        raise InvalidInput(
+            f"--texts: none of its {len(rows)} texts is of a volume of {images.path} "
+            f"('{texts.names[0]}', not '{images.names[0]}').",
+            "Give ctclip embed text a CSV whose column VolumeName names the volumes' files, and "
+            "neither command --hash-names.",
+        )
+    own = np.array([row for row in rows if row is not None], np.intp)
+    patients = patients_by_name(images.names)
+    figures = recall(texts.vectors[asked], images.vectors, own, [patients.ids[row] for row in own])
+    known = set(own.tolist())
+    left_out = {
+        "texts_without_volume": _named(texts.names, [r is not None for r in rows]),
+        "volumes_without_text": _named(
+            images.names, [at in known for at in range(len(images.names))]
+        ),
+    }
+    similar: dict[str, Similar] = {}
+    told_by = patients.told_by
+    if labels_file is not None:
+        similar, without, told_by = _similar(images, labels_file)
+        left_out["volumes_without_labels"] = without
+    return _Result(len(asked), len(images.names), figures, similar, left_out, told_by)
+
+
+def _similar(
+    images: Embeddings, labels_file: Path
+) -> tuple[dict[str, Similar], tuple[str, ...], str]:
+    """Volume-to-volume, the volumes that have no label, and what told their patients."""
+    import numpy as np
+
+    from ctclip_analysis.evaluate.retrieval import as_upstream, other_patients
+    from ctclip_analysis.labels import read_labels
+    from ctclip_analysis.scan_names import match_names
+
+    labels = read_labels(labels_file)
+    rows = match_names(images.names, labels.scans)
+    complete = ~np.isnan(labels.values).any(axis=1)
+    labelled = [row is not None and bool(complete[row]) for row in rows]
+    places = np.flatnonzero(labelled)
+    if not places.size or not labels.findings:
+        raise InvalidInput(
+            f"--labels: {labels_file} has all findings of none of the {len(rows)} volumes of "
+            f"{images.path}.",
+            "Both have to name volumes by their files.",
+        )
+    used = [row for row, good in zip(rows, labelled, strict=True) if good and row is not None]
+    vectors, values = images.vectors[places], labels.values[used]
+    patients = [labels.patients.ids[row] for row in used]
+    found = {
+        "as_upstream": as_upstream(vectors, values),
+        "other_patients": other_patients(vectors, values, patients),
+    }
+    return found, _named(images.names, labelled), labels.patients.told_by
+
+
+def _named(names: Sequence[str], used: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(name for name, good in zip(names, used, strict=True) if not good)
+
+
+def _object(
+    result: _Result, images: Embeddings, texts: Embeddings, *, random: bool
+) -> dict[str, Any]:
+    return {
+        "checkpoint": images.origin.checkpoint,
+        "checkpoint_sha256": images.origin.checkpoint_sha256,
+        "releases": {"images": images.origin.release, "texts": texts.origin.release},
+        "random_weights": random,
+        "patients_told_by": result.patients_told_by,
+        "report_to_volume": {
+            "reports": result.reports, "volumes": result.volumes,
+            "recall": list(map(_figure, result.figures)),
+        },
+        "volume_to_volume": {
+            name: {
+                "queries": each.queries, "gallery": each.gallery,
+                "map": list(map(_figure, each.figures)),
+            }
+            for name, each in result.similar.items()
+        },
+        "left_out": result.left_out,
+    }  # fmt: skip
+
+
+def _figure(at: AtK) -> dict[str, float | int | None]:
+    import math
+
+    told: dict[str, float | int | None] = {"k": at.k, "chance": at.chance}
+    for name in ("value", "low", "high"):
+        value = None if at.figure is None else getattr(at.figure, name)
+        told[name] = None if value is None or math.isnan(value) else value
+    return told
+
+
+def _print(result: _Result, *, random: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ctclip_client.cli.tables import print_table
+
+    titles = {
+        "as_upstream": "Volume to volume, as CT-CLIP's script has it (with itself, k joined)",
+        "other_patients": "Volume to volume, among other patients, each k by itself",
+    }
+    parts = [
+        (f"Reports to volumes: {result.reports:,} reports, {result.volumes:,} volumes", "recall",
+         result.figures)
+    ]  # fmt: skip
+    for name, each in result.similar.items():
+        counts = f"{each.queries:,} among {each.gallery:,}"
+        parts.append((f"{titles[name]}: {counts}", "MAP", each.figures))
+    console = Console()
+    for title, word, figures in parts:
+        print(title)
+        table = Table(caption="RANDOM WEIGHTS: these numbers mean nothing." if random else None)
+        for column in ("", "Value", "95 % interval", "By chance"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for at in figures:
+            told = _figure(at)
+            interval = "" if told["low"] is None else f"{told['low']:.3f} to {told['high']:.3f}"
+            value = "too few volumes" if told["value"] is None else f"{told['value']:.3f}"
+            chance = "" if told["chance"] is None else f"{told['chance']:.3f}"
+            table.add_row(f"{word}@{at.k}", value, interval, chance)
+        print_table(console, table)
+    print(f"Intervals: 1,000 draws of patients, told by {result.patients_told_by}.")
