@@ -6,6 +6,7 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +28,16 @@ class Plane:
     """A plane through the middle of a volume, seen as radiologists do: from the feet, from the
     front, and from the left.
 
-    title: its name. png: the picture as a data URI of width × height pixels. left, right, top,
-    bottom: letters of the patient's sides. outline: a box on it, in percent from the left and from
-    the top, its width and height; None where there is none.
+    title: its name. png: the picture as a data URI of width × height pixels. sides: letters of the
+    patient's sides on the left, on the right, at the top and at the bottom. outline: a box on it,
+    in percent from the left and from the top, its width and height; None where there is none.
     """
 
     title: str
     png: str
     width: int
     height: int
-    left: str
-    right: str
-    top: str
-    bottom: str
+    sides: str
     outline: tuple[float, float, float, float] | None = None
 
 
@@ -67,11 +65,7 @@ def thumbnails(volume: Volume, seen_mm: Mapping[str, tuple[float, float]]) -> li
     slope, intercept = volume.rescale
     whole = all(low <= 0.01 and high >= 0.99 for low, high in seen)
     outline = None if whole else seen
-
-    def hu(plane: NDArray[np.int16]) -> NDArray[np.float64]:
-        return plane * slope + intercept
-
-    middle = [hu(volume.voxels.take(n // 2, axis)) for axis, n in enumerate(shape)]
+    middle = [slope * plane + intercept for plane in _middle(volume.voxels)]
     return _planes(middle, extent, WIDE, outline)
 
 
@@ -79,10 +73,14 @@ def stills(view: View) -> list[Plane]:
     """The middle planes of what the model sees."""
     shape = view.voxels.shape
     extent = [n * edge for n, edge in zip(shape, view.spacing_mm, strict=True)]
-    middle = [
-        view.voxels.take(n // 2, axis) * STEP_HU + HU_RANGE[0] for axis, n in enumerate(shape)
-    ]
+    middle = [STEP_HU * plane + HU_RANGE[0] for plane in _middle(view.voxels)]
     return _planes(middle, extent, LUNG, None)
+
+
+def _middle(voxels: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """The planes (x, y), (z, y) and (z, x) through the middle of (z, x, y)."""
+    z, x, y = (n // 2 for n in voxels.shape)
+    return [voxels[z].astype(float), voxels[:, x].astype(float), voxels[:, :, y].astype(float)]
 
 
 def _planes(
@@ -102,7 +100,7 @@ def _planes(
     ]
 
 
-def _plane(  # noqa: PLR0913, PLR0917 (once for each of three planes)
+def _plane(  # noqa: PLR0917 (once for each of three planes)
     title: str,
     hu: NDArray[np.float64],
     axes: tuple[int, int],
@@ -122,7 +120,7 @@ def _plane(  # noqa: PLR0913, PLR0917 (once for each of three planes)
             low, high = 1 - high, 1 - low
         outline = (100 * left, 100 * low, 100 * (right - left), 100 * (high - low))
     png = _png(_grey(hu, window), width, height)
-    return Plane(title, png, width, height, *sides, outline=outline)
+    return Plane(title, png, width, height, sides, outline)
 
 
 def _grey(hu: NDArray[np.float64], window: Window) -> NDArray[np.uint8]:

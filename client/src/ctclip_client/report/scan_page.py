@@ -26,7 +26,6 @@ from ctclip_client.thresholds import Thresholds
 from ctclip_client.volume import Volume
 
 _HISTOGRAM_PX = (640, 140)
-_RELEASE_KEYS = ("release", "precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +66,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         random_weights=scores.provenance.random_weights,
         name=printable(answer.name),
         rows=rows,
-        thresholds=thresholds,
-        largest_axis=1.0,
+        method=None if thresholds is None else printable(thresholds.method),
         by_sentences=isinstance(scores, Scores),
         notes=[printable(note) for note in recipe["notes"]],
         stills=stills(view),

@@ -73,7 +73,8 @@ def _overlaps(axis: TokenAxis, voxels: int) -> NDArray[np.float32]:
     begin = axis.first + np.arange(axis.count)[:, None] * axis.width
     at = np.arange(voxels)
     common = np.minimum(begin + axis.width, at + 1) - np.maximum(begin, at)
-    return (common.clip(0) / axis.width).astype(np.float32)
+    share: NDArray[np.float64] = common.clip(0) / axis.width
+    return share.astype(np.float32)
 
 
 def histogram(volume: Volume) -> Histogram:
