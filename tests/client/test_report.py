@@ -12,31 +12,27 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from ctclip_client import Explanation, Volume
+from ctclip_client import Volume
 from ctclip_client.cli.program import main
-from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY, Geometry
+from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY
 from ctclip_client.report.images import ct_image, maps_image
 from ctclip_client.report.pictures import thumbnails
-from ctclip_client.report.scan_page import Answer, scan_page
+from ctclip_client.report.scan_page import scan_page
 from ctclip_client.report.view import half_grid, histogram
-from ctclip_client.results import Provenance, Transport
 from ctclip_client.thresholds import Thresholds
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import chest, save
-from ..pages import Page
+from ..pages import HOSTILE, SMALL, Page, answer
 
 Run = Callable[..., tuple[int, str, str]]
 VIEWER = files("ctclip_client.report") / "viewer"
-HOSTILE = "</script><script>alert('1')</script>\u202e<img src=x onerror=alert(2)>\"'&\udc80"
-SMALL = Geometry((40, 60, 100), (3.0, 1.5, 1.5))
 
 
 @pytest.fixture
@@ -46,38 +42,6 @@ def predict(server: EmbeddedTriton, capsys: pytest.CaptureFixture[str]) -> Run:
         return code, *capsys.readouterr()
 
     return run
-
-
-def answer(
-    geometry: Geometry,
-    findings: tuple[str, ...],
-    token_shape: tuple[int, int, int],
-    name: str = "scan",
-    **recipe: Any,
-) -> Answer:
-    """An answer about a scan, with drawn numbers."""
-    random = np.random.default_rng(7)
-    logits = random.normal(0, 0.3, (len(findings), 2)).astype(np.float32)
-    content = {
-        "release": "r1", "contract_version": 1, "precision": "fp32", "prompts": [],
-        "checkpoint": {"name": "c.pt", "sha256": "0" * 64, "random_weights": False},
-        "findings": findings,
-        "geometry": {"volume_shape": geometry.volume_shape,
-                     "target_spacing_mm": geometry.target_spacing_mm, "token_shape": token_shape},
-    }  # fmt: skip
-    relevance = random.normal(0, 1e-4, (len(findings), *token_shape)).astype(np.float32)
-    scores = Explanation(
-        findings, 1 / (1 + np.exp(logits[:, 1] - logits[:, 0])), np.ones(1, np.float32),
-        Provenance.from_json(json.dumps(content)), {"total": 1.0}, Transport("grpc", 1000), logits,
-        relevance,
-    )  # fmt: skip
-    read = {
-        "orientation": "LPS", "turned": "", "shape": [10, 20, 30], "spacing_mm": [1.0, 1.0, 1.0],
-        "spacing_source": "header", "rescale": [1.0, 0.0], "hu_source": "header",
-        "hu_percentiles": {"5": -1000.0}, "series": None, "sha256": None, "seen_mm": {},
-        "notes": [],
-    }  # fmt: skip
-    return Answer(name, scores, read | recipe, {"total": 1.0}, relevance)
 
 
 def test_the_viewer_is_the_published_file() -> None:

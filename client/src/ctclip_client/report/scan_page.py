@@ -160,7 +160,7 @@ def _drawn(found: Histogram) -> dict[str, Any]:
 
     return {
         "path": f"M0,{height}{''.join(steps)}V{height}Z",
-        "ticks": [(hu, place(hu)) for hu in (-1000, -500, 0, 500, 1000, 1500)],
+        "ticks": [(hu, round(100 * place(hu) / width, 1)) for hu in range(-1000, 1501, 500)],
         "clip": (place(-1000), place(1000)),
         "width": width, "height": height,
         "below": found.below, "above": found.above,

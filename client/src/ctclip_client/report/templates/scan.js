@@ -150,5 +150,4 @@
   if (hasMaps) choose(findings[0]);
   viewer.createOnLocationChange();
   document.documentElement.dataset.ready = "";
-  globalThis.report = { viewer };
 })();

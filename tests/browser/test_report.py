@@ -1,0 +1,234 @@
+"""The page of a scan in a real browser: it can be used, by mouse, keyboard and eye."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Page, Playwright
+
+from ctclip_client import Volume
+from ctclip_client.cli.program import main
+from ctclip_client.report.scan_page import scan_page
+from ctclip_client.thresholds import Thresholds
+from ctclip_server.embedded.server import EmbeddedTriton
+
+from ..nifti_files import chest, save
+from ..pages import HOSTILE, SMALL, answer
+from .conftest import Show, launch
+
+_TEXTS = """
+() => {
+  const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) =>
+    0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = parse(getComputedStyle(each).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+      if (colour[3] !== 0) throw new Error("half transparent");
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const [low, high] = [light(parse(style.color)), light(behind(element))].sort((a, b) => a - b);
+    found.push({
+      text: walker.currentNode.data.trim().slice(0, 40),
+      size: parseFloat(style.fontSize), contrast: (high + 0.05) / (low + 0.05),
+    });
+  }
+  return found;
+}
+"""
+
+
+def picture(page: Page) -> NDArray[np.uint8]:
+    """What the canvas shows: (rows, columns, 3)."""
+    png = page.locator("#canvas").screenshot()
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def coloured(pixels: NDArray[np.uint8]) -> float:
+    """Share of pixels that are not grey."""
+    spread = pixels.max(-1).astype(int) - pixels.min(-1)
+    return float((spread > 24).mean())
+
+
+def moved(page: Page, name: str, value: int) -> None:
+    page.locator(f"#{name}").fill(str(value))
+
+
+def test_a_click_on_a_finding_shows_its_map(shown: Page) -> None:
+    page = shown
+    buttons = page.locator("button.finding")
+    assert buttons.count() == 18
+    first, other = buttons.nth(0), buttons.nth(5)
+    assert first.get_attribute("aria-pressed") == "true"
+    before = picture(page)
+    other.click()
+    assert other.get_attribute("aria-pressed") == "true"
+    assert first.get_attribute("aria-pressed") == "false"
+    name = other.locator(".name").inner_text()
+    assert page.locator("#map-title").inner_text().startswith(f"{name}: all tokens add up to ")
+    after = picture(page)
+    assert (before != after).any(-1).mean() > 0.02
+    moved(page, "opacity", 0)
+    grey = picture(page)
+    assert coloured(grey) < coloured(after) / 2  # marks and lines are left
+    page.get_by_role("button", name="Bone").click()
+    assert page.locator("#window-text").inner_text() == "level 400, width 1800 HU"
+    assert (picture(page) != grey).any(-1).mean() > 0.1
+
+
+def test_weak_tokens_can_be_hidden(shown: Page) -> None:
+    page = shown
+    moved(page, "opacity", 60)
+    shares = []
+    for least in (0, 50, 95):
+        moved(page, "least", least)
+        shares.append(coloured(picture(page)))
+    assert shares[0] > shares[1] > shares[2]
+    low, high = (page.locator(f"#scale-{end}").inner_text() for end in ("low", "high"))
+    assert float(low.replace("−", "-")) == -float(high) != 0
+
+
+def test_it_can_be_used_by_keys_alone(shown: Page) -> None:
+    page = shown
+    buttons = page.locator("button.finding")
+    buttons.nth(3).focus()
+    page.keyboard.press("Enter")
+    assert buttons.nth(3).get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert buttons.nth(4).get_attribute("aria-pressed") == "true"
+    before = picture(page)
+    axial = page.locator("#axial")
+    axial.focus()
+    at = int(axial.input_value())
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert int(axial.input_value()) == at + 3
+    assert re.match(rf"{at + 3} of \d+", axial.locator("xpath=..").locator("output").inner_text())
+    assert (picture(page) != before).any(-1).mean() > 0.01
+
+
+def test_each_side_of_the_patient_is_where_its_mark_is(
+    server: EmbeddedTriton, show: Show, tmp_path: Path
+) -> None:
+    """A bright box at the patient's left, front and head, in a file that is stored otherwise."""
+    shape = (40, 60, 100)
+    voxels = np.full(shape, -900, np.int16)
+    voxels[:, :5] = 50
+    box = (slice(26, 34), slice(40, 54), slice(12, 32))  # towards S, L and A
+    voxels[box] = 700
+    scan = save(tmp_path / "box.nii.gz", voxels, (1.5, 0.75, 0.75), "RPI")
+    path = tmp_path / "box.html"
+    asked = [str(scan), "--url", server.grpc_url, "--report", str(path), "--any-region"]
+    assert main(["predict", *asked]) == 0
+    page = show(path)
+    moved(page, "opacity", 0)
+    counts = dict(zip(("axial", "sagittal", "coronal"), shape, strict=True))
+    for name, along in zip(counts, box, strict=True):
+        most = int(page.locator(f"#{name}").get_attribute("max") or 0)
+        middle = (along.start + along.stop) / 2 / counts[name]
+        moved(page, name, round(middle * most + 0.5))
+    told = page.locator("#place").inner_text()
+    found = re.match(r"Crosshair: L (\d+), A (\d+), S (\d+) mm from the middle; (\d+) HU", told)
+    assert found, told
+    left, front, head, hu = map(int, found.groups())
+    assert left == pytest.approx(17 * 0.75, abs=1.6)
+    assert front == pytest.approx(28 * 0.75, abs=1.6)
+    assert head == pytest.approx(10 * 1.5, abs=3.1)
+    assert hu == pytest.approx(700, abs=5)
+    page.get_by_role("button", name="Bone").click()
+    pixels = picture(page)
+    height, width = pixels.shape[:2]
+    panels = {  # as the page lays them out; where the box is, from the left and from the top
+        "axial": ((0, 0.664), (0, 1), (47 / 60, 22 / 100)),
+        "coronal": ((0.67, 1), (0, 0.495), (47 / 60, 1 - 30 / 40)),
+        "sagittal": ((0.67, 1), (0.505, 1), (22 / 100, 1 - 30 / 40)),
+    }
+    for name, (across, down, (x, y)) in panels.items():
+        rows = slice(*(round(end * height) for end in down))
+        columns = slice(*(round(end * width) for end in across))
+        panel = pixels[rows, columns].astype(int)
+        bright = (panel.min(-1) > 150) & (panel.max(-1) - panel.min(-1) < 12)
+        at_y, at_x = (places.mean() for places in np.nonzero(bright))
+        # The plane fills its panel along one direction only, and lies in the middle of it.
+        extent = {"axial": (45, 75), "coronal": (45, 60), "sagittal": (75, 60)}[name]
+        scale = min(panel.shape[1] / extent[0], panel.shape[0] / extent[1])
+        got_x = (at_x - panel.shape[1] / 2) / scale / extent[0] + 0.5
+        got_y = (at_y - panel.shape[0] / 2) / scale / extent[1] + 0.5
+        assert (got_x, got_y) == pytest.approx((x, y), abs=0.06), name
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_text_can_be_read_and_fits(width: int, show: Show, tmp_path: Path) -> None:
+    """Every text that a page can have, and a narrow window in which nothing is cut off."""
+    given = answer(
+        SMALL, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 5), "a/" * 60,
+        notes=["Only the middle is seen."], series="1.2." * 15, seen_mm={"z": (5.0, 20.0)},
+    )  # fmt: skip
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    path = tmp_path / "page.html"
+    path.write_bytes(scan_page(given, volume, Thresholds({"Cyst": 0.1, "x" * 70: 0.9}, "m")))
+    page = show(path, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    texts = page.evaluate(_TEXTS)
+    assert len(texts) > 50
+    assert not [each for each in texts if each["size"] < 14]
+    assert not [each for each in texts if each["contrast"] < 4.5]
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    assert (box["width"] > box["height"]) == (width == 1400)
+    assert picture(page).std() > 5
+
+
+def test_names_are_text(show: Show, tmp_path: Path) -> None:
+    given = answer(SMALL, (HOSTILE, "Cyst"), (4, 3, 5), HOSTILE, notes=[HOSTILE])
+    path = tmp_path / "page.html"
+    path.write_bytes(scan_page(given, Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))))
+    page = show(path)
+    page.get_by_text("onerror").first.click()
+    assert page.locator("body > img").count() == 0
+    for button in page.locator("button.finding").all():
+        button.click()
+    assert "<script>alert('1')" in page.locator("h1").inner_text()
+
+
+def test_without_webgl_there_is_a_still_picture(report: Path, playwright: Playwright) -> None:
+    browser = launch(playwright, "--disable-3d-apis")
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(report.as_uri())
+    page.wait_for_selector("button.finding[disabled]")
+    assert not page.locator("#canvas").is_visible()
+    assert not page.locator("#axial").is_visible()
+    stills = page.locator("#stills img")
+    assert stills.count() == 3
+    for still in stills.all():
+        png = still.screenshot()
+        assert np.asarray(Image.open(io.BytesIO(png)).convert("L")).std() > 5
+    assert "WebGL2" in page.locator("#still-reason").inner_text()
+    assert not wrong
+    browser.close()
+
+
+def test_on_paper_there_is_a_still_picture(shown: Page) -> None:
+    page = shown
+    assert not page.locator("#stills").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#stills").is_visible()
+    assert not page.locator("#canvas").is_visible()
