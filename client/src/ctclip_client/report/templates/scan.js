@@ -33,7 +33,7 @@
   const viewer = new niivue.Niivue({
     isRadiologicalConvention: true, sagittalNoseLeft: true, showAllOrientationMarkers: true,
     multiplanarShowRender: 0, show3Dcrosshair: false, isColorbar: false,
-    crosshairWidth: 1, crosshairColor: [0.42, 0.69, 1, 0.8],
+    crosshairWidth: 1.2, crosshairWidthUnit: "mm", crosshairColor: [0.42, 0.69, 1, 1],
     backColor: [0.05, 0.067, 0.09, 1], fontColor: [1, 0.85, 0.4, 1],
     fontMinPx: 16, fontSizeScaling: 0, dragAndDropEnabled: false, dragMode: 0,
     viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
@@ -120,7 +120,7 @@
     map.cal_maxNeg = -Math.max(least, 1e-6) * largest;
     map.opacity = at("opacity").value / 100;
     at("opacity").previousElementSibling.textContent = `${at("opacity").value} %`;
-    at("least").previousElementSibling.textContent = `${at("least").value} % of strongest`;
+    at("least").previousElementSibling.textContent = `${at("least").value} %`;
     at("scale-low").textContent = signed(-largest).replace("-", "−");
     at("scale-high").textContent = signed(largest);
     viewer.refreshLayers(map, 1);
