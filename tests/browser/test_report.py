@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright
 
 from ctclip_client import Volume
 from ctclip_client.cli.program import main
+from ctclip_client.report.index_page import index_page
 from ctclip_client.report.scan_page import scan_page
 from ctclip_client.thresholds import Thresholds
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -123,6 +124,22 @@ def test_it_can_be_used_by_keys_alone(shown: Page) -> None:
     assert (picture(page) != before).any(-1).mean() > 0.01
 
 
+def test_a_click_into_a_plane_goes_there(shown: Page) -> None:
+    """And the wheel over it goes through the slices."""
+    page = shown
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    place = page.locator("#place")
+    for across, side in ((0.2, "R"), (0.5, "L")):
+        page.mouse.click(box["x"] + across * box["width"], box["y"] + 0.4 * box["height"])
+        assert place.inner_text().startswith(f"Crosshair: {side} ")
+    sagittal = page.locator("#sagittal")
+    assert int(sagittal.input_value()) > int(sagittal.get_attribute("max") or 0) / 2
+    at = page.locator("#axial").input_value()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("at => document.getElementById('axial').value !== at", arg=at)
+
+
 def test_each_side_of_the_patient_is_where_its_mark_is(
     server: EmbeddedTriton, show: Show, tmp_path: Path
 ) -> None:
@@ -193,6 +210,30 @@ def test_text_can_be_read_and_fits(width: int, show: Show, tmp_path: Path) -> No
     assert box is not None
     assert (box["width"] > box["height"]) == (width == 1400)
     assert picture(page).std() > 5
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_the_page_of_all_scans_can_be_read_and_fits(
+    width: int, browser: Browser, tmp_path: Path
+) -> None:
+    checkpoint = {"random_weights": True}
+    row = {"series": None, "release": "r1"}
+    rows = [
+        {**row, "path": "a/" * 60, "provenance": {"checkpoint": checkpoint},
+         "findings": [{"finding": "Interlobular septal thickening", "probability": 0.7}],
+         "recipe": {"notes": ["Only the middle is seen."]}},
+        {**row, "path": "b", "series": "1.2." * 15,
+         "error": {"kind": "Unreadable", "cause": "No CT.", "remedy": "Take another."}},
+    ]  # fmt: skip
+    path = tmp_path / "index.html"
+    path.write_bytes(index_page([(each, tmp_path / "a.html") for each in rows], tmp_path, None))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    texts = page.evaluate(_TEXTS)
+    assert len(texts) > 9
+    assert not [each for each in texts if each["size"] < 14 or each["contrast"] < 4.5]
+    page.close()
 
 
 def test_names_are_text(show: Show, tmp_path: Path) -> None:

@@ -184,6 +184,14 @@ def test_thresholds_are_on_the_page() -> None:
     assert "no published operating point" in Page(scan_page(given, volume)).text
 
 
+def test_marks_that_nobody_knows_are_told() -> None:
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    for orientation, told in (("as stored", True), ("array", True), ("LPS", False)):
+        given = answer(SMALL, ("Cyst",), (4, 3, 5), orientation=orientation)
+        text = Page(scan_page(given, volume)).text
+        assert ("nothing told how the patient lay" in text) == told
+
+
 def test_a_page_at_the_published_geometry_stays_below_10_mb() -> None:
     """With 18 maps, and noise for a CT, which no compression makes smaller than its entropy."""
     findings = tuple(entry.finding for entry in PUBLISHED_FINDINGS)

@@ -68,7 +68,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         rows=rows,
         method=None if thresholds is None else printable(thresholds.method),
         by_sentences=isinstance(scores, Scores),
-        notes=[printable(note) for note in recipe["notes"]],
+        notes=[*map(printable, recipe["notes"]), *_unplaced(recipe)],
         stills=stills(view),
         thumbnails=thumbnails(volume, recipe["seen_mm"]),
         histogram=_drawn(histogram(volume)),
@@ -80,6 +80,14 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         script_hashes=[_hash(viewer), _hash(script)],
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")
+
+
+def _unplaced(recipe: Mapping[str, Any]) -> Iterator[str]:
+    if recipe["orientation"] in ("as stored", "array"):
+        yield (
+            "The scan was taken as it is stored: nothing told how the patient lay. R, L, A, P, S "
+            "and I say which side the model takes each for."
+        )
 
 
 def _about_maps(answer: Answer) -> list[dict[str, Any]]:
