@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,39 @@ def coloured(pixels: NDArray[np.uint8]) -> float:
     return float((spread > 24).mean())
 
 
+def places(
+    chosen: NDArray[np.bool_], extent_mm: tuple[float, float, float]
+) -> dict[str, tuple[float, float]]:
+    """Where the middle of the chosen pixels lies on each plane: shares from the left and the top.
+
+    extent_mm: of the view, along (z, x, y).
+    """
+    z, x, y = extent_mm
+    height, width = chosen.shape
+    panels = {  # as the page lays them out, in shares of the canvas, and their extents
+        "axial": ((0, 0.664), (0, 1), (x, y)),
+        "coronal": ((0.67, 1), (0, 0.495), (x, z)),
+        "sagittal": ((0.67, 1), (0.505, 1), (y, z)),
+    }
+    found = {}
+    for name, (across, down, extent) in panels.items():
+        panel = chosen[slice(*(round(end * height) for end in down)),
+                       slice(*(round(end * width) for end in across))]  # fmt: skip
+        # The plane fills its panel along one direction only, and lies in the middle of it.
+        scale = min(panel.shape[1] / extent[0], panel.shape[0] / extent[1])
+        at_y, at_x = (indices.mean() for indices in np.nonzero(panel))
+        found[name] = ((at_x - panel.shape[1] / 2) / scale / extent[0] + 0.5,
+                       (at_y - panel.shape[0] / 2) / scale / extent[1] + 0.5)  # fmt: skip
+    return found
+
+
+def assert_readable(page: Page, width: int) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    texts = page.evaluate(_TEXTS)
+    assert len(texts) > 9
+    assert not [each for each in texts if each["size"] < 14 or each["contrast"] < 4.5]
+
+
 def moved(page: Page, name: str, value: int) -> None:
     page.locator(f"#{name}").fill(str(value))
 
@@ -74,6 +108,7 @@ def test_a_click_on_a_finding_shows_its_map(shown: Page) -> None:
     page = shown
     buttons = page.locator("button.finding")
     assert buttons.count() == 18
+    assert_readable(page, 1400)
     first, other = buttons.nth(0), buttons.nth(5)
     assert first.get_attribute("aria-pressed") == "true"
     before = picture(page)
@@ -170,46 +205,32 @@ def test_each_side_of_the_patient_is_where_its_mark_is(
     assert hu == pytest.approx(700, abs=5)
     page.get_by_role("button", name="Bone").click()
     pixels = picture(page)
-    height, width = pixels.shape[:2]
-    panels = {  # as the page lays them out; where the box is, from the left and from the top
-        "axial": ((0, 0.664), (0, 1), (47 / 60, 22 / 100)),
-        "coronal": ((0.67, 1), (0, 0.495), (47 / 60, 1 - 30 / 40)),
-        "sagittal": ((0.67, 1), (0.505, 1), (22 / 100, 1 - 30 / 40)),
-    }
-    for name, (across, down, (x, y)) in panels.items():
-        rows = slice(*(round(end * height) for end in down))
-        columns = slice(*(round(end * width) for end in across))
-        panel = pixels[rows, columns].astype(int)
-        bright = (panel.min(-1) > 150) & (panel.max(-1) - panel.min(-1) < 12)
-        at_y, at_x = (places.mean() for places in np.nonzero(bright))
-        # The plane fills its panel along one direction only, and lies in the middle of it.
-        extent = {"axial": (45, 75), "coronal": (45, 60), "sagittal": (75, 60)}[name]
-        scale = min(panel.shape[1] / extent[0], panel.shape[0] / extent[1])
-        got_x = (at_x - panel.shape[1] / 2) / scale / extent[0] + 0.5
-        got_y = (at_y - panel.shape[0] / 2) / scale / extent[1] + 0.5
-        assert (got_x, got_y) == pytest.approx((x, y), abs=0.06), name
+    grey = pixels.max(-1).astype(int) - pixels.min(-1) < 12
+    for name, place in places(grey & (pixels.min(-1) > 150), (60, 45, 75)).items():
+        x, y = {"axial": (47 / 60, 22 / 100), "coronal": (47 / 60, 10 / 40),
+                "sagittal": (22 / 100, 10 / 40)}[name]  # fmt: skip
+        assert place == pytest.approx((x, y), abs=0.06), name
 
 
-@pytest.mark.parametrize("width", [1400, 400])
-def test_text_can_be_read_and_fits(width: int, show: Show, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "has_maps"), [(1400, False), (400, True)])
+def test_text_can_be_read_and_fits(width: int, has_maps: bool, show: Show, tmp_path: Path) -> None:
     """Every text that a page can have, and a narrow window in which nothing is cut off."""
     given = answer(
         SMALL, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 5), "a/" * 60,
         notes=["Only the middle is seen."], series="1.2." * 15, seen_mm={"z": (5.0, 20.0)},
     )  # fmt: skip
+    if not has_maps:
+        given = replace(given, relevance=None)
     volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
     path = tmp_path / "page.html"
     path.write_bytes(scan_page(given, volume, Thresholds({"Cyst": 0.1, "x" * 70: 0.9}, "m")))
     page = show(path, width)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    texts = page.evaluate(_TEXTS)
-    assert len(texts) > 50
-    assert not [each for each in texts if each["size"] < 14]
-    assert not [each for each in texts if each["contrast"] < 4.5]
+    assert_readable(page, width)
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     assert (box["width"] > box["height"]) == (width == 1400)
     assert picture(page).std() > 5
+    assert page.locator("#legend").count() == has_maps
 
 
 @pytest.mark.parametrize("width", [1400, 400])
@@ -229,23 +250,34 @@ def test_the_page_of_all_scans_can_be_read_and_fits(
     path.write_bytes(index_page([(each, tmp_path / "a.html") for each in rows], tmp_path, None))
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(path.as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    texts = page.evaluate(_TEXTS)
-    assert len(texts) > 9
-    assert not [each for each in texts if each["size"] < 14 or each["contrast"] < 4.5]
+    assert_readable(page, width)
     page.close()
 
 
-def test_names_are_text(show: Show, tmp_path: Path) -> None:
-    given = answer(SMALL, (HOSTILE, "Cyst"), (4, 3, 5), HOSTILE, notes=[HOSTILE])
+def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path: Path) -> None:
+    """One token towards S, L and A that speaks against a finding with a hostile name."""
+    given = answer(SMALL, ("Cyst", HOSTILE), (4, 3, 5), HOSTILE, notes=[HOSTILE])
+    assert given.relevance is not None
+    given.relevance[1] = 0
+    given.relevance[1, 3, 2, 0] = -0.5
     path = tmp_path / "page.html"
     path.write_bytes(scan_page(given, Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))))
     page = show(path)
-    page.get_by_text("onerror").first.click()
+    page.locator("button.finding").get_by_text("onerror").click()
     assert page.locator("body > img").count() == 0
-    for button in page.locator("button.finding").all():
-        button.click()
     assert "<script>alert('1')" in page.locator("h1").inner_text()
+    assert page.locator("#scale-low").inner_text() == "−0.500"
+    moved(page, "opacity", 100)
+    share = {"axial": 7 / 8, "sagittal": 5 / 6, "coronal": 1 / 10}
+    for name, along in share.items():
+        most = int(page.locator(f"#{name}").get_attribute("max") or 0)
+        moved(page, name, round(along * most + 0.5))
+    assert page.locator("#place").inner_text().endswith("; token −0.500")
+    pixels = picture(page).astype(int)
+    strongest = np.abs(pixels - (191, 227, 255)).max(-1) < 12
+    for name, place in places(strongest, (120, 90, 150)).items():
+        at = {"axial": (5 / 6, 1 / 10), "coronal": (5 / 6, 1 / 8), "sagittal": (1 / 10, 1 / 8)}
+        assert place == pytest.approx(at[name], abs=0.03), name
 
 
 def test_without_webgl_there_is_a_still_picture(report: Path, playwright: Playwright) -> None:
