@@ -210,6 +210,12 @@ def test_each_side_of_the_patient_is_where_its_mark_is(
         x, y = {"axial": (47 / 60, 22 / 100), "coronal": (47 / 60, 10 / 40),
                 "sagittal": (22 / 100, 10 / 40)}[name]  # fmt: skip
         assert place == pytest.approx((x, y), abs=0.06), name
+        plane = page.locator(f"#planes .{name}")
+        beside = [plane.locator(".left" if x < 0.5 else ".right"),
+                  plane.locator(".top" if y < 0.5 else ".bottom")]  # fmt: skip
+        assert {each.inner_text() for each in beside} < set("LAS")
+        others = plane.locator("b").all_inner_texts()
+        assert len(set(others) & set("RPI")) == 2
 
 
 @pytest.mark.parametrize(("width", "has_maps"), [(1400, False), (400, True)])

@@ -9,6 +9,7 @@
   // Towards the strongest: dark to bright, so that weak tokens stay in the background.
   const FOR = { R: [156, 255, 255], G: [47, 122, 226], B: [0, 26, 122], A: [255, 255, 255], I: [0, 128, 255] };
   const AGAINST = { R: [10, 47, 191], G: [63, 143, 227], B: [143, 255, 255], A: [255, 255, 255], I: [0, 128, 255] };
+  // As scan.css lays out the marks of the patient's sides.
   const WIDE = [
     { sliceType: 0, position: [0, 0, 0.664, 1] },
     { sliceType: 1, position: [0.67, 0, 0.33, 0.495] },
@@ -26,16 +27,15 @@
   }
   if (!document.createElement("canvas").getContext("webgl2")) return onlyStills();
 
-  at("canvas").hidden = at("controls").hidden = at("place").hidden = false;
+  at("planes").hidden = at("controls").hidden = at("place").hidden = false;
   document.querySelector(".windows").hidden = false;
   at("stills").hidden = true;
 
   const viewer = new niivue.Niivue({
-    isRadiologicalConvention: true, sagittalNoseLeft: true, showAllOrientationMarkers: true,
+    isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: false,
     multiplanarShowRender: 0, show3Dcrosshair: false, isColorbar: false,
     crosshairWidth: 1.2, crosshairWidthUnit: "mm", crosshairColor: [0.42, 0.69, 1, 1],
-    backColor: [0.05, 0.067, 0.09, 1], fontColor: [1, 0.85, 0.4, 1],
-    fontMinPx: 16, fontSizeScaling: 0, dragAndDropEnabled: false, dragMode: 0,
+    backColor: [0.05, 0.067, 0.09, 1], dragAndDropEnabled: false, dragMode: 0,
     viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     isForceMouseClickToVoxelCenters: true, loadingText: "", logLevel: "error",
   });
@@ -56,7 +56,7 @@
     }
     viewer.setVolume(viewer.volumes[0]); // draws all: once, as it takes long without a GPU
   } catch (error) {
-    at("canvas").hidden = at("controls").hidden = at("place").hidden = true;
+    at("planes").hidden = at("controls").hidden = at("place").hidden = true;
     document.querySelector(".windows").hidden = true;
     at("stills").hidden = false;
     at("still-reason").textContent += ` (${error})`;
