@@ -49,6 +49,7 @@ _LONGEST = (
     "export/test_export.py",
     "engines/test_rtx.py",
     "server/test_promotion.py",
+    "browser/test_report.py",
     "server/test_release_switch.py",
     "end_to_end/test_many_scans.py",
     "end_to_end/test_bad_tensors.py",

@@ -13,6 +13,7 @@ import torch
 import tritonclient.grpc as triton
 
 from ctclip_client import Classification, Client, Scores, Unavailable, Volume
+from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.transport import retries
 from ctclip_export.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
+from ..pages import Page
 from .conftest import Connect
 
 NAMES = tuple(entry.finding for entry in PUBLISHED_FINDINGS)
@@ -115,3 +117,14 @@ def test_two_releases_are_not_mixed(
             client.zero_shot(volume, pairs)
         assert scans() - before == 2
     assert "promotion" in caught.value.remedy
+
+
+def test_a_page_without_maps(server: EmbeddedTriton, phantoms: Path, tmp_path: Path) -> None:
+    """The head's answer has none, and its page says so."""
+    page = tmp_path / "a.html"
+    asked = [str(phantoms / "ct0.nii.gz"), "--url", server.grpc_url]
+    assert main(["predict", *asked, "--classify", "--report", str(page)]) == 0
+    found = Page(page.read_bytes())
+    assert "not for the answer of a trained head (ClassFine)" in found.text
+    assert found.with_id("maps") == ""
+    assert found.with_id("ct")

@@ -42,6 +42,10 @@ def test_the_whole_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for stage in ("Vision encoder: trace", "inside Triton: ctclip_vision", "served"):
         assert stage in printed
     small = folder / "small"
+    assert f"To look at, in a browser: {small / 'report.html'}" in printed
+    page = (small / "report.html").read_text()
+    assert "RANDOM WEIGHTS" in page
+    assert page.count("data-frame=") == len(PUBLISHED_FINDINGS)
     assert sorted(path.name for path in folder.iterdir()) == ["data", "small"]
     assert all(path.is_symlink() for path in (folder / "data").iterdir())  # none fetched again
     assert (small / "ctclip_demo.pt.RANDOM_WEIGHTS").is_file()

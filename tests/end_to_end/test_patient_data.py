@@ -83,16 +83,17 @@ def test_nothing_of_a_header_is_in_wire_log_or_outputs(
     for path in scans.rglob("IM*"):
         assert MARKER.encode() in path.read_bytes()
     files = ["--jsonl", str(out / "a.jsonl"), "--csv", str(out / "a.csv")]
-    files += ["--parquet", str(out / "a.parquet")]
+    files += ["--parquet", str(out / "a.parquet"), "--report", str(out / "pages")]
     with overheard(server.grpc_url) as (url, heard):
         asked = [str(scans), "--url", url, "--readers", "0"]
         assert main(["predict", *asked, "--json", *files]) == 3
         assert main(["embed", "image", *asked, "--out", str(out / "b.npz")]) == 3
     said = [*capfd.readouterr(), server.log.read_text() if server.log else ""]
-    written, wire = [path.read_bytes() for path in out.iterdir()], b"".join(heard)
+    written = [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    wire = b"".join(heard)
     assert all(said)
-    assert len(written) == 6
-    assert b"ctclip_pathologies" in wire
+    assert len(written) == 8
+    assert b"ctclip_explain" in wire
     told = [*said, caplog.text, repr(pyarrow.parquet.read_table(out / "a.parquet").to_pylist())]
     for each in (wire, *written, *(text.encode() for text in told)):
         for word in (b"MARKER", b"PATIENT"):

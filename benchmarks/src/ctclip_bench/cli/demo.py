@@ -15,6 +15,7 @@ from ctclip_client.system.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from ctclip_bench.demo.run import DemoResult
+    from ctclip_client.cli.predictions import Prediction
 
 SUMMARY = "Run the whole path on a real CT, with a checkpoint of RANDOM WEIGHTS."
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo and print what it found."""
     from ctclip_bench.demo.run import run_demo
     from ctclip_bench.demo.sizes import MANY_TOKENS, PUBLISHED, SMALL
+    from ctclip_client.cli.reports import Reports
     from ctclip_client.system.progress import Stages
 
     try:
@@ -52,18 +54,34 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     published = MANY_TOKENS if args.many_tokens else PUBLISHED
     name, demo = ("small", SMALL) if args.small else ("published", published)
+    report = args.folder / name / "report.html"
     with Stages() as stages:
         result = run_demo(demo, args.folder / name, stages)
-    _show(result, stages.timings_ms)
+        found = _prediction(result)
+        with stages.stage("Report: a page to look at"):
+            Reports(report, None, None).write(report, found, result.volume, result.scores.relevance)
+    _show(result, found, stages.timings_ms)
+    print(f"\nTo look at, in a browser: {report}")
     return 0
 
 
-def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
+def _prediction(result: DemoResult) -> Prediction:
+    from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.coverage import coverage_notes
+
+    volume = result.volume
+    geometry, _ = result.scores.provenance.geometry()
+    return Prediction(
+        str(result.scan), result.scores, volume.spacing_mm, volume.rescale, volume.source,
+        result.read_ms,
+        coverage=coverage_notes(volume.voxels.shape, volume.spacing_mm, geometry),
+    )  # fmt: skip
+
+
+def _show(result: DemoResult, found: Prediction, stages_ms: dict[str, float]) -> None:
     from rich.console import Console
 
-    from ctclip_client.cli.predictions import Prediction
     from ctclip_client.cli.tables import TablePrinter, print_table
-    from ctclip_client.coverage import coverage_notes
 
     console = Console()
     console.print()
@@ -78,19 +96,8 @@ def _show(result: DemoResult, stages_ms: dict[str, float]) -> None:
         f"{margins}.\n",
         highlight=False,
     )
-    geometry, _ = result.scores.provenance.geometry()
     printer = TablePrinter(sys.stdout)
-    printer.show(
-        Prediction(
-            str(result.scan),
-            result.scores,
-            result.volume.spacing_mm,
-            result.volume.rescale,
-            result.volume.source,
-            result.read_ms,
-            coverage=coverage_notes(result.volume.voxels.shape, result.volume.spacing_mm, geometry),
-        )
-    )
+    printer.show(found)
     printer.close()
 
 

@@ -12,8 +12,8 @@ from ctclip_bench.demo.codebook import CodeUsage
 from ctclip_bench.demo.sizes import DemoModel
 from ctclip_bench.demo.text_model import write_text_model
 from ctclip_bench.load import statistics
-from ctclip_client import Client, Scores, Volume, read_volume
-from ctclip_client.contract import PATHOLOGIES, PUBLISHED_FINDINGS
+from ctclip_client import Client, Explanation, Volume, read_volume
+from ctclip_client.contract import EXPLAIN, PUBLISHED_FINDINGS
 from ctclip_client.errors import CTClipError
 from ctclip_client.system.progress import Stages
 from ctclip_client.transport.connection import Connection
@@ -37,7 +37,7 @@ class DemoResult:
     read_ms: float
     usage: CodeUsage
     agreements: Sequence[Agreement]
-    scores: Scores
+    scores: Explanation
     parity: StepVerdict
     server_ms: dict[str, float]
 
@@ -73,9 +73,9 @@ def run_demo(demo: DemoModel, folder: Path, stages: Stages) -> DemoResult:
             triton = stack.enter_context(EmbeddedTriton(repository))
         with stages.stage("Triton: the CT through the gRPC client"):
             with Client(triton.grpc_url, timeout_s=300) as client:
-                scores = client.pathologies(volume)
+                scores = client.explain(volume)
             spent = statistics.read(Connection(triton.grpc_url))
-    names = [step.model.name for step in PATHOLOGIES.steps]
+    names = [step.model.name for step in EXPLAIN.steps]
     server_ms = {name: statistics.mean_ms(spent[name], "compute_infer") for name in names}
     served = StepAnswer.of_scores(scores)
     parity = judge("served by Triton", [served], [reference], BOUNDS["fp32"])

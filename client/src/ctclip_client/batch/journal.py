@@ -150,11 +150,12 @@ class Journal:
             if time.monotonic() - self._synced > SYNC_INTERVAL_S:
                 self._sync(self._file)
 
-    def rows(self) -> Iterator[Row]:
-        """The last row of every scan, those with a result, in the order of `entries`."""
+    def rows(self, *, failed: bool = False) -> Iterator[Row]:
+        """The last row of every scan, those with a result, in the order of `entries`. failed: those
+        with an error, too."""
         with destination(self.path).open("rb") as file:
             for entry in self.entries.values():
-                if not entry.kind:
+                if failed or not entry.kind:
                     file.seek(entry.start)
                     row: Row = json.loads(file.read(entry.length))
                     yield row

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,9 @@ from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, En
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from ctclip_client import Classification, Client, Finding, Scan, Volume
-    from ctclip_client.batch.journal import Journal, Row
-    from ctclip_client.batch.names import Names
-    from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.batch.journal import Journal
+    from ctclip_client.batch.names import Key
+    from ctclip_client.cli.reports import Reports
 
 SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
 
@@ -55,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the scans then)",
     )
     output = parser.add_argument_group(
-        "output (a table where none of these is given)",
+        "output (a table where none of these but --report is given)",
         "The same command goes on where a run into a file was ended, by whatever.",
     )
     output.add_argument("--json", action="store_true", help="one JSON object a line and scan")
@@ -74,6 +71,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--parquet", type=Path, metavar="FILE", help="the same as Parquet (needs pyarrow)"
     )
     output.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html|DIR",
+        help="also a page to look at, with the CT, its maps and how it was read; DIR, which is "
+        "whatever does not end in .html: a page for each scan, and index.html",
+    )
+    output.add_argument(
+        "--thresholds", type=Path, metavar="FILE",
+        help="on the page, which findings reach the thresholds that ctclip evaluate has fitted",
+    )  # fmt: skip
+    output.add_argument(
         "--embedding", action="store_true", help="add image_embedding to --json and --jsonl"
     )
     add_reading_options(parser, "reading")
@@ -91,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.batch.tables import require_pyarrow
     from ctclip_client.cli.many import Work, planned, run_scans
     from ctclip_client.cli.outputs import printed
+    from ctclip_client.cli.reports import reports_of
     from ctclip_client.cli.run_files import opened_journal, tables_from
+    from ctclip_client.cli.scoring import Scoring
     from ctclip_client.cli.serving import check_server_options
     from ctclip_client.prompts import read_prompts
     from ctclip_client.system.signals import termination_interrupts
@@ -99,98 +109,56 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     if args.parquet is not None:
         require_pyarrow()
-    _check_files(args)
+    reports = reports_of(args)
+    _check_files(args, reports)
     check_server_options(args)
     names = Names(args.hash_names)
     prompts = args.prompts and read_prompts(args.prompts)
-    tables = {"--csv": args.csv, "--parquet": args.parquet}
+    if prompts is not None and reports is not None and reports.thresholds is not None:
+        reports.thresholds.check_known(entry.finding for entry in prompts)
+    index = None if reports is None else reports.index
+    tables = {"--csv": args.csv, "--parquet": args.parquet, "--report": index}
     with ExitStack() as stack:
         stack.enter_context(termination_interrupts())
         journal = stack.enter_context(opened_journal(args, args.jsonl, tables, _asked(args)))
         plan = planned(args, journal, names)
         folders = {} if args.explain is None else folder_names(plan.scans, names)
+        pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
+        _check_beside_pages(args, pages.values())
+        in_files = bool(args.jsonl or args.csv or args.parquet)
         show = stack.enter_context(
             printed(
-                as_json=args.json, table=journal is None and not args.json,
-                embedding=args.embedding, has_file=journal is not None or args.explain is not None,
+                as_json=args.json, table=not in_files and not args.json, embedding=args.embedding,
+                has_file=in_files or reports is not None or args.explain is not None,
             )
         )  # fmt: skip
-        do = _Scoring(args, names, prompts, folders)
+        do = Scoring(args, names, prompts=prompts, folders=folders, reports=reports, pages=pages)
         work = Work("Scoring", _ensemble(args).name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
             _tell_missing_maps(args, journal, folders)
-            tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
+            writers = _writers(args, reports, pages)
+            tables_from(journal, plan.keys, writers, asked_for=args.jsonl is not None)
+        if reports is not None:
+            reports.tell(journal, pages)
     return code
-
-
-class _Scoring:
-    """One scan, from its volume to what is kept of it."""
-
-    def __init__(
-        self, args: argparse.Namespace, names: Names, prompts: tuple[Finding, ...] | None,
-        folders: dict[Any, Path],
-    ) -> None:  # fmt: skip
-        self._args, self._names, self._prompts, self._folders = args, names, prompts, folders
-
-    def prepare(self) -> None:
-        """Make the folder of the maps."""
-        if self._args.explain is not None:
-            try:
-                self._args.explain.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InvalidInput(
-                    f"--explain: {self._args.explain}: {error.strerror or error}.",
-                    "Name a folder that you may write to.",
-                ) from error
-
-    def score(self, client: Client, scan: Scan, volume: Volume, read_ms: float) -> Prediction:
-        """Ask the server, and write maps where they are asked for."""
-        from ctclip_client import save_relevance
-        from ctclip_client.batch.service import StopError
-        from ctclip_client.cli.many import predicted
-        from ctclip_client.results import Scores
-
-        scores: Classification
-        if self._folders:
-            explanation = client.explain(volume)
-            started = time.perf_counter()
-            folder = self._args.explain / self._folders[self._names.key(scan)]
-            try:
-                index = save_relevance(explanation, volume, folder)
-            except InvalidInput as error:  # the next scan would be scored for nothing
-                raise StopError(error) from None
-            maps_ms = (time.perf_counter() - started) * 1000
-            # Without the maps, which lie on the disk: many may wait for their turn to be told.
-            kept = {each.name: getattr(explanation, each.name) for each in fields(Scores)}
-            scores = Scores(**kept)
-            found = predicted(scores, scan, volume, self._names, read_ms)
-            return replace(found, maps_index=index, maps_ms=maps_ms)
-        if self._args.classify:
-            scores = client.classify(volume)
-        elif self._prompts is not None:
-            scores = client.zero_shot(volume, self._prompts)
-        else:
-            scores = client.pathologies(volume)
-        return predicted(scores, scan, volume, self._names, read_ms)
-
-    def row(self, scan: Prediction) -> tuple[Row, None]:
-        """What the journal keeps: the object of the contract."""
-        return scan.to_json(embedding=self._args.embedding), None
 
 
 def _asked(args: argparse.Namespace) -> str:
     from ctclip_client.cli.many_options import asked, asked_of_reading
 
+    pages = {"report": str(args.report), "thresholds": args.thresholds} if args.report else {}
     return asked(
         command="predict", prompts=args.prompts, classify=args.classify,
         explain=args.explain and str(args.explain), embedding=args.embedding,
-        **asked_of_reading(args),
+        **pages, **asked_of_reading(args),
     )  # fmt: skip
 
 
-def _writers(args: argparse.Namespace) -> list[Any]:
+def _writers(
+    args: argparse.Namespace, reports: Reports | None, pages: Mapping[Key, Path]
+) -> list[Callable[[Journal], None]]:
     from ctclip_client.batch.tables import write_csv, write_scores_parquet
 
     def csv(journal: Journal) -> None:
@@ -199,14 +167,21 @@ def _writers(args: argparse.Namespace) -> list[Any]:
     def parquet(journal: Journal) -> None:
         write_scores_parquet(args.parquet, journal.rows())
 
-    return [csv] * (args.csv is not None) + [parquet] * (args.parquet is not None)
+    def index(journal: Journal) -> None:
+        if reports is not None:
+            reports.write_index(journal, pages)
+
+    asked_for = {csv: args.csv, parquet: args.parquet, index: reports}
+    return [write for write, given in asked_for.items() if given is not None]
 
 
-def _check_files(args: argparse.Namespace) -> None:
+def _check_files(args: argparse.Namespace, reports: Reports | None) -> None:
     from ctclip_client.cli.run_files import check_files
 
-    outputs = {"--jsonl": args.jsonl, "--csv": args.csv, "--parquet": args.parquet}
-    check_files(args, outputs, [("the file of --prompts", args.prompts)])
+    outputs = {"--jsonl": args.jsonl, "--csv": args.csv, "--parquet": args.parquet,
+               "--report": reports and reports.file}  # fmt: skip
+    inputs = [("the file of --prompts", args.prompts), ("that of --thresholds", args.thresholds)]
+    check_files(args, outputs, inputs)
 
 
 def _check_beside_maps(args: argparse.Namespace, folders: Iterable[Path]) -> None:
@@ -222,6 +197,18 @@ def _check_beside_maps(args: argparse.Namespace, folders: Iterable[Path]) -> Non
                     f"({args.explain / folder}).",
                     "Name a file beside that folder.",
                 )
+
+
+def _check_beside_pages(args: argparse.Namespace, pages: Iterable[Path]) -> None:
+    """Refuse a file of results where the page of a scan will lie."""
+    places = {page.resolve() for page in pages}
+    for option in ("csv", "jsonl", "parquet"):
+        path = getattr(args, option)
+        if path is not None and path.resolve() in places:
+            raise InvalidInput(
+                f"--{option}: {path} is where --report puts the page of a scan.",
+                "Name another file.",
+            )
 
 
 def _tell_missing_maps(
@@ -240,11 +227,11 @@ def _tell_missing_maps(
 
 
 def _ensemble(args: argparse.Namespace) -> Ensemble:
-    if args.explain is not None:
-        return EXPLAIN
     if args.classify:
         return CLASSIFY
-    return PATHOLOGIES if args.prompts is None else ZERO_SHOT
+    if args.prompts is not None:
+        return ZERO_SHOT
+    return PATHOLOGIES if args.explain is None and args.report is None else EXPLAIN
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -267,11 +254,11 @@ def _check_options(args: argparse.Namespace) -> None:
             "--embedding has no place in a table or CSV.",
             "Add --json or --jsonl FILE; ctclip embed image writes embeddings as Parquet or .npz.",
         )
-    if not (args.jsonl or args.csv or args.parquet):
+    if not (args.jsonl or args.csv or args.parquet or args.report):
         for name in ("again", "retry_failed"):
             if is_given(args, name):
                 raise InvalidInput(
                     f"{flag(name)} is about the file of an earlier run, and none is named.",
-                    "Add that run's --jsonl, --csv or --parquet FILE.",
+                    "Add that run's --jsonl, --csv or --parquet FILE, or its --report DIR.",
                 )
     reading_options(args)  # refused once for all scans rather than once for each of them

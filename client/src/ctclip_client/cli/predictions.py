@@ -15,7 +15,7 @@ from ctclip_client.volume import Source, recipe
 class Prediction:
     """Scores of one file, with what is left to tell once its voxels are gone.
 
-    maps_index: the `relevance.json` that names its maps, where it has any.
+    maps_index: the `relevance.json` that names its maps, where it has any. page: its report.
     coverage: what is to be said of how much of it the model has seen.
     """
 
@@ -27,6 +27,8 @@ class Prediction:
     read_ms: float
     maps_index: Path | None = None
     maps_ms: float = 0.0
+    page: Path | None = None
+    page_ms: float = 0.0
     coverage: tuple[str, ...] = ()
 
     @property
@@ -39,9 +41,10 @@ class Prediction:
         """Milliseconds of each stage, files included. Reading a scan overlaps with the work on
         the one before, so the totals of many scans are more than what passed on the clock."""
         stages = {"read": self.read_ms, **self.scores.timings_ms}
-        total = stages.pop("total") + self.read_ms + self.maps_ms
+        total = stages.pop("total") + self.read_ms + self.maps_ms + self.page_ms
         maps = {} if self.maps_index is None else {"maps": self.maps_ms}
-        return {**stages, **maps, "total": total}
+        page = {} if self.page is None else {"report": self.page_ms}
+        return {**stages, **maps, **page, "total": total}
 
     def seen_mm(self) -> dict[str, tuple[float, float]]:
         """From where to where the model has seen the scan, as in `coverage.kept_mm`; empty where
@@ -89,6 +92,8 @@ class Prediction:
             content["image_embedding"] = self.scores.image_embedding.tolist()
         if self.maps_index is not None:
             content["relevance"] = str(self.maps_index)
+        if self.page is not None:
+            content["report"] = str(self.page)
         content["recipe"] = self.recipe()
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content

@@ -16,13 +16,20 @@ def render(package: str, template: str, **values: Any) -> str:
 
     Raises: InvalidInput where Jinja2 is not installed.
     """
-    try:
-        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise InvalidInput("Pages need Jinja2.", how_to_install_extra("report")) from error
+    require_jinja2()
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("ctclip_client.report")])
     pages = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return pages.get_template(template).render(**values)
+
+
+def require_jinja2() -> None:
+    """Raises: InvalidInput where it is not installed; before thousands of scans are scored."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise InvalidInput("Pages need Jinja2.", how_to_install_extra("report")) from error

@@ -1,0 +1,103 @@
+"""One scan of `ctclip predict`, from its volume to what is kept of it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctclip_client.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ctclip_client import Classification, Client, Explanation, Finding, Scan, Scores, Volume
+    from ctclip_client.batch.journal import Row
+    from ctclip_client.batch.names import Key, Names
+    from ctclip_client.cli.predictions import Prediction
+    from ctclip_client.cli.reports import Reports
+
+
+class Scoring:
+    """folders: of each scan's maps, below that of `--explain`. pages: of each scan, with
+    `--report`. Both are empty where they are not asked for."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        names: Names,
+        *,
+        prompts: tuple[Finding, ...] | None,
+        folders: Mapping[Key, Path],
+        reports: Reports | None,
+        pages: Mapping[Key, Path],
+    ) -> None:
+        self._args, self._names, self._prompts = args, names, prompts
+        self._folders, self._reports, self._pages = folders, reports, pages
+
+    def prepare(self) -> None:
+        """Make the folder of the maps."""
+        if self._args.explain is not None:
+            try:
+                self._args.explain.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidInput(
+                    f"--explain: {self._args.explain}: {error.strerror or error}.",
+                    "Name a folder that you may write to.",
+                ) from error
+
+    def score(self, client: Client, scan: Scan, volume: Volume, read_ms: float) -> Prediction:
+        """Ask the server, once, and write maps and page where they are asked for."""
+        from ctclip_client import Explanation
+        from ctclip_client.batch.service import StopError
+        from ctclip_client.cli.many import predicted
+
+        scores = self._scores(client, volume)
+        explanation = scores if isinstance(scores, Explanation) else None
+        # Without the maps, which lie on the disk: many may wait for their turn to be told.
+        light = scores if explanation is None else _without_maps(explanation)
+        found = predicted(light, scan, volume, self._names, read_ms)
+        try:
+            if explanation is not None and self._folders:
+                found = self._with_maps(found, explanation, scan, volume)
+            if self._reports is not None:
+                maps = None if explanation is None else explanation.relevance
+                page = self._pages[self._names.key(scan)]
+                started = time.perf_counter()
+                self._reports.write(page, found, volume, maps)
+                spent_ms = (time.perf_counter() - started) * 1000
+                found = replace(found, page=page, page_ms=spent_ms)
+        except InvalidInput as error:  # the next scan would be scored for nothing
+            raise StopError(error) from None
+        return found
+
+    def row(self, scan: Prediction) -> tuple[Row, None]:
+        """What the journal keeps: the object of the contract."""
+        return scan.to_json(embedding=self._args.embedding), None
+
+    def _scores(self, client: Client, volume: Volume) -> Classification:
+        if self._args.classify:
+            return client.classify(volume)
+        if self._prompts is not None:
+            return client.zero_shot(volume, self._prompts)
+        if self._args.explain is not None or self._reports is not None:
+            return client.explain(volume)
+        return client.pathologies(volume)
+
+    def _with_maps(
+        self, found: Prediction, explanation: Explanation, scan: Scan, volume: Volume
+    ) -> Prediction:
+        from ctclip_client import save_relevance
+
+        started = time.perf_counter()
+        folder = self._args.explain / self._folders[self._names.key(scan)]
+        index = save_relevance(explanation, volume, folder)
+        spent_ms = (time.perf_counter() - started) * 1000
+        return replace(found, maps_index=index, maps_ms=spent_ms)
+
+
+def _without_maps(explanation: Explanation) -> Scores:
+    from ctclip_client import Scores
+
+    return Scores(**{each.name: getattr(explanation, each.name) for each in fields(Scores)})

@@ -1,0 +1,153 @@
+"use strict";
+// The page's own script: a CT in three planes by NiiVue, and the map of the chosen finding over it.
+(async () => {
+  const at = (id) => document.getElementById(id);
+  const data = JSON.parse(at("data").textContent);
+  const hasMaps = data.maps.length > 0;
+  const findings = [...document.querySelectorAll("button.finding")];
+  const sliders = ["sagittal", "coronal", "axial"].map(at); // along x, y and z
+  // Towards the strongest: dark to bright, so that weak tokens stay in the background.
+  const FOR = { R: [156, 255, 255], G: [47, 122, 226], B: [0, 26, 122], A: [255, 255, 255], I: [0, 128, 255] };
+  const AGAINST = { R: [10, 47, 191], G: [63, 143, 227], B: [143, 255, 255], A: [255, 255, 255], I: [0, 128, 255] };
+  // As scan.css lays out the marks of the patient's sides.
+  const WIDE = [
+    { sliceType: 0, position: [0, 0, 0.664, 1] },
+    { sliceType: 1, position: [0.67, 0, 0.33, 0.495] },
+    { sliceType: 2, position: [0.67, 0.505, 0.33, 0.495] },
+  ];
+  const NARROW = [
+    { sliceType: 0, position: [0, 0, 1, 0.664] },
+    { sliceType: 1, position: [0, 0.67, 0.495, 0.33] },
+    { sliceType: 2, position: [0.505, 0.67, 0.495, 0.33] },
+  ];
+  let frame = -1;
+
+  function onlyStills() {
+    for (const button of findings) button.disabled = true;
+  }
+  if (!document.createElement("canvas").getContext("webgl2")) return onlyStills();
+
+  at("planes").hidden = at("controls").hidden = at("place").hidden = false;
+  document.querySelector(".windows").hidden = false;
+  at("stills").hidden = true;
+
+  const viewer = new niivue.Niivue({
+    isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: false,
+    multiplanarShowRender: 0, show3Dcrosshair: false, isColorbar: false,
+    crosshairWidth: 1.2, crosshairWidthUnit: "mm", crosshairColor: [0.42, 0.69, 1, 1],
+    backColor: [0.05, 0.067, 0.09, 1], dragAndDropEnabled: false, dragMode: 0,
+    viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
+    isForceMouseClickToVoxelCenters: true, loadingText: "", logLevel: "error",
+  });
+  try {
+    await viewer.attachToCanvas(at("canvas"));
+    viewer.addColormap("for", FOR);
+    viewer.addColormap("against", AGAINST);
+    viewer.volumes = [await niivue.NVImage.loadFromBase64({
+      base64: at("ct").textContent, name: "ct.nii.gz", colormap: "gray", cal_min: -1350, cal_max: 150,
+    })];
+    if (hasMaps) {
+      const map = await niivue.NVImage.loadFromBase64({
+        base64: at("maps").textContent, name: "maps.nii", colormap: "for", colormapNegative: "against",
+        cal_min: 0, cal_max: 1, opacity: 0,
+      });
+      map.colormapType = 2; // colours from 0 to the strongest, nothing below the least
+      viewer.volumes.push(map);
+    }
+    viewer.setVolume(viewer.volumes[0]); // draws all: once, as it takes long without a GPU
+  } catch (error) {
+    at("planes").hidden = at("controls").hidden = at("place").hidden = true;
+    document.querySelector(".windows").hidden = true;
+    at("stills").hidden = false;
+    at("still-reason").textContent += ` (${error})`;
+    return onlyStills();
+  }
+  const [ct, map] = viewer.volumes;
+
+  // Windows
+  function setWindow(button) {
+    const [middle, width] = button.dataset.window.split(",").map(Number);
+    ct.cal_min = middle - width / 2;
+    ct.cal_max = middle + width / 2;
+    for (const other of button.parentElement.querySelectorAll("button")) {
+      other.setAttribute("aria-pressed", String(other === button));
+    }
+    at("window-text").textContent = `level ${middle}, width ${width} HU`.replace("-", "−");
+  }
+  for (const button of document.querySelectorAll("[data-window]")) {
+    button.addEventListener("click", () => {
+      setWindow(button);
+      viewer.updateGLVolume();
+    });
+  }
+
+  // Planes
+  const counts = [0, 1, 2].map((axis) => ct.dimsRAS[axis + 1]);
+  sliders.forEach((slider, axis) => {
+    slider.max = counts[axis];
+    slider.addEventListener("input", () => {
+      // From the right, the front and the foot end; NiiVue counts from left, back and foot end.
+      const position = (slider.value - 0.5) / counts[axis];
+      viewer.scene.crosshairPos[axis] = axis === 2 ? position : 1 - position;
+      viewer.drawScene();
+      viewer.createOnLocationChange();
+    });
+  });
+  const side = (mm, more, less) => `${mm < 0 ? less : more} ${Math.abs(mm).toFixed(0)}`;
+  viewer.onLocationChange = (location) => {
+    const fractions = viewer.scene.crosshairPos;
+    sliders.forEach((slider, axis) => {
+      const fraction = axis === 2 ? fractions[axis] : 1 - fractions[axis];
+      slider.value = Math.min(Math.floor(fraction * counts[axis]) + 1, counts[axis]);
+      slider.previousElementSibling.textContent = `${slider.value} of ${counts[axis]}`;
+    });
+    const [x, y, z] = location.mm;
+    const words = [
+      `Crosshair: ${side(x, "R", "L")}, ${side(y, "A", "P")}, ${side(z, "S", "I")} mm from the middle`,
+      `${location.values[0].value.toFixed(0)} HU`,
+    ];
+    if (frame >= 0 && location.values[1]) words.push(`token ${signed(location.values[1].value)}`);
+    at("place").textContent = words.join("; ").replaceAll("-", "−");
+  };
+  const signed = (value) => (value > 0 ? "+" : "") + value.toPrecision(3);
+
+  // Maps
+  function drawMap() {
+    const least = at("least").value / 100, largest = data.largest[frame] || 1;
+    map.cal_min = Math.max(least, 1e-6) * largest;
+    map.cal_max = largest;
+    map.cal_minNeg = -largest;
+    map.cal_maxNeg = -Math.max(least, 1e-6) * largest;
+    map.opacity = at("opacity").value / 100;
+    at("opacity").previousElementSibling.textContent = `${at("opacity").value} %`;
+    at("least").previousElementSibling.textContent = `${at("least").value} %`;
+    at("scale-low").textContent = signed(-largest).replace("-", "−");
+    at("scale-high").textContent = signed(largest);
+    viewer.refreshLayers(map, 1);
+    viewer.drawScene();
+    viewer.createOnLocationChange();
+  }
+  function choose(button) {
+    frame = Number(button.dataset.frame);
+    for (const other of findings) other.setAttribute("aria-pressed", String(other === button));
+    const { finding, total } = data.maps[frame];
+    at("map-title").textContent = `${finding}: all tokens add up to ${signed(total)}`.replace("-", "−");
+    at("legend").hidden = false;
+    map.frame4D = frame;
+    drawMap();
+  }
+  for (const button of findings) button.addEventListener("click", () => choose(button));
+  if (hasMaps) for (const id of ["opacity", "least"]) at(id).addEventListener("input", drawMap);
+
+  // Narrow windows have the small planes below the large one.
+  const layOut = () => {
+    const box = at("canvas").getBoundingClientRect();
+    viewer.setCustomLayout(box.height > box.width ? NARROW : WIDE);
+  };
+  new ResizeObserver(layOut).observe(at("canvas"));
+  layOut();
+  setWindow(document.querySelector("[data-window]"));
+  if (hasMaps) choose(findings[0]);
+  viewer.createOnLocationChange();
+  document.documentElement.dataset.ready = "";
+})();
