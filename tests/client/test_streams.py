@@ -50,7 +50,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_there_is(ctclip: Forks) -> None:
     """Also one that somebody adds: what it prints by --help, and its error of usage."""
-    assert len({name for name, *_ in COMMANDS}) == 12
+    assert len({name for name, *_ in COMMANDS}) == 14
     for command in ((), *COMMANDS):
         for last, code in (("--help", 0), ("--no-such-option", 2)):
             plain = ctclip.run(*command, last)
