@@ -16,6 +16,7 @@ from ctclip_client import Volume
 from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
 from ctclip_export.samples.phantom import chest_phantom
 
+from ..analysis.embedding_files import write_npz
 from ..dicom_files import slices, tags, write
 from ..nifti_files import save_volume
 from .support import ROOT
@@ -98,20 +99,28 @@ def make_inputs(folder: Path, geometry: Geometry, repository: Path) -> Path:
 
 
 def _write_cohort(folder: Path, scan: Path) -> None:
-    """Scans, reports and labels of four patients, named as CT-RATE's are; made up."""
-    names = [f"valid_{patient}_a_1" for patient in range(1, 5)]
+    """Scans, reports and labels of four patients, named as CT-RATE's are; made up. Twenty more
+    have labels and embeddings only: a head needs ten of each kind."""
+    everybody = [f"valid_{patient}_a_1" for patient in range(1, 25)]
+    names = everybody[:4]
     (folder / "valid").mkdir()
     for name in names:
         (folder / "valid" / f"{name}.nii.gz").symlink_to(scan)
     reports = "".join(f"{name}.nii.gz,Report of {name}.\n" for name in names)
     (folder / "reports.csv").write_text(f"VolumeName,text\n{reports}")
+    labelled = PUBLISHED_FINDINGS[:2]  # a head takes a second for each
     labels = "".join(
-        f"{name}.nii.gz,{','.join(str((n + i) % 2) for i in range(len(PUBLISHED_FINDINGS)))}\n"
-        for n, name in enumerate(names)
+        f"{name}.nii.gz,{','.join(str((n + i) % 2) for i in range(len(labelled)))}\n"
+        for n, name in enumerate(everybody)
     )
-    findings = ",".join(each.finding for each in PUBLISHED_FINDINGS)
+    findings = ",".join(each.finding for each in labelled)
     (folder / "labels.csv").write_text(f"VolumeName,{findings}\n{labels}")
     (folder / "valid_predicted_labels.csv").symlink_to("labels.csv")
+    (folder / "valid_labels.csv").symlink_to("labels.csv")
+    trained = (folder / "labels.csv").read_text().replace("valid_", "train_")
+    (folder / "train_labels.csv").write_text(trained)
+    vectors = np.random.default_rng(0).normal(size=(len(everybody), 16))
+    write_npz(folder / "scans.npz", everybody, vectors)
     (folder / "validation_reports.csv").symlink_to("reports.csv")
 
 

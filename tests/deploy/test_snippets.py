@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from ..conftest import Golden
 from ..programs import run
 from .snippets import Snippet, blocks, commands, make_inputs, words
 
-RUN = {"predict", "embed", "series", "doctor", "evaluate"}
-"""The others need minutes, weights, many patients or a server that is theirs to change; each has
-tests of its own."""
-READ_BY_EVALUATE = {"--predictions", "--against", "--labels", "--images", "--texts", "--thresholds"}
+RUN = {"predict", "embed", "series", "doctor", "evaluate", "fit-head"}
+"""The others need minutes, weights or a server that is theirs to change; each has tests of its
+own."""
 DEFAULT_URL = "localhost:8001"
 
 
@@ -35,8 +33,13 @@ def inputs(
     folder = tmp_path_factory.mktemp("pages") / "inputs"
     make_inputs(folder, golden.geometry, repository)
     scans, url = folder / "valid", ("--url", server.grpc_url)
-    for name in ("scores.csv", "int8.csv", "fp32.csv"):
-        assert main(["predict", str(scans), "--csv", str(folder / name), *url]) == 0
+    scores = folder / "scores.csv"
+    assert main(["predict", str(scans), "--csv", str(scores), *url]) == 0
+    for name in ("valid.csv", "int8.csv", "fp32.csv"):
+        shutil.copy(scores, folder / name)
+    (folder / "train.csv").write_text(scores.read_text().replace("valid_", "train_"))
+    fit = ["--predictions", str(folder / "train.csv"), "--labels", str(folder / "train_labels.csv")]
+    assert main(["evaluate", *fit, "--fit-thresholds", str(folder / "thresholds.json")]) == 0
     for kind, read in (("image", scans), ("text", folder / "reports.csv")):
         for suffix in ("npz", "parquet"):
             out = folder / f"{kind}s.{suffix}"
@@ -60,15 +63,12 @@ def not_run(arguments: Sequence[str]) -> str:
     """Why a command is parsed only; "" where it is run."""
     if arguments[0] not in RUN:
         return "takes minutes, or needs what this machine lacks"
-    if arguments[0] == "evaluate":
-        read = [after for option, after in pairwise(arguments) if option in READ_BY_EVALUATE]
-        return "" if all(Path(name).exists() for name in read) else "needs files of its own page"
     if arguments[0] in {"predict", "embed"} and "--repository" in arguments:
         return "starts a server of its own, as other tests do"
     if any("example" in argument or argument.startswith("--tls") for argument in arguments):
         return "asks another machine"
-    if any(argument.endswith((".pt", "thresholds.json")) for argument in arguments):
-        return "needs a checkpoint of the published geometry, or what another command writes"
+    if any(argument.endswith(".pt") for argument in arguments):
+        return "needs a checkpoint of the published geometry"
     return ""
 
 

@@ -1,6 +1,6 @@
 """`ctclip evaluate`: whether predictions are right."""
 
-SUMMARY = "Judge predictions by labels: how good they are, and whether a precision keeps it."
+SUMMARY = "Compare predictions with labels: AUROC and more; thresholds; one precision with another."
 WORDS = {
     "scores": "ctclip_analysis.cli.scores",
     "retrieval": "ctclip_analysis.cli.retrieval",

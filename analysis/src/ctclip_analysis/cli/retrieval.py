@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ctclip_analysis.embeddings import Embeddings
     from ctclip_analysis.evaluate.retrieval import AtK, Similar
 
-SUMMARY = "Recall@k of reports to volumes, MAP@k of volumes to volumes, from embeddings in files."
+SUMMARY = "Judge search by embeddings: recall@k of reports to volumes, MAP@k of volumes to volumes."
 _SHOWN = 5
 _LEFT_OUT = {
     "texts_without_volume": "texts without a volume, left out",

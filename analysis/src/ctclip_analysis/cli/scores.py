@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ctclip_analysis.predictions import Predictions
 
 SUMMARY = (
-    "What is done where no WORD is given: AUROC, AP, F1, precision, sensitivity, specificity and "
-    "calibration, and the parity of two answers."
+    "Compare predictions with labels (the default): AUROC, AP, F1, precision, sensitivity, "
+    "specificity, calibration; with --against, two precisions or servers with each other."
 )
 _BAR = 0.999
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ctclip_client.release.parity_runs import ParityRun
 
 SUMMARY = (
-    "Compare every backend with the reference: PyTorch, ONNX, engines, Triton, client; exit code 1 "
-    "if one differs. The run is kept beside the release: one that failed is never promoted."
+    "Compare ONNX graphs, engines, Triton and client with PyTorch, step by step; exit code 1 if "
+    "one differs. The result is kept in the repository: what failed is never promoted."
 )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctclip_client.batch.names import Key
     from ctclip_client.cli.reports import Reports
 
-SUMMARY = "Score chest CTs: findings, probabilities and how they came about."
+SUMMARY = "Find what CT-CLIP says of chest CTs: a probability for each finding."
 
 _MAPS_FOLDER = Path("relevance")
 

@@ -1,6 +1,6 @@
 """`ctclip bench WORD`: what was measured is known, the rest is said not to be."""
 
-SUMMARY = "Measure graphs, a server, the way from a file to an answer, a GPU; verdict first."
+SUMMARY = "Measure time and memory of graphs, a server, a scan from its file on, or a GPU."
 WORDS = {
     "graphs": "ctclip_bench.cli.bench.graphs",
     "serve": "ctclip_bench.cli.bench.serve",

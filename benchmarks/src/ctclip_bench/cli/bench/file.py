@@ -16,7 +16,7 @@ from ctclip_bench.cli.subject import (
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK
 from ctclip_client.system.signals import termination_interrupts
 
-SUMMARY = "Measure the way from a .nii.gz to its findings, stages apart; verdict first."
+SUMMARY = "Measure each stage of a scan, from the .nii.gz file to the findings."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

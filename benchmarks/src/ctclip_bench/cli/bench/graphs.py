@@ -18,7 +18,7 @@ from ctclip_client.cli.flag_values import seconds
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
 
-SUMMARY = "Time every graph in each runtime at hand and PyTorch, in turns, against the roofline."
+SUMMARY = "Time every graph in PyTorch and in each runtime that is installed."
 _GRAPHS = ("vision", "text", "preprocess", "score", "findings", "relevance", "classfine")
 
 

@@ -18,7 +18,7 @@ from ctclip_client.cli.flag_values import seconds
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK
 from ctclip_client.system.signals import termination_interrupts
 
-SUMMARY = "Measure how cost grows with slices, matrix, prompts, clients, scans; verdict first."
+SUMMARY = "Measure how time grows with slices, matrix, prompts, clients and scans."
 AXES = {
     "slices": (64, 128, 300, 640, 1000, 1617),
     "matrix": (512, 768, 1024),

@@ -22,7 +22,7 @@ from ctclip_client.cli.flag_values import seconds
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 from ctclip_client.system.signals import termination_interrupts
 
-SUMMARY = "Measure a server with real CTs: LoadGen's scenarios, clients at once; verdict first."
+SUMMARY = "Measure a server under load, with real CTs, by LoadGen and by several clients."
 SCENARIOS = ("SingleStream", "Offline", "Server")
 _VARIATIONS = 2
 _LONGEST_ON_CPU_S = 300
