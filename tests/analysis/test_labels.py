@@ -188,6 +188,9 @@ def test_names_that_may_mean_two() -> None:
     with pytest.raises(InvalidInput, match="two scans"):  # two series of one file
         match_names(["p1/ct", "p1/ct"], ["p1/ct"])
     assert match_names(["p1/ct.nii", "p2/ct.nii"], ["p2/ct.nii", "p1/ct.nii"]) == [1, 0]
+    with pytest.raises(InvalidInput, match="'/d/a' is there twice") as caught:
+        match_names(["/d/a", "/d/a"], ["a"])  # two series of a folder
+    assert "--series" in str(caught.value.remedy)
 
 
 @settings(deadline=None)

@@ -100,6 +100,11 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
+    if first == second:  # rows of labels differ, so these are scans
+        return InvalidInput(
+            f"'{name}' may be about two scans of one path: '{first}' is there twice.",
+            "Leave one of them out; of a folder with several series, take one: --series UID.",
+        )
     return InvalidInput(
         f"'{name}' may be about two {what}: '{first}' and '{second}'.",
         "Let the labels name scans by as much of the path as tells them apart.",

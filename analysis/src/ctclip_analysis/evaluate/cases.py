@@ -98,8 +98,8 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
     if not findings:
         raise InvalidInput(
             f"--labels: {labels_path}: none of its columns is one of the findings that were "
-            f"predicted ({', '.join(predictions.findings[:3])}, …).",
-            f"Its columns: {', '.join(labels.unused[:6])}.",
+            f"predicted ({_first(predictions.findings)}).",
+            f"Its columns: {_first(labels.unused)}.",
         )
     matched = match_names(predictions.scans, labels.scans)
     both = sorted(
@@ -139,6 +139,11 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
         ),
     )
     return _with_unknown(_by_scan(cases) if group == "scan" else cases)
+
+
+def _first(names: Sequence[str], most: int = 6) -> str:
+    more = ", …" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def _on(
