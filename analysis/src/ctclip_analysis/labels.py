@@ -59,7 +59,7 @@ def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
     Args:
         path: a CSV in UTF-8 with a header.
         findings: those to read, by their own names or by those of `label_names`. Without them each
-            column is one but for those of the scan and the patient.
+            column is one by its own name, but for those of the scan and the patient.
 
     Raises:
         Unreadable: no CSV, or rows of other lengths than the header.
@@ -139,8 +139,8 @@ def _columns(
         own[key][abnormality if star else f"{column} {at}"].append(at)
         other[plain(finding_of(abnormality))][abnormality if star else f"{column} {at}"].append(at)
     if findings is None:
-        named = (finding_of(column.partition(LOCATION)[0]) for column in header)
-        findings = tuple({plain(name): name for name in reversed(tuple(named))}.values())[::-1]
+        named = [column.partition(LOCATION)[0] for column in header]
+        findings = tuple({plain(name): name for name in reversed(named)}.values())[::-1]
     found: dict[str, list[int]] = {}
     for finding in findings:
         key = plain(finding)
