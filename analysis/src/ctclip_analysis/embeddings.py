@@ -140,6 +140,8 @@ def _jsonl(path: Path) -> tuple[Columns, Any]:
     if len(sizes) != 1:
         raise ValueError(f"{len(sizes)} sizes of embeddings")
     places = [row["embedding_row"] for row in done]
+    if min(places) < 0:
+        raise ValueError(f"embedding_row: got {min(places)}")
     vectors = np.memmap(vectors_of(path), "<f4", "r")
     (size,) = sizes
     known = [name for name in (*_ORIGIN, *_NAME.values(), "geometry") if name in done[0]]

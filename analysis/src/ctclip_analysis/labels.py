@@ -139,7 +139,7 @@ def _columns(
         own[key][abnormality if star else f"{column} {at}"].append(at)
         other[plain(finding_of(abnormality))][abnormality if star else f"{column} {at}"].append(at)
     if findings is None:
-        named = [column.partition(LOCATION)[0] for column in header]
+        named = [column.partition(LOCATION)[0].strip() for column in header]
         findings = tuple({plain(name): name for name in reversed(named)}.values())[::-1]
     found: dict[str, list[int]] = {}
     for finding in findings:

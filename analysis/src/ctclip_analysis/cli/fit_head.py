@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
+    from ctclip_client.release.linear_head import CLASS_NAME, is_class_name
+
     missing = [name for name in args.classes or () if name not in labels.findings]
     if missing:
         raise InvalidInput(
@@ -90,10 +92,10 @@ def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
             "Expected a column a class beside that of the scan: 1, 0, or empty.",
         )
     for name in labels.findings:
-        if not name.strip() or not name.isprintable():
+        if not is_class_name(name):
             raise InvalidInput(
-                f"--labels: {labels.path}: a column is called {name!r}, which is no name.",
-                "Give it one.",
+                f"--labels: {labels.path}: a column is called {name!r:.60}, expected {CLASS_NAME}.",
+                "Give it another.",
             )
 
 
