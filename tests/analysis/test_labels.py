@@ -162,8 +162,8 @@ def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path: Path) -> None
 
 
 def test_names_of_ct_rate() -> None:
-    assert reconstruction("/d/valid_12_b_3.nii.gz") == Reconstruction("valid_12", "valid_12_b", 3)
-    assert reconstruction("train_7_aa_1") == Reconstruction("train_7", "train_7_aa", 1)
+    assert reconstruction("/d/valid_12_b_3.nii.gz") == Reconstruction("valid_12", "valid_12_b")
+    assert reconstruction("train_7_aa_1") == Reconstruction("train_7", "train_7_aa")
     for other in ("valid_1", "scan.nii.gz", "valid_1_a", "valid_1_a_1_x"):
         assert reconstruction(other) is None
     patients = patients_by_name(["valid_1_a_1", "valid_1_b_1", "train_1_a_1", "x.nii", "y.nii"])

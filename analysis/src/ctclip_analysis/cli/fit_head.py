@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ctclip_analysis.labels import Labels
 
 SUMMARY = "Fit a linear head to embeddings and labels of your own."
-_SHOWN = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +101,8 @@ def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
 def _tell(labels: Labels, scans: Matched) -> None:
     import numpy as np
 
+    from ctclip_analysis.wording import first_of
+
     alone = labels.patients.alone
     more = f"; {alone:,} scans, whose names do not, count as one each" if alone else ""
     say(f"patients told by {labels.patients.told_by}{more}")
@@ -110,8 +111,7 @@ def _tell(labels: Labels, scans: Matched) -> None:
         (scans.without_scans, "there is no embedding of"),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            say(f"note: {what} {', '.join(names[:_SHOWN])}{more}: left out")
+            say(f"note: {what} {first_of(names)}: left out")
     unknown = np.isnan(scans.values).sum(axis=0)
     for name, count in zip(labels.findings, unknown, strict=True):
         if count:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ctclip_analysis.scan_names import Patients
 
 SUMMARY = "Recall@k of reports to volumes, MAP@k of volumes to volumes, from embeddings in files."
-_SHOWN = 5
 _LEFT_OUT = {
     "texts_without_volume": "texts without a volume, left out",
     "volumes_without_text": "volumes without a text, ranked all the same",
@@ -61,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     Raises: InvalidInput.
     """
     from ctclip_analysis.embeddings import read_embeddings
+    from ctclip_analysis.wording import first_of
 
     images = read_embeddings("--images", args.images, "image")
     texts = read_embeddings("--texts", args.texts, "text")
@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     result = _computed(images, texts, args.labels)
     for what, names in result.left_out.items():
         if names:
-            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            say(f"note: {_LEFT_OUT[what]}: {', '.join(names[:_SHOWN])}{more}")
+            say(f"note: {_LEFT_OUT[what]}: {first_of(names)}")
     random = images.origin.random_weights or texts.origin.random_weights
     if random:
         say("RANDOM WEIGHTS: these embeddings are of a demo checkpoint; the figures mean nothing.")

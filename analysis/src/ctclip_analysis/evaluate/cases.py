@@ -15,6 +15,7 @@ from ctclip_analysis.label_names import JOINED, plain
 from ctclip_analysis.labels import Labels, read_labels
 from ctclip_analysis.predictions import Predictions
 from ctclip_analysis.scan_names import Patients, match_names, reconstruction, stem
+from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
@@ -98,8 +99,8 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
     if not findings:
         raise InvalidInput(
             f"--labels: {labels_path}: none of its columns is one of the findings that were "
-            f"predicted ({_first(predictions.findings)}).",
-            f"Its columns: {_first(labels.unused)}.",
+            f"predicted ({first_of(predictions.findings)}).",
+            f"Its columns: {first_of(labels.unused) or 'none'}.",
         )
     matched = match_names(predictions.scans, labels.scans)
     both = sorted(
@@ -139,11 +140,6 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
         ),
     )
     return _with_unknown(_by_scan(cases) if group == "scan" else cases)
-
-
-def _first(names: Sequence[str], most: int = 6) -> str:
-    more = ", …" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
 
 
 def _on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ctclip_analysis.evaluate.operating_points import METHODS, OperatingPoints
 from ctclip_analysis.evaluate.resampling import LEVEL, ROUNDS, SEED, Figure
 from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
 from ctclip_analysis.predictions import Origin, Predictions
+from ctclip_analysis.wording import first_of
 
 SAME_DATA = (
     "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are too good, "
@@ -81,8 +82,7 @@ class Listed:
 
     def line(self, first: int = 3) -> str:
         """In one line, with the first names."""
-        more = f", and {len(self.names) - first:,} more" if len(self.names) > first else ""
-        return f"{self.title}: {len(self.names):,} ({', '.join(self.names[:first])}{more})"
+        return f"{self.title}: {len(self.names):,} ({first_of(self.names, first)})"
 
 
 def headline(evaluation: Evaluation) -> str:
@@ -183,17 +183,12 @@ def listed(cases: Cases) -> list[Listed]:
         names = value
         if isinstance(value, Mapping):
             names = tuple(
-                f"{key}: {each if isinstance(each, int) else ', '.join(_shortened(each))}"
+                f"{key}: {each if isinstance(each, int) else first_of(each)}"
                 for key, each in value.items()
             )
         if names:
             found.append(Listed(title, tuple(names)))
     return found
-
-
-def _shortened(columns: Sequence[str], most: int = 4) -> list[str]:
-    more = [f"{len(columns) - most} more"] if len(columns) > most else []
-    return [*columns[:most], *more]
 
 
 def verdict_lines(against: Against) -> list[str]:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from ctclip_analysis.evaluate.cases import Cases
 from ctclip_analysis.evaluate.metrics import auroc_and_ap
 from ctclip_analysis.evaluate.resampling import Draws, Figure, areas
+from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 BARS = (0.999, 0.99)
-_FIRST = 5
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def compare_cases(judged: Cases, reference: Cases, draws: Draws) -> TaskParity:
     ):
         if set(ours) != set(theirs):
             only = [
-                f"{len(names)} only in {option} ({', '.join(names[:_FIRST])}"
-                f"{', …' if len(names) > _FIRST else ''})"
+                f"{len(names)} only in {option} ({first_of(names)})"
                 for option, names in (
                     ("--predictions", sorted(set(ours) - set(theirs))),
                     ("--against", sorted(set(theirs) - set(ours))),
