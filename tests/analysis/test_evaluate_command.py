@@ -176,6 +176,19 @@ def test_scans_are_the_mean_of_their_reconstructions(run: Run) -> None:
         assert each["brier"]["value"] == pytest.approx(np.mean(errors))
 
 
+def test_means_of_reconstructions_tie(run: Run, folder: Path) -> None:
+    """In float64 (0.1 + 0.1 + 0.1) / 3 > 0.1, and 0.1 + 0.2 + 0.3 depends on the order."""
+    scans = {1: (0.1,), 2: (0.1, 0.1, 0.1), 3: (0.1, 0.2, 0.3), 4: (0.3, 0.2, 0.1)}
+    names = [f"valid_{scan}_a_{n}" for scan, each in scans.items() for n in range(len(each))]
+    scores = np.repeat([[score] for each in scans.values() for score in each], 3, axis=1)
+    labels = np.array([[float(name[6] in "14")] * 3 for name in names])
+    files = Files(names, labels, scores)
+    write_wide(folder / "p.csv", files)
+    write_labels(folder / "l.csv", files)
+    result = run("--predictions", "p.csv", "--labels", "l.csv", "--group", "scan", "--json")
+    assert [each["auroc"]["value"] for each in result["findings"]] == [0.5] * 3
+
+
 def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
     files = made(21, 40)
     some = Files(files.names[2:], files.labels[2:], files.scores[2:])

@@ -21,6 +21,9 @@ from ctclip_client.errors import InvalidInput
 Floats = NDArray[np.float64]
 GROUPS = ("reconstruction", "scan")
 _DIGITS = 12
+_MEAN_DIGITS = 12
+"""(0.1 + 0.1 + 0.1) / 3 is more than 0.1 in float64: without rounding the order of the sum would
+break ties, and AP would be another one."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def _by_scan(cases: Cases) -> Cases:
     names = sorted(places)
     labels = np.stack([_agreed(cases, name, places[name]) for name in names])
     means = np.stack([cases.probabilities[places[name]].mean(axis=0) for name in names])
+    means = means.round(_MEAN_DIGITS)
     patients = Patients(
         tuple(cases.patients.ids[places[name][0]] for name in names),
         cases.patients.told_by, cases.patients.alone,
