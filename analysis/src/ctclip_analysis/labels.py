@@ -30,7 +30,10 @@ _REMEDY = (
     "Expected a CSV with a row a scan, its file name in the first column or in VolumeName, and a "
     "column a finding."
 )
-_CELLS = "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows."
+_CELLS = (
+    "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows. Leave out columns "
+    "of anything else."
+)
 _DELIMITERS = ",;\t"
 
 

@@ -104,7 +104,8 @@ def _tell(labels: Labels, scans: Matched) -> None:
     from ctclip_analysis.wording import first_of
 
     alone = labels.patients.alone
-    more = f"; {alone:,} scans, whose names do not, count as one each" if alone else ""
+    some = 0 < alone < len(labels.scans)
+    more = f"; {alone:,} scans, whose names do not, count as one each" if some else ""
     say(f"patients told by {labels.patients.told_by}{more}")
     for names, what in (
         (scans.without_labels, "no row of the labels is about"),
