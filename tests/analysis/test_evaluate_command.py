@@ -154,6 +154,7 @@ def test_few_cases_are_told(run: Run, folder: Path) -> None:
         assert "Fewer than 10 cases with or without it" in text
         assert "say little: Cardiomegaly, Emphysema." in text
         assert "of fewer than 10 patients" in text
+        assert "No finding has many cases: the verdict may be due to chance" in text
     assert "Fewer than" not in run()
 
 

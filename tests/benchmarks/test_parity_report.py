@@ -125,4 +125,5 @@ def test_a_verdict_of_two_scans_says_so(result: FinishedCheck) -> None:
     assert any("A: 1.0000 → 1.0000, difference +0.0000" in line for line in lines)
     assert "AUROC: n/a, as scans are of one class only: B." in lines
     assert any("PASS at 99.9%" in line for line in lines)
+    assert lines[-1] == "No finding has many cases: the verdict may be due to chance."
     assert any(line.startswith("Fewer than 10 cases") and line.endswith(": A.") for line in lines)

@@ -43,14 +43,18 @@ class Counted(Protocol):
     def positives(self) -> int: ...
 
 
-def few_lines(findings: Iterable[Counted]) -> list[str]:
-    """A sentence naming the findings that few cases have, or have not; none if there are none."""
-    few = [
+def few_of(findings: Iterable[Counted]) -> list[str]:
+    """Names of the findings that have both classes, and too few cases of one."""
+    return [
         each.finding
         for each in findings
-        if 0 < each.positives < each.cases
-        and min(each.positives, each.cases - each.positives) < FEW
+        if 0 < min(each.positives, each.cases - each.positives) < FEW
     ]
+
+
+def few_lines(findings: Iterable[Counted]) -> list[str]:
+    """A sentence naming the findings of `few_of`; none if there are none."""
+    few = few_of(findings)
     return [f"Fewer than {FEW} cases with or without it, so figures and intervals say little: "
             f"{', '.join(few)}."] if few else []  # fmt: skip
 

@@ -93,7 +93,7 @@ def headline(evaluation: Evaluation) -> str:
         what = f"{len(cases.names):,} scans ({what}, the mean of their probabilities)"
     if cases.patients.alone < len(cases.names):
         what += f" of {evaluation.patients:,} patients"
-    findings = f"{len(cases.findings)} findings"
+    findings = f"{len(cases.findings)} finding{'s' * (len(cases.findings) != 1)}"
     return f"{what}, {findings}; {described(evaluation.predictions.origin)}"
 
 
@@ -169,8 +169,8 @@ def undefined_lines(scored: Scored) -> list[str]:
         most = max((f.left_out for f in figures.values() if math.isfinite(f.value)), default=0)
         if most > _MUCH * ROUNDS:
             lines.append(
-                f"{name}: {most:,} of {ROUNDS:,} draws have no value of some figure, most often as "
-                "they are of one class only; its interval is that of the others, if they are half."
+                f"{name}: {most:,} of {ROUNDS:,} draws have no value of some figure, mostly as "
+                "they are of one class only; its interval is of the others, if half are left."
             )
     return lines
 

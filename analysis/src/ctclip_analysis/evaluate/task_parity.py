@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.cases import Cases
-from ctclip_analysis.evaluate.metrics import auroc_and_ap
+from ctclip_analysis.evaluate.metrics import auroc_and_ap, few_of
 from ctclip_analysis.evaluate.resampling import Draws, Figure, areas
 from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
@@ -61,6 +61,8 @@ class TaskParity:
                 f"The interval reaches to both sides of {100 * bar:.6g}%: the verdict may be due "
                 "to chance."
             )
+        if len(few_of(self.findings)) == len(self.findings) - len(self.left_out):
+            return "No finding has many cases: the verdict may be due to chance."
         return ""
 
     @property
