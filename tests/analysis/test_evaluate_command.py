@@ -128,6 +128,7 @@ def test_parity_of_the_task(run: Run) -> None:
     out = run("--against", "valid.csv")
     assert "100.000% of the reference" in out
     assert "PASS at 99.9% of the reference" in out
+    assert "--against has the content of --predictions" in out
     out = run("--predictions", "int8.csv", "--against", "valid.csv", code=1)
     for said in ("FAIL at 99.9%", "FAIL at 99%", "RANDOM WEIGHTS", "int8"):
         assert said in out
@@ -139,6 +140,22 @@ def test_parity_of_the_task(run: Run) -> None:
     assert (against["passed"], against["bars"]) == (False, {"0.999": False, "0.99": False})
     assert against["ratio"]["value"] < 0.99
     assert against["predictions"]["precision"] == "fp32"
+
+
+def test_few_cases_are_told(run: Run, folder: Path) -> None:
+    files = Files(["a.nii", "b.nii"], np.array([[1, 1, 0], [0, 1, 1]], float),
+                  np.array([[0.9, 0.5, 0.1], [0.1, 0.5, 0.2]]))  # fmt: skip
+    write_labels(folder / "l.csv", files)
+    write_wide(folder / "p.csv", files)
+    write_wide(folder / "q.csv", Files(files.names, files.labels, files.scores / 2))
+    given = ("--predictions", "p.csv", "--labels", "l.csv", "--against", "q.csv")
+    out = " ".join(run(*given, "--report", "p.html").split())
+    for text in (out, (folder / "p.html").read_text()):
+        assert "Fewer than 10 cases with or without it" in text
+        assert "say little: Cardiomegaly, Emphysema." in text
+        assert "of fewer than 10 patients" in text
+        assert "No finding has many cases: the verdict may be due to chance" in text
+    assert "Fewer than" not in run()
 
 
 def test_scans_are_the_mean_of_their_reconstructions(run: Run) -> None:
@@ -158,6 +175,19 @@ def test_scans_are_the_mean_of_their_reconstructions(run: Run) -> None:
                  if not np.isnan(y[column])]  # fmt: skip
         errors = [(mean - label) ** 2 for mean, label in known]
         assert each["brier"]["value"] == pytest.approx(np.mean(errors))
+
+
+def test_means_of_reconstructions_tie(run: Run, folder: Path) -> None:
+    """In float64 (0.1 + 0.1 + 0.1) / 3 > 0.1, and 0.1 + 0.2 + 0.3 depends on the order."""
+    scans = {1: (0.1,), 2: (0.1, 0.1, 0.1), 3: (0.1, 0.2, 0.3), 4: (0.3, 0.2, 0.1)}
+    names = [f"valid_{scan}_a_{n}" for scan, each in scans.items() for n in range(len(each))]
+    scores = np.repeat([[score] for each in scans.values() for score in each], 3, axis=1)
+    labels = np.array([[float(name[6] in "14")] * 3 for name in names])
+    files = Files(names, labels, scores)
+    write_wide(folder / "p.csv", files)
+    write_labels(folder / "l.csv", files)
+    result = run("--predictions", "p.csv", "--labels", "l.csv", "--group", "scan", "--json")
+    assert [each["auroc"]["value"] for each in result["findings"]] == [0.5] * 3
 
 
 def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
@@ -212,6 +242,8 @@ def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> 
     ("more", "message"),
     [
         (["--same-data"], "--same-data goes with"),
+        (["--bar", "0.99"], "--bar goes with --against"),
+        (["--method", "f1"], "--method goes with --fit-thresholds"),
         (["--thresholds", "absent.json"], "absent.json"),
         (["--thresholds", "valid.csv"], "not JSON"),
         (["--labels", "absent.csv"], "absent.csv"),

@@ -170,6 +170,9 @@ def test_what_cannot_be_fitted_is_refused_by_name(fit: Fit, drawn: Any, tmp_path
     assert (code, "is about none of the 130 scans" in err) == (2, True)
     code, _, err = fit(scans, write_labels(tmp_path / "none.csv", names, {"patient": names}))
     assert (code, "has no column of a class" in err) == (2, True)
+    for name in ("", "a\nb", "a\u202eb", "a" * 201):
+        code, _, err = fit(scans, write_labels(tmp_path / "odd.csv", names, {name: rare}))
+        assert (code, "expected a name of 1 to 200 printable" in err) == (2, True)
     code, _, err = fit(scans, labels, "--seed", -1)
     assert (code, "--seed: got -1" in err) == (2, True)
 
@@ -202,5 +205,10 @@ def test_damaged_files_are_refused(fit: Fit, drawn: Any, tmp_path: Path) -> None
         '{"path": "a", "embedding_row": 0, "embedding_size": 2}\n'
     )
     assert "alone.jsonl.f32" in refused(tmp_path / "alone.jsonl")
+    (tmp_path / "alone.jsonl").write_text(
+        '{"path": "a", "embedding_row": -1, "embedding_size": 2}\n'
+    )
+    (tmp_path / "alone.jsonl.f32").write_bytes(np.ones(2, "<f4").tobytes())
+    assert "embedding_row: got -1" in refused(tmp_path / "alone.jsonl")
     assert "its name says no format" in refused(labels)
     assert "No such file" in refused(tmp_path / "none.npz")

@@ -22,7 +22,8 @@ from ctclip_server.embedded.server import EmbeddedTriton
 from ..conftest import Golden
 from ..nifti_files import save_volume
 
-CLASSES = ("Bright", "Emphysem, mäßig")
+CLASSES = ('<b>Bright</b> "[red]" {{1}} $x', "Emphysem, mäßig")
+"""Configurations, tables and pages have to show them as they are."""
 COUNT = 24
 Run = Callable[..., str]
 

@@ -7,17 +7,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ctclip_analysis.evaluate import plots
 from ctclip_analysis.evaluate.calibration import calibrate
 from ctclip_analysis.evaluate.cases import Cases, join
 from ctclip_analysis.evaluate.metrics import TITLES, Scored, score
 from ctclip_analysis.evaluate.operating_points import OperatingPoints
 from ctclip_analysis.evaluate.resampling import Figure, areas, draw
+from ctclip_analysis.evaluate.task_parity import compare
 from ctclip_analysis.predictions import read_predictions
 
 from .evaluation_files import FINDINGS, Files, made, write_labels, write_wide
@@ -277,3 +281,16 @@ def test_bins_hold_every_case_once_and_keep_ties_together(pairs: list[tuple[bool
     assert 0 <= found.ece <= 1
     total = sum(each.cases * each.observed for each in found.bins)
     assert total == pytest.approx(labels.sum())
+
+
+def test_what_is_below_an_axis_is_within_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside long names the axis is short."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "_svg", drawn.append)
+    labels, scores = np.array([[1.0], [0.0], [0.0]]), np.array([[0.9], [0.1], [0.2]])
+    found = compare(["a long name " * 9], labels, scores, scores, draw(list("abc")))
+    plots.differences(found)
+    FigureCanvasAgg(drawn[0]).draw()
+    box = drawn[0].axes[0].xaxis.label.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= drawn[0].bbox.width

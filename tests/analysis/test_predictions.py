@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from ctclip_analysis.predictions import Origin, Predictions, read_predictions
@@ -107,6 +109,8 @@ def without(name: str) -> dict[str, Any]:
         ([*ROWS, journal_row("c", 0.1, 0.2)], "'c' and the first scan have different findings"),
         ([journal_row("a", 1.2, 0, 0)], "line|row 1, 'Cardiomegaly': got 1.2, expected a prob"),
         ([journal_row("a", float("nan"), 0, 0)], "got nan"),
+        ([journal_row("a", 10**400, 0, 0)], "got 1000"),
+        ([journal_row("a")], "no finding"),
         ([without("asked"), without("asked")], "line 2: '/d/a.nii' is there twice"),
         ([failed_row("a")], r"no scan with a result \(1 failed\)"),
         ([without("findings")], "line 1 is no row of ctclip predict"),
@@ -155,6 +159,17 @@ def test_files_that_cannot_be_right(text: str, message: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(InvalidInput, match=message):
         read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("release", [["r1"]]), ("path", [None]), ("path", [7]), ("finding", [["F"]])],
+)
+def test_parquet_of_another_schema(column: str, cells: list[Any], tmp_path: Path) -> None:
+    columns = {"path": ["a"], "finding": ["F"], "probability": [0.5], column: cells}
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
+    with pytest.raises(Unreadable, match=f"row 1: '{column}' is no text"):
+        read_predictions(tmp_path / "p.parquet")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -200,6 +200,27 @@ def test_files_are_matched_by_name(evaluate: Evaluate, files: tuple[Path, Path, 
     assert "among other patients" in out
 
 
+def test_a_column_tells_patients_of_recall_too(
+    evaluate: Evaluate, files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    images, texts, _ = files
+    labels = tmp_path / "patients.csv"
+    with labels.open("w", newline="") as file:
+        names = [f"valid_{at // 2}_a_{at % 2 + 1}.nii.gz" for at in range(130)]
+        rows = [[name, "a" if at < 65 else "b", 1] for at, name in enumerate(names)]
+        csv.writer(file).writerows([["VolumeName", "patient", "A"], *rows])
+    code, out, _ = evaluate(images, texts, "--labels", labels, "--json")
+    said = json.loads(out)
+    assert (code, said["patients_told_by"]) == (0, "column patient")
+    at_50 = said["report_to_volume"]["recall"][2]
+    # Half of the draws have one of the two patients alone: its recall is an end of the interval.
+    assert any(
+        at_50["low"] * (129 - high) + at_50["high"] * high == pytest.approx(at_50["value"] * 129)
+        for high in (64, 65)
+    )
+    assert at_50["low"] < at_50["high"]
+
+
 def test_what_cannot_be_compared_is_refused(
     evaluate: Evaluate, files: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -91,6 +91,29 @@ def test_the_bars(tmp_path: Path) -> None:
     assert verdicts(compare_cases(reference, worse, draws)) == [True, True]
 
 
+def test_a_verdict_that_may_be_due_to_chance_says_so(tmp_path: Path) -> None:
+    files = made(12, 12)
+    _, reference = loaded(tmp_path, files)
+    _, other = loaded(tmp_path, noisy(files, 0.1))
+    draws = draw(reference.patients.ids)
+    found = compare_cases(other, reference, draws)
+    assert found.ratio.low < 0.99 < found.ratio.high
+    assert "both sides of 99%" in found.doubt(0.99)
+    assert compare_cases(reference, reference, draws).doubt(0.999) == ""
+
+
+def test_a_reference_that_is_always_wrong() -> None:
+    labels = np.array([[1.0], [0.0], [0.0]])
+    right, wrong = np.array([[0.9], [0.1], [0.2]]), np.array([[0.1], [0.8], [0.9]])
+    draws = draw(list("abc"))
+    found = compare(["x"], labels, right, wrong, draws)
+    assert (found.judged, found.reference) == (1, 0)
+    assert math.isnan(found.ratio.value)
+    assert found.reaches(1)
+    assert "no interval" in found.doubt(0.999)
+    assert not compare(["x"], labels, wrong, right, draws).reaches(0.99)
+
+
 @pytest.mark.parametrize(("loss", "expected"), [(0.0005, [True, True]), (0.005, [False, True]),
                                                 (0.02, [False, False])])  # fmt: skip
 def test_a_loss_of_so_many_pairs(loss: float, expected: list[bool]) -> None:

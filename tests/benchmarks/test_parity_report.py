@@ -113,5 +113,17 @@ def test_auroc_names_the_step_whose_scores_it_is(repository: Path, phantoms: Pat
     said = "AUROC of ONNX fp32, OpenVINO against ONNX fp32, ONNX Runtime:"
     assert auroc_lines(result, task)[0] == said
     assert "no verdict" in auroc_lines(result, task)[-1]
+    assert "nan" not in " ".join(auroc_lines(result, task))
     assert {area["rung"] for area in as_json(result, task)["auroc"]} == {"ONNX fp32, OpenVINO"}
     assert said in as_page(result, task)
+
+
+def test_a_verdict_of_two_scans_says_so(result: FinishedCheck) -> None:
+    labels = ScanLabels(("A", "B"), np.array([[1.0, 1.0], [0.0, 1.0]]), ("one", "other"))
+    scores = np.array([[0.9, 0.1], [0.2, 0.3]], np.float32)
+    lines = auroc_lines(result, labels.compare(scores, scores))
+    assert any("A: 1.0000 → 1.0000, difference +0.0000" in line for line in lines)
+    assert "AUROC: n/a, as scans are of one class only: B." in lines
+    assert any("PASS at 99.9%" in line for line in lines)
+    assert lines[-1] == "No finding has many cases: the verdict may be due to chance."
+    assert any(line.startswith("Fewer than 10 cases") and line.endswith(": A.") for line in lines)

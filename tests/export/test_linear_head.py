@@ -90,6 +90,8 @@ def test_random_weights_of_the_embeddings_stay_so(
         ({"version": 2}, "version 2, expected"),
         ({"classes": []}, "classes: got 0"),
         ({"classes": ["a", "b", " "]}, "classes: got ' '"),
+        ({"classes": ["a", "b", "b "]}, "classes: got 'b '"),
+        ({"classes": ["a", "b", "c" * 10_000_000]}, "classes: got 'ccc.*a name of 1 to 200"),
         ({"classes": ["a", "b", "a"]}, "a name is there twice"),
         ({"classes": ["a", "b", "\x1b[31m"]}, r"classes: got '\\x1b\[31m'"),
         ({"bias": [0.0, 1.0]}, "got 3 and 2 rows, expected 3"),

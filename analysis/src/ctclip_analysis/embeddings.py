@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.wording import first_of
 from ctclip_client.batch.journal import vectors_of
 from ctclip_client.batch.lines import read_lines
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
@@ -30,7 +31,6 @@ _AGAIN = (
 )
 _LENGTH_TOLERANCE = 0.01
 """Embeddings have length 1; half precision leaves it within this."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ def _jsonl(path: Path) -> tuple[Columns, Any]:
     if len(sizes) != 1:
         raise ValueError(f"{len(sizes)} sizes of embeddings")
     places = [row["embedding_row"] for row in done]
+    if min(places) < 0:
+        raise ValueError(f"embedding_row: got {min(places)}")
     vectors = np.memmap(vectors_of(path), "<f4", "r")
     (size,) = sizes
     known = [name for name in (*_ORIGIN, *_NAME.values(), "geometry") if name in done[0]]
@@ -161,10 +163,9 @@ def _vectors(vectors: Any, count: int) -> NDArray[np.float32]:
 def _origin(option: str, path: Path, columns: Columns) -> Origin:
     releases = sorted(set(map(str, columns["release"])))
     if len(releases) > 1:
-        shown = ", ".join(releases[:_SHOWN]) + (", …" if len(releases) > _SHOWN else "")
         raise InvalidInput(
-            f"{option}: {path} holds embeddings of {len(releases)} releases ({shown}), expected "
-            "one.",
+            f"{option}: {path} holds embeddings of {len(releases)} releases "
+            f"({first_of(releases)}), expected one.",
             "Embed all by one release: ctclip embed … --again.",
         )
     digests = set(map(str, columns.get("checkpoint_sha256", ())))

@@ -30,7 +30,10 @@ _REMEDY = (
     "Expected a CSV with a row a scan, its file name in the first column or in VolumeName, and a "
     "column a finding."
 )
-_CELLS = "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows."
+_CELLS = (
+    "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows. Leave out columns "
+    "of anything else."
+)
 _DELIMITERS = ",;\t"
 
 
@@ -59,7 +62,7 @@ def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
     Args:
         path: a CSV in UTF-8 with a header.
         findings: those to read, by their own names or by those of `label_names`. Without them each
-            column is one but for those of the scan and the patient.
+            column is one by its own name, but for those of the scan and the patient.
 
     Raises:
         Unreadable: no CSV, or rows of other lengths than the header.
@@ -139,8 +142,8 @@ def _columns(
         own[key][abnormality if star else f"{column} {at}"].append(at)
         other[plain(finding_of(abnormality))][abnormality if star else f"{column} {at}"].append(at)
     if findings is None:
-        named = (finding_of(column.partition(LOCATION)[0]) for column in header)
-        findings = tuple({plain(name): name for name in reversed(tuple(named))}.values())[::-1]
+        named = [column.partition(LOCATION)[0].strip() for column in header]
+        findings = tuple({plain(name): name for name in reversed(named)}.values())[::-1]
     found: dict[str, list[int]] = {}
     for finding in findings:
         key = plain(finding)

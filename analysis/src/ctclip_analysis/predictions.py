@@ -21,6 +21,7 @@ _REMEDY = (
     "in the first column and a column of probabilities for each finding."
 )
 _LONG = {"path", "finding", "probability"}
+_TEXTS = ("path", "finding", "series", "release", "checkpoint", "precision")
 _AGAIN = "Leave one out; nobody can say which of them is meant."
 _DELIMITERS = ",;\t"
 _PARQUET = b"PAR1"
@@ -90,9 +91,16 @@ class _Table:
     def add_long(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """A row a scan and finding."""
         for number, row in rows:
-            key = (str(row["path"]), str(row.get("series") or "") or None)
+            for column in _TEXTS:  # a table of Parquet may hold anything
+                cell = row.get(column)
+                if not isinstance(cell, str) and (cell is not None or column in _LONG):
+                    raise Unreadable(
+                        f"{self.where}: row {number}: '{column}' is no text, got {cell!r:.40}.",
+                        _REMEDY,
+                    )
+            key = (row["path"], row.get("series") or None)
             scores = self.scores.setdefault(key, {})
-            finding = str(row["finding"])
+            finding = row["finding"]
             if finding in scores:
                 raise InvalidInput(
                     f"{self.where}: row {number}: '{key[0]}' has '{finding}' twice.", _AGAIN
@@ -158,6 +166,8 @@ class _Table:
             failed = f" ({len(self.failed)} failed)" if self.failed else ""
             raise InvalidInput(f"{self.where}: no scan with a result{failed}.", _REMEDY)
         findings = tuple(next(iter(self.scores.values())))
+        if not findings:
+            raise InvalidInput(f"{self.where}: the first scan has no finding.", _REMEDY)
         for (scan, _), scores in self.scores.items():
             if scores.keys() != set(findings):
                 lacks = sorted(set(findings) ^ scores.keys())
@@ -186,7 +196,7 @@ class _Table:
     def _probability(self, number: int, finding: str, cell: object) -> float:
         try:
             value = float(cell)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = float("nan")
         if isinstance(cell, bool) or not 0 <= value <= 1:  # false for NaN, too
             raise InvalidInput(

@@ -16,11 +16,11 @@ _CT_RATE = re.compile(r"([A-Za-z]+_\d+)_([a-z]+)_(\d+)")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A name of CT-RATE: `valid_1_a_2.nii.gz` is of patient valid_1, of the scan valid_1_a."""
+    """A name of CT-RATE: `valid_1_a_2.nii.gz` is the second reconstruction of
+    the scan valid_1_a, of patient valid_1."""
 
     patient: str
     scan: str
-    number: int
 
 
 def reconstruction(name: str) -> Reconstruction | None:
@@ -28,8 +28,8 @@ def reconstruction(name: str) -> Reconstruction | None:
     found = _CT_RATE.fullmatch(stem(name))
     if found is None:
         return None
-    patient, scan, number = found.groups()
-    return Reconstruction(patient, f"{patient}_{scan}", int(number))
+    patient, scan, _ = found.groups()
+    return Reconstruction(patient, f"{patient}_{scan}")
 
 
 def stem(name: str) -> str:
@@ -100,6 +100,11 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
+    if first == second:  # rows of labels differ, so these are scans
+        return InvalidInput(
+            f"'{name}' may be about two scans of one path: '{first}' is there twice.",
+            "Leave one of them out; of a folder with several series, take one: --series UID.",
+        )
     return InvalidInput(
         f"'{name}' may be about two {what}: '{first}' and '{second}'.",
         "Let the labels name scans by as much of the path as tells them apart.",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ctclip_analysis.labels import Labels
 
 SUMMARY = "Fit a linear head to embeddings and labels of your own."
-_SHOWN = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
+    from ctclip_client.release.linear_head import CLASS_NAME, is_class_name
+
     missing = [name for name in args.classes or () if name not in labels.findings]
     if missing:
         raise InvalidInput(
@@ -90,26 +91,28 @@ def _check_classes(args: argparse.Namespace, labels: Labels) -> None:
             "Expected a column a class beside that of the scan: 1, 0, or empty.",
         )
     for name in labels.findings:
-        if not name.strip() or not name.isprintable():
+        if not is_class_name(name):
             raise InvalidInput(
-                f"--labels: {labels.path}: a column is called {name!r}, which is no name.",
-                "Give it one.",
+                f"--labels: {labels.path}: a column is called {name!r:.60}, expected {CLASS_NAME}.",
+                "Give it another.",
             )
 
 
 def _tell(labels: Labels, scans: Matched) -> None:
     import numpy as np
 
+    from ctclip_analysis.wording import first_of
+
     alone = labels.patients.alone
-    more = f"; {alone:,} scans, whose names do not, count as one each" if alone else ""
+    some = 0 < alone < len(labels.scans)
+    more = f"; {alone:,} scans, whose names do not, count as one each" if some else ""
     say(f"patients told by {labels.patients.told_by}{more}")
     for names, what in (
         (scans.without_labels, "no row of the labels is about"),
         (scans.without_scans, "there is no embedding of"),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            say(f"note: {what} {', '.join(names[:_SHOWN])}{more}: left out")
+            say(f"note: {what} {first_of(names)}: left out")
     unknown = np.isnan(scans.values).sum(axis=0)
     for name, count in zip(labels.findings, unknown, strict=True):
         if count:

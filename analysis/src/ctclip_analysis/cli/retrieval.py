@@ -15,9 +15,10 @@ from ctclip_client.system.terminal import say
 if TYPE_CHECKING:
     from ctclip_analysis.embeddings import Embeddings
     from ctclip_analysis.evaluate.retrieval import AtK, Similar
+    from ctclip_analysis.labels import Labels
+    from ctclip_analysis.scan_names import Patients
 
 SUMMARY = "Judge search by embeddings: recall@k of reports to volumes, MAP@k of volumes to volumes."
-_SHOWN = 5
 _LEFT_OUT = {
     "texts_without_volume": "texts without a volume, left out",
     "volumes_without_text": "volumes without a text, ranked all the same",
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     Raises: InvalidInput.
     """
     from ctclip_analysis.embeddings import read_embeddings
+    from ctclip_analysis.wording import first_of
 
     images = read_embeddings("--images", args.images, "image")
     texts = read_embeddings("--texts", args.texts, "text")
@@ -66,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     result = _computed(images, texts, args.labels)
     for what, names in result.left_out.items():
         if names:
-            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            say(f"note: {_LEFT_OUT[what]}: {', '.join(names[:_SHOWN])}{more}")
+            say(f"note: {_LEFT_OUT[what]}: {first_of(names)}")
     random = images.origin.random_weights or texts.origin.random_weights
     if random:
         say("RANDOM WEIGHTS: these embeddings are of a demo checkpoint; the figures mean nothing.")
@@ -104,7 +105,8 @@ def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -
     import numpy as np
 
     from ctclip_analysis.evaluate.retrieval import recall
-    from ctclip_analysis.scan_names import match_names, patients_by_name
+    from ctclip_analysis.labels import read_labels
+    from ctclip_analysis.scan_names import match_names
 
     rows = match_names(texts.names, images.names)
     asked = np.array([at for at, row in enumerate(rows) if row is not None], np.intp)
@@ -116,7 +118,9 @@ def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -
             "neither command --hash-names.",
         )
     own = np.array([row for row in rows if row is not None], np.intp)
-    patients = patients_by_name(images.names)
+    labels = None if labels_file is None else read_labels(labels_file)
+    labelled = match_names(images.names, () if labels is None else labels.scans)
+    patients = _patients(images.names, labels, labelled)
     figures = recall(texts.vectors[asked], images.vectors, own, [patients.ids[row] for row in own])
     known = set(own.tolist())
     left_out = {
@@ -126,42 +130,52 @@ def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -
         ),
     }
     similar: dict[str, Similar] = {}
-    told_by = patients.told_by
-    if labels_file is not None:
-        similar, without, told_by = _similar(images, labels_file)
+    if labels is not None:
+        similar, without = _similar(images, labels, labelled, patients)
         left_out["volumes_without_labels"] = without
-    return _Result(len(asked), len(images.names), figures, similar, left_out, told_by)
+    return _Result(len(asked), len(images.names), figures, similar, left_out, patients.told_by)
+
+
+def _patients(
+    volumes: Sequence[str], labels: Labels | None, rows: Sequence[int | None]
+) -> Patients:
+    """Whose the volumes are, as the labels say it where they have a row. rows: of the labels."""
+    from ctclip_analysis.scan_names import Patients, patients_by_name
+
+    by_name = patients_by_name(volumes)
+    if labels is None:
+        return by_name
+    ids = tuple(
+        name if row is None else labels.patients.ids[row]
+        for name, row in zip(by_name.ids, rows, strict=True)
+    )
+    return Patients(ids, labels.patients.told_by)
 
 
 def _similar(
-    images: Embeddings, labels_file: Path
-) -> tuple[dict[str, Similar], tuple[str, ...], str]:
-    """Volume-to-volume, the volumes that have no label, and what told their patients."""
+    images: Embeddings, labels: Labels, rows: Sequence[int | None], patients: Patients
+) -> tuple[dict[str, Similar], tuple[str, ...]]:
+    """Volume-to-volume, and the volumes that have no label. rows: the labels of each volume."""
     import numpy as np
 
     from ctclip_analysis.evaluate.retrieval import as_upstream, other_patients
-    from ctclip_analysis.labels import read_labels
-    from ctclip_analysis.scan_names import match_names
 
-    labels = read_labels(labels_file)
-    rows = match_names(images.names, labels.scans)
     complete = ~np.isnan(labels.values).any(axis=1)
     labelled = [row is not None and bool(complete[row]) for row in rows]
     places = np.flatnonzero(labelled)
     if not places.size or not labels.findings:
         raise InvalidInput(
-            f"--labels: {labels_file} has all findings of none of the {len(rows)} volumes of "
+            f"--labels: {labels.path} has all findings of none of the {len(rows)} volumes of "
             f"{images.path}.",
             "Both have to name volumes by their files.",
         )
     used = [row for row, good in zip(rows, labelled, strict=True) if good and row is not None]
     vectors, values = images.vectors[places], labels.values[used]
-    patients = [labels.patients.ids[row] for row in used]
     found = {
         "as_upstream": as_upstream(vectors, values),
-        "other_patients": other_patients(vectors, values, patients),
+        "other_patients": other_patients(vectors, values, [patients.ids[at] for at in places]),
     }
-    return found, _named(images.names, labelled), labels.patients.told_by
+    return found, _named(images.names, labelled)
 
 
 def _named(names: Sequence[str], used: Sequence[bool]) -> tuple[str, ...]:

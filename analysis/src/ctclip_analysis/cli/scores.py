@@ -48,8 +48,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fit-thresholds", type=Path, metavar="FILE.json", help="fit them on these scans; write"
     )
     limits.add_argument(
-        "--method", choices=("youden", "f1"), default="youden",
-        help="what a threshold makes largest: sensitivity + specificity - 1, or F1",
+        "--method", choices=("youden", "f1"),
+        help="what a threshold makes largest: sensitivity + specificity - 1 (default), or F1",
     )  # fmt: skip
     limits.add_argument(
         "--thresholds", type=Path, metavar="FILE.json", help="apply those fitted on other scans"
@@ -65,8 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "not fall behind, of the same scans; exit code 1 below the bar",
     )  # fmt: skip
     parity.add_argument(
-        "--bar", type=_share, default=_BAR, metavar="SHARE",
-        help="least share of the macro AUROC of --against",
+        "--bar", type=_share, metavar="SHARE",
+        help=f"least share of the macro AUROC of --against (default: {_BAR})",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON instead of the tables")
@@ -75,8 +75,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Judge, print, and say by the exit code whether the parity of the task holds."""
+    from ctclip_analysis.evaluate.as_json import as_json
     from ctclip_analysis.evaluate.operating_points import write
-    from ctclip_analysis.evaluate.result import as_json
     from ctclip_client.system.files import whole_file
 
     _check_options(args)
@@ -129,7 +129,7 @@ def _points(
     """The thresholds that are applied, and those that are to be written."""
     from ctclip_analysis.evaluate.operating_points import fit, read
 
-    fitted = None if args.fit_thresholds is None else fit(cases, args.method)
+    fitted = None if args.fit_thresholds is None else fit(cases, args.method or "youden")
     if args.thresholds is None:
         return fitted if args.same_data else None, fitted
     points = read(args.thresholds, predictions, cases)
@@ -150,7 +150,7 @@ def _against(args: argparse.Namespace, cases: Cases, draws: Draws) -> Against:
 
     reference = read_predictions(args.against, "--against")
     other = join(reference, args.labels, args.group)
-    return Against(reference, compare_cases(cases, other, draws), args.bar)
+    return Against(reference, compare_cases(cases, other, draws), args.bar or _BAR)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -158,6 +158,12 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InvalidInput(
             "--same-data goes with --fit-thresholds or --thresholds.", "Give one, or leave it out."
         )
+    for option, value, goes_with, other in (
+        ("--bar", args.bar, "--against", args.against),
+        ("--method", args.method, "--fit-thresholds", args.fit_thresholds),
+    ):
+        if value is not None and other is None:
+            raise InvalidInput(f"{option} goes with {goes_with}.", "Give both, or neither.")
     inputs = (
         ("the predictions", args.predictions), ("the labels", args.labels),
         ("the file of --thresholds", args.thresholds), ("the file of --against", args.against),

@@ -15,11 +15,15 @@ from ctclip_analysis.label_names import JOINED, plain
 from ctclip_analysis.labels import Labels, read_labels
 from ctclip_analysis.predictions import Predictions
 from ctclip_analysis.scan_names import Patients, match_names, reconstruction, stem
+from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 GROUPS = ("reconstruction", "scan")
 _DIGITS = 12
+_MEAN_DIGITS = 12
+"""(0.1 + 0.1 + 0.1) / 3 is more than 0.1 in float64: without rounding the order of the sum would
+break ties, and AP would be another one."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
     if not findings:
         raise InvalidInput(
             f"--labels: {labels_path}: none of its columns is one of the findings that were "
-            f"predicted ({', '.join(predictions.findings[:3])}, …).",
-            f"Its columns: {', '.join(labels.unused[:6])}.",
+            f"predicted ({first_of(predictions.findings)}).",
+            f"Its columns: {first_of(labels.unused) or 'none'}.",
         )
     matched = match_names(predictions.scans, labels.scans)
     both = sorted(
@@ -175,6 +179,7 @@ def _by_scan(cases: Cases) -> Cases:
     names = sorted(places)
     labels = np.stack([_agreed(cases, name, places[name]) for name in names])
     means = np.stack([cases.probabilities[places[name]].mean(axis=0) for name in names])
+    means = means.round(_MEAN_DIGITS)
     patients = Patients(
         tuple(cases.patients.ids[places[name][0]] for name in names),
         cases.patients.told_by, cases.patients.alone,

@@ -5,8 +5,9 @@ Values are scikit-learn's; their intervals come from `resampling`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,36 @@ AT_THRESHOLD = {
 }
 ERROR = {"brier": "Brier"}
 TITLES = {**RANKING, **AT_THRESHOLD, **ERROR}
+FEW = 10
+"""Cases with or without a finding, or patients: with fewer, an interval says little. A rule of
+thumb: draws repeat the few that there are, and know of no others."""
+
+
+class Counted(Protocol):
+    """A finding and its cases: with a known label, and those of them that have it."""
+
+    @property
+    def finding(self) -> str: ...
+    @property
+    def cases(self) -> int: ...
+    @property
+    def positives(self) -> int: ...
+
+
+def few_of(findings: Iterable[Counted]) -> list[str]:
+    """Names of the findings that have both classes, and too few cases of one."""
+    return [
+        each.finding
+        for each in findings
+        if 0 < min(each.positives, each.cases - each.positives) < FEW
+    ]
+
+
+def few_lines(findings: Iterable[Counted]) -> list[str]:
+    """A sentence naming the findings of `few_of`; none if there are none."""
+    few = few_of(findings)
+    return [f"Fewer than {FEW} cases with or without it, so figures and intervals say little: "
+            f"{', '.join(few)}."] if few else []  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,7 +104,7 @@ def _forest(rows: Sequence[tuple[str, Any]], line: float, title: str) -> str:
         axes.plot(each.value, place, "D" if last else "o", color=color, ms=5)
     axes.set_yticks(range(len(rows)), [_short(name) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(title)
+    axes.set_xlabel(title, loc="right")  # beside long names the axis is shorter than its title
     axes.grid(axis="x", color="#d0d7de", lw=0.6)
     axes.set_axisbelow(True)
     return _svg(figure)

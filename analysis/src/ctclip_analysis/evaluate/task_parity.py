@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.cases import Cases
-from ctclip_analysis.evaluate.metrics import auroc_and_ap
+from ctclip_analysis.evaluate.metrics import auroc_and_ap, few_of
 from ctclip_analysis.evaluate.resampling import Draws, Figure, areas
+from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 BARS = (0.999, 0.99)
-_FIRST = 5
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class FindingParity:
 
 @dataclass(frozen=True, eq=False)
 class TaskParity:
-    """ratio: macro AUROC of the judged one, divided by the reference's. left_out: findings without
-    an AUROC, which both means leave out."""
+    """ratio: macro AUROC of the judged one, divided by the reference's; NaN where that is 0.
+    left_out: findings without an AUROC, which both means leave out."""
 
     findings: tuple[FindingParity, ...]
     reference: float
@@ -49,7 +49,21 @@ class TaskParity:
 
     def reaches(self, bar: float) -> bool:
         """Whether the judged one is as good; false where there is nothing to judge."""
-        return self.ratio.value >= bar
+        return self.judged >= bar * self.reference
+
+    def doubt(self, bar: float) -> str:
+        """Why the verdict at a bar may be due to chance; "" where nothing says so."""
+        low, high = self.ratio.low, self.ratio.high
+        if not np.isfinite(low):
+            return "There is no interval: the verdict may be due to chance."
+        if low < bar <= high:
+            return (
+                f"The interval reaches to both sides of {100 * bar:.6g}%: the verdict may be due "
+                "to chance."
+            )
+        if len(few_of(self.findings)) == len(self.findings) - len(self.left_out):
+            return "No finding has many cases: the verdict may be due to chance."
+        return ""
 
     @property
     def judgeable(self) -> bool:
@@ -83,12 +97,14 @@ def compare(
              for side in ("reference", "judged")]  # fmt: skip
     # As everywhere, a round counts where all findings have a value.
     drawn_means = [np.mean(side, axis=0) for side in (theirs, ours)]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a reference that is always wrong
+        ratios = drawn_means[1] / drawn_means[0]
     return TaskParity(
         tuple(rows),
         means[0],
         means[1],
         Figure.of(means[1] - means[0], drawn_means[1] - drawn_means[0]),
-        Figure.of(_ratio(means[1], means[0]), drawn_means[1] / drawn_means[0]),
+        Figure.of(means[1] / means[0] if means[0] else np.nan, ratios),
         left_out,
     )
 
@@ -105,8 +121,7 @@ def compare_cases(judged: Cases, reference: Cases, draws: Draws) -> TaskParity:
     ):
         if set(ours) != set(theirs):
             only = [
-                f"{len(names)} only in {option} ({', '.join(names[:_FIRST])}"
-                f"{', …' if len(names) > _FIRST else ''})"
+                f"{len(names)} only in {option} ({first_of(names)})"
                 for option, names in (
                     ("--predictions", sorted(set(ours) - set(theirs))),
                     ("--against", sorted(set(theirs) - set(ours))),
@@ -129,7 +144,3 @@ def compare_cases(judged: Cases, reference: Cases, draws: Draws) -> TaskParity:
             "Take labels with scans that have the findings and scans that have not.",
         )
     return result
-
-
-def _ratio(one: float, other: float) -> float:
-    return one / other if other else np.nan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,21 +110,26 @@ def _folds(sample: Sample, count: int, seed: int) -> list[tuple[Places, Places]]
 
 
 def _best_strength(sample: Sample, folds: Sequence[tuple[Places, Places]]) -> float:
-    """The C of the least log loss on the folds' own scans; the smallest of equals."""
+    """The C of the least log loss on the folds' own scans; the smallest of equals.
+
+    Nearly all of the fits are for this: in float32 they take half the time and choose the same.
+    """
     losses = np.zeros(len(STRENGTHS))
     for train, test in folds:
-        for index, (weight, bias) in enumerate(_fitted(sample.at(train), STRENGTHS)):
+        for index, (weight, bias) in enumerate(_fitted(sample.at(train), STRENGTHS, np.float32)):
             probabilities = _probabilities(sample.vectors[test], weight, bias)
             losses[index] += log_loss(sample.present[test], probabilities, normalize=False)
     return STRENGTHS[int(np.argmin(losses))]
 
 
-def _fitted(sample: Sample, strengths: Sequence[float]) -> list[tuple[Floats, float]]:
+def _fitted(
+    sample: Sample, strengths: Sequence[float], precision: type[np.floating[Any]] = np.float64
+) -> list[tuple[Floats, float]]:
     """Weight (E,) and bias of each of the ascending strengths, which begin where the one before has
-    ended. Standardised by this sample, and that folded in."""
+    ended. Standardised by this sample, and that folded in. precision: that it is fitted in."""
     mean, spread = sample.vectors.mean(axis=0), sample.vectors.std(axis=0)
     scale = np.maximum(spread, _LEAST_SCALE * spread.max()) if spread.any() else spread + 1
-    standardised = (sample.vectors - mean) / scale
+    standardised = ((sample.vectors - mean) / scale).astype(precision, copy=False)
     found = []
     model = LogisticRegression(max_iter=_MOST_ITERATIONS, warm_start=True)
     with warnings.catch_warnings():

@@ -9,7 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ctclip_analysis.evaluate.result import without_nan
+from ctclip_analysis.evaluate.as_json import without_nan
+from ctclip_analysis.evaluate.metrics import few_lines
+from ctclip_analysis.evaluate.result import interval
 from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.parity.run import FinishedCheck
@@ -82,12 +84,15 @@ def auroc_lines(result: FinishedCheck, task: TaskParity | None) -> list[str]:
     lines = [
         f"AUROC of {result.scored} against {result.baseline}:",
         *(
-            f"AUROC {area.finding}: {area.reference:.4f} → {area.judged:.4f} "
-            f"(difference {area.difference.low:+.4f} … {area.difference.high:+.4f}, "
-            f"{area.positives} positives)"
+            f"AUROC {area.finding}: {area.reference:.4f} → {area.judged:.4f}, difference "
+            f"{area.difference.value:+.4f} {interval(area.difference, '+.4f')}, "
+            f"{area.positives} of {area.cases} positive"
             for area in task.findings
+            if area.finding not in task.left_out
         ),
     ]
+    if task.left_out:
+        lines.append(f"AUROC: n/a, as scans are of one class only: {', '.join(task.left_out)}.")
     if not task.judgeable:
         return [*lines, "AUROC: no finding has scans of both classes, so there is no verdict."]
     reached = (f"{'PASS' if task.reaches(bar) else 'FAIL'} at {100 * bar:g}%" for bar in BARS)
@@ -95,6 +100,8 @@ def auroc_lines(result: FinishedCheck, task: TaskParity | None) -> list[str]:
         *lines,
         f"AUROC, mean of {len(task.findings) - len(task.left_out)} findings: {task.reference:.4f} "
         f"→ {task.judged:.4f}, {task.ratio.value:.3%} of the reference: {', '.join(reached)}",
+        *few_lines(task.findings),
+        *filter(None, [task.doubt(BARS[0])]),
     ]
 
 

@@ -18,7 +18,8 @@ from ctclip_client.release.json_records import damaged, read_record
 
 KIND, VERSION = "ctclip-head", 1
 _REMEDY = "Name a file that ctclip fit-head has written."
-_MOST_CLASSES = 10_000
+_MOST_CLASSES, _LONGEST_NAME = 10_000, 200
+CLASS_NAME = f"a name of 1 to {_LONGEST_NAME} printable characters, no blank at either end"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -71,6 +72,11 @@ class LinearHead:
         file.write(text.encode("utf-8") + b"\n")
 
 
+def is_class_name(name: str) -> bool:
+    """Whether tables, pages and configurations can show it as it is."""
+    return name == name.strip() and name.isprintable() and 1 <= len(name) <= _LONGEST_NAME
+
+
 def read_linear_head(path: Path) -> LinearHead:
     """Read a head.
 
@@ -90,8 +96,8 @@ def _problems(head: LinearHead) -> Iterator[str]:
     if not 1 <= count <= _MOST_CLASSES:
         yield f"classes: got {count}, expected 1 to {_MOST_CLASSES:,}"
     for name in head.classes:
-        if not name.strip() or not name.isprintable():
-            yield f"classes: got {name!r}, expected a name"
+        if not is_class_name(name):
+            yield f"classes: got {name!r:.60}, expected {CLASS_NAME}"
     if len(set(head.classes)) < count:
         yield "classes: a name is there twice, expected each once"
     if not head.embedding_size:

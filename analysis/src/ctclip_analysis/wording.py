@@ -1,0 +1,11 @@
+"""Names in a sentence, of which there may be thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are: "a, b and 1,203 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
