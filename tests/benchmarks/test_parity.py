@@ -13,6 +13,7 @@ import pytest
 
 from ctclip_bench.parity import plan
 from ctclip_bench.parity.inputs import changed_files, read_inputs
+from ctclip_bench.parity.labelled import TASK
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput
@@ -128,6 +129,7 @@ def test_without_a_checkpoint_the_graphs_are_the_baseline(
         "TensorRT engine": "NOT RUN",
         f"served by Triton{at}": "PASS",
         f"client, from a CT file{at}": "PASS",
+        TASK: "PASS",
     }
     assert all(step["text_cosine"] > 0.9999 for step in result["rungs"] if step["text_cosine"])
     assert len(result["auroc"]) == len(PUBLISHED_FINDINGS)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ctclip_bench.parity import ENGINE_STEP
 from ctclip_bench.parity.inputs import read_inputs
-from ctclip_bench.parity.labelled import ScanLabels
+from ctclip_bench.parity.labelled import ScanLabels, task_verdict
 from ctclip_bench.parity.plan import planned_steps
 from ctclip_bench.parity.report import as_json, as_page, auroc_lines, parity_table
 from ctclip_bench.parity.run import FILES, FinishedCheck, run_parity
@@ -127,3 +127,28 @@ def test_a_verdict_of_two_scans_says_so(result: FinishedCheck) -> None:
     assert any("PASS at 99.9%" in line for line in lines)
     assert lines[-1] == "No finding has many cases: the verdict may be due to chance."
     assert any(line.startswith("Fewer than 10 cases") and line.endswith(": A.") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("served", "verdict"), [([0.9, 0.2, 0.1], "PASS"), ([0.1, 0.2, 0.9], "FAIL")]
+)
+def test_a_task_that_is_done_worse_fails_the_check(
+    result: FinishedCheck, served: list[float], verdict: str
+) -> None:
+    """Kept so, too: what is promoted is as good at the task."""
+    good = replace(result, verdicts=(StepVerdict("ONNX fp32, OpenVINO", "PASS"),))
+    labels = ScanLabels(("A",), np.array([[1.0], [0.0], [0.0]]), ("one", "other", "third"))
+    baseline = np.array([[0.9], [0.2], [0.1]], np.float32)
+    judged = task_verdict(labels.compare(baseline, np.array(served, np.float32)[:, None]), 3)
+    assert judged.verdict == verdict
+    kept = good.with_verdict(judged).as_run()
+    assert kept.passed == (verdict == "PASS")
+    assert list(kept.failures) == (
+        [] if kept.passed else ["task: AUROC: 0.000% of the baseline's, allowed 99.9% or more"]
+    )
+
+
+def test_labels_of_one_class_judge_nothing() -> None:
+    labels = ScanLabels(("A",), np.ones((2, 1)), ("one", "other"))
+    scores = np.zeros((2, 1), np.float32)
+    assert task_verdict(labels.compare(scores, scores), 2).verdict == "NOT RUN"

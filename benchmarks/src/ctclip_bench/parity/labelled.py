@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.resampling import draw
-from ctclip_analysis.evaluate.task_parity import TaskParity, compare
+from ctclip_analysis.evaluate.task_parity import BARS, TaskParity, compare
 from ctclip_analysis.labels import read_labels
 from ctclip_analysis.scan_names import match_names
 from ctclip_client.errors import InvalidInput
+from ctclip_export.parity.judge import StepVerdict
+
+TASK = "task: AUROC"
+"""No step that answers, but printed and kept as one: what the last one that did is worth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,16 @@ class ScanLabels:
         """AUROC of both sides; probabilities are (scans, F)."""
         judged, reference = (side.astype(np.float64) for side in (served, baseline))
         return compare(self.findings, self.values, judged, reference, draw(self.patients))
+
+
+def task_verdict(task: TaskParity, scans: int) -> StepVerdict:
+    """Whether the task is done as well as by the baseline, at the stricter of MLPerf's bars."""
+    if not task.judgeable:
+        return StepVerdict(TASK, "NOT RUN", "no finding has scans of both classes", scans)
+    if task.reaches(BARS[0]):
+        return StepVerdict(TASK, "PASS", "", scans)
+    reason = f"{task.ratio.value:.3%} of the baseline's, allowed {BARS[0]:.1%} or more"
+    return StepVerdict(TASK, "FAIL", reason, scans)
 
 
 def labels_of(path: Path, scans: Sequence[str], findings: Sequence[str]) -> ScanLabels:

@@ -65,6 +65,10 @@ class FinishedCheck:
     def failures(self) -> tuple[StepVerdict, ...]:
         return tuple(verdict for verdict in self.verdicts if verdict.verdict == "FAIL")
 
+    def with_verdict(self, verdict: StepVerdict) -> FinishedCheck:
+        """The same with one more line."""
+        return replace(self, verdicts=(*self.verdicts, verdict))
+
     def as_run(self, url: str | None = None, *, sample: bool = False) -> ParityRun:
         """What is kept beside the release: no name of a scan, which may name a patient, and no
         address of a server.
