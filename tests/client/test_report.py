@@ -288,6 +288,21 @@ def test_a_page_for_each_of_many_scans_and_one_of_all(
     assert (out / "a" / "ct.html").is_file()
 
 
+def test_where_every_scan_fails_the_page_of_all_says_why(predict: Run, tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name in ("a.nii", "b.nii"):
+        (scans / name).write_bytes(b"no CT")
+    table = tmp_path / "out.csv"
+    code, _, err = predict(scans, "--report", out, "--csv", table)
+    assert code == 2
+    assert not table.exists()
+    assert f"report: {out / 'index.html'}" in err
+    page = Page((out / "index.html").read_bytes())
+    assert "2 scans, 2 failed" in page.text
+    assert page.text.count("not a CT file that this version can read") == 2
+
+
 def test_hidden_names_are_not_on_pages(predict: Run, tmp_path: Path, phantoms: Path) -> None:
     scans, out = tmp_path / "Doe_Jane", tmp_path / "out"
     scans.mkdir()
