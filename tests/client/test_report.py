@@ -48,10 +48,25 @@ def test_the_viewer_is_the_published_file() -> None:
     recorded = json.loads((VIEWER / "niivue.json").read_text())
     content = (VIEWER / "niivue.umd.js").read_bytes()
     assert hashlib.sha256(content).hexdigest() == recorded["sha256"]
-    assert "BSD 2-Clause" in (VIEWER / "LICENSE").read_text()
     # What would end or change the script that holds it, and what the page's policy forbids.
     for words in (b"</script", b"<!--", b"\r", b"eval(", b"new Function(", b"new Worker("):
         assert words not in content
+
+
+def test_the_licences_of_all_that_the_viewer_holds_travel_with_a_page() -> None:
+    recorded = json.loads((VIEWER / "niivue.json").read_text())
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    page = Page(scan_page(answer(SMALL, ("Cyst",), (4, 3, 5)), volume))
+    licences = page.with_id("licences")
+    held = [f"{recorded['name']}@{recorded['version']}", *recorded["holds"].split()]
+    for each in held:
+        name, _, version = each.rpartition("@")
+        _, _, text = licences.partition(f"\n{name} {version} (")
+        text = text.partition("=====\n\n")[2].partition("=====")[0]
+        assert re.search(r"Copyright|Permission is hereby granted", text), name
+        assert len(text) > 500, name
+    for name in ("C-Blosc", "LZ4", "Snappy", "Zstandard", "zlib", "Emscripten", "Roboto"):
+        assert f"\n{name}" in licences
 
 
 def test_the_view_lies_where_the_scan_does_and_its_values_are_hounsfield_units() -> None:
