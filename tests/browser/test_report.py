@@ -170,7 +170,9 @@ def test_it_can_be_used_by_keys_alone(shown: Page) -> None:
     page.keyboard.press("Space")
     assert buttons.nth(4).get_attribute("aria-pressed") == "true"
     before = picture(page)
-    axial = page.locator("#axial")
+    names = ("Axial", "Coronal", "Sagittal", "Map, opacity", "Hide weaker than")
+    assert all(page.get_by_role("slider", name=name).count() == 1 for name in names)
+    axial = page.get_by_role("slider", name="Axial")
     axial.focus()
     at = int(axial.input_value())
     for _ in range(3):

@@ -145,10 +145,10 @@
   const layOut = () => {
     const box = at("canvas").getBoundingClientRect();
     viewer.setCustomLayout(box.height > box.width ? NARROW : WIDE);
-    // A pixel at least: thinner lines vanish from the small planes.
+    // A pixel in the small planes: thinner lines vanish there.
     const pixels = 0.33 * Math.max(box.height, box.width) * devicePixelRatio;
     const extent = Math.max(...counts.map((count, axis) => count * ct.pixDimsRAS[axis + 1]));
-    viewer.setCrosshairWidth(Math.max(1.2, (1.05 * extent) / pixels));
+    viewer.setCrosshairWidth((1.05 * extent) / pixels);
   };
   new ResizeObserver(layOut).observe(at("canvas"));
   layOut();
