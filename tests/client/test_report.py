@@ -195,6 +195,8 @@ def test_thresholds_are_on_the_page() -> None:
     assert f"B {b:.3f} below {b + 0.01:.3f}" in words
     assert re.search(r"C 0\.\d{3} no threshold", words)
     assert "method: youden" in words
+    near = Page(scan_page(given, volume, Thresholds({"A": a + 2e-5}, "youden"))).text
+    assert f"A {a:.5f} below {a + 2e-5:.5f}" in " ".join(near.split())
     assert "no published operating point" not in words
     assert "no published operating point" in Page(scan_page(given, volume)).text
 
@@ -379,6 +381,10 @@ def test_thresholds_of_other_findings_end_the_run(
     assert code == 2
     assert "got 'Cyst', expected some of" in err
     assert not page.exists()
+    (tmp_path / "bad.nii").write_bytes(b"no CT")  # told before anything is read
+    _, _, err = predict(tmp_path / "bad.nii", *asked[1:])
+    assert "got 'Cyst', expected some of" in err
+    assert "not a CT file" not in err
     thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.0}}))
     assert predict(*asked)[0] == 0
     assert "▲ above 0.000" in Page(page.read_bytes()).text
