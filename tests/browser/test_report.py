@@ -198,6 +198,18 @@ def test_a_click_into_a_plane_goes_there(shown: Page) -> None:
     page.wait_for_function("at => document.getElementById('axial').value !== at", arg=at)
 
 
+def test_the_first_crosshair_lies_where_its_sliders_say(show: Show, report: Path) -> None:
+    """Not between two voxels, whose tokens may be others."""
+    page = show(report)
+    first = page.locator("#place").inner_text()
+    for name in ("axial", "coronal", "sagittal"):
+        slider = page.locator(f"#{name}")
+        at = int(slider.input_value())
+        slider.fill(str(at + 1))
+        slider.fill(str(at))
+    assert page.locator("#place").inner_text() == first
+
+
 def test_nothing_changes_a_window_behind_the_pages_back(shown: Page) -> None:
     """As the viewer's own double click and keys do, some of them by a dialog."""
     page = shown

@@ -87,6 +87,8 @@
   const counts = [0, 1, 2].map((axis) => ct.dimsRAS[axis + 1]);
   sliders.forEach((slider, axis) => {
     slider.max = counts[axis];
+    // The middle of a voxel, as everywhere else: between two tokens, neither's value would be told.
+    viewer.scene.crosshairPos[axis] = (Math.floor(counts[axis] / 2) + 0.5) / counts[axis];
     slider.addEventListener("input", () => {
       // From the right, the front and the foot end; NiiVue counts from left, back and foot end.
       const position = (slider.value - 0.5) / counts[axis];
