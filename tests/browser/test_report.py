@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Playwright
 
 from ctclip_client import Volume
 from ctclip_client.cli.program import main
+from ctclip_client.contract import Geometry
 from ctclip_client.report.index_page import index_page
 from ctclip_client.report.scan_page import scan_page
 from ctclip_client.thresholds import Thresholds
@@ -52,6 +53,16 @@ _TEXTS = """
   }
   return found;
 }
+"""
+
+_BROKEN_WORDS = """
+() => [...document.querySelectorAll(".findings .name")].flatMap((name) =>
+  [...name.textContent.matchAll(/\\S+/g)].filter(({ index, 0: word }) => {
+    const range = document.createRange();
+    range.setStart(name.firstChild, index);
+    range.setEnd(name.firstChild, index + word.length);
+    return range.getClientRects().length > 1;
+  }).map(([word]) => word))
 """
 
 
@@ -98,6 +109,16 @@ def assert_readable(page: Page, width: int) -> None:
     texts = page.evaluate(_TEXTS)
     assert len(texts) > 9
     assert not [each for each in texts if each["size"] < 14 or each["contrast"] < 4.5]
+
+
+def assert_crosshair(pixels: NDArray[np.uint8]) -> None:
+    """It runs through each of the planes from end to end."""
+    blue = np.abs(pixels.astype(int) - (107, 176, 255)).max(-1) < 30
+    height, width = blue.shape
+    beside = blue[:, round(0.67 * width) :]
+    for plane in (blue[:, : round(0.66 * width)], beside[: height // 2], beside[height // 2 :]):
+        assert plane.sum(0).max() > 0.8 * plane.shape[0]
+        assert plane.sum(1).max() > 0.8 * plane.shape[1]
 
 
 def moved(page: Page, name: str, value: int) -> None:
@@ -149,7 +170,9 @@ def test_it_can_be_used_by_keys_alone(shown: Page) -> None:
     page.keyboard.press("Space")
     assert buttons.nth(4).get_attribute("aria-pressed") == "true"
     before = picture(page)
-    axial = page.locator("#axial")
+    names = ("Axial", "Coronal", "Sagittal", "Map, opacity", "Hide weaker than")
+    assert all(page.get_by_role("slider", name=name).count() == 1 for name in names)
+    axial = page.get_by_role("slider", name="Axial")
     axial.focus()
     at = int(axial.input_value())
     for _ in range(3):
@@ -173,6 +196,40 @@ def test_a_click_into_a_plane_goes_there(shown: Page) -> None:
     at = page.locator("#axial").input_value()
     page.mouse.wheel(0, 100)
     page.wait_for_function("at => document.getElementById('axial').value !== at", arg=at)
+
+
+def test_the_first_crosshair_lies_where_its_sliders_say(show: Show, report: Path) -> None:
+    """Not between two voxels, whose tokens may be others."""
+    page = show(report)
+    first = page.locator("#place").inner_text()
+    for name in ("axial", "coronal", "sagittal"):
+        slider = page.locator(f"#{name}")
+        at = int(slider.input_value())
+        slider.fill(str(at + 1))
+        slider.fill(str(at))
+    assert page.locator("#place").inner_text() == first
+
+
+def test_nothing_changes_a_window_behind_the_pages_back(shown: Page) -> None:
+    """As the viewer's own double click and keys do, some of them by a dialog."""
+    page = shown
+    page.get_by_role("button", name="Mediastinum").click()
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    at = box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"]
+    page.mouse.click(*at)
+    before = picture(page)
+    page.mouse.dblclick(*at)
+    for key in ("m", "?", "v", "c"):
+        page.keyboard.press(key)
+    np.testing.assert_array_equal(picture(page), before)
+    assert page.locator("#canvas").get_attribute("tabindex") is None
+
+
+def test_no_finding_is_broken_within_a_word(shown: Page) -> None:
+    for width in (320, 420, 900, 1400):
+        shown.set_viewport_size({"width": width, "height": 1000})
+        assert shown.evaluate(_BROKEN_WORDS) == []
 
 
 def test_each_side_of_the_patient_is_where_its_mark_is(
@@ -221,8 +278,9 @@ def test_each_side_of_the_patient_is_where_its_mark_is(
 @pytest.mark.parametrize(("width", "has_maps"), [(1400, False), (400, True)])
 def test_text_can_be_read_and_fits(width: int, has_maps: bool, show: Show, tmp_path: Path) -> None:
     """Every text that a page can have, and a narrow window in which nothing is cut off."""
+    as_published = Geometry((24, 48, 48), (15, 7.5, 7.5))  # in millimetres
     given = answer(
-        SMALL, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 5), "a/" * 60,
+        as_published, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 5), "a/" * 60,
         notes=["Only the middle is seen."], series="1.2." * 15, seen_mm={"z": (5.0, 20.0)},
     )  # fmt: skip
     if not has_maps:
@@ -235,7 +293,10 @@ def test_text_can_be_read_and_fits(width: int, has_maps: bool, show: Show, tmp_p
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     assert (box["width"] > box["height"]) == (width == 1400)
-    assert picture(page).std() > 5
+    pixels = picture(page)
+    assert pixels.std() > 5
+    if width == 1400:
+        assert_crosshair(pixels)
     assert page.locator("#legend").count() == has_maps
 
 
@@ -295,6 +356,7 @@ def test_without_webgl_there_is_a_still_picture(report: Path, playwright: Playwr
     page.wait_for_selector("button.finding[disabled]")
     assert not page.locator("#canvas").is_visible()
     assert not page.locator("#axial").is_visible()
+    assert not page.locator("#about-maps").is_visible()
     stills = page.locator("#stills img")
     assert stills.count() == 3
     for still in stills.all():

@@ -48,10 +48,25 @@ def test_the_viewer_is_the_published_file() -> None:
     recorded = json.loads((VIEWER / "niivue.json").read_text())
     content = (VIEWER / "niivue.umd.js").read_bytes()
     assert hashlib.sha256(content).hexdigest() == recorded["sha256"]
-    assert "BSD 2-Clause" in (VIEWER / "LICENSE").read_text()
     # What would end or change the script that holds it, and what the page's policy forbids.
     for words in (b"</script", b"<!--", b"\r", b"eval(", b"new Function(", b"new Worker("):
         assert words not in content
+
+
+def test_the_licences_of_all_that_the_viewer_holds_travel_with_a_page() -> None:
+    recorded = json.loads((VIEWER / "niivue.json").read_text())
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    page = Page(scan_page(answer(SMALL, ("Cyst",), (4, 3, 5)), volume))
+    licences = page.with_id("licences")
+    held = [f"{recorded['name']}@{recorded['version']}", *recorded["holds"].split()]
+    for each in held:
+        name, _, version = each.rpartition("@")
+        _, _, text = licences.partition(f"\n{name} {version} (")
+        text = text.partition("=====\n\n")[2].partition("=====")[0]
+        assert re.search(r"Copyright|Permission is hereby granted", text), name
+        assert len(text) > 500, name
+    for name in ("C-Blosc", "LZ4", "Snappy", "Zstandard", "zlib", "Emscripten", "Roboto"):
+        assert f"\n{name}" in licences
 
 
 def test_the_view_lies_where_the_scan_does_and_its_values_are_hounsfield_units() -> None:
@@ -180,6 +195,8 @@ def test_thresholds_are_on_the_page() -> None:
     assert f"B {b:.3f} below {b + 0.01:.3f}" in words
     assert re.search(r"C 0\.\d{3} no threshold", words)
     assert "method: youden" in words
+    near = Page(scan_page(given, volume, Thresholds({"A": a + 2e-5}, "youden"))).text
+    assert f"A {a:.5f} below {a + 2e-5:.5f}" in " ".join(near.split())
     assert "no published operating point" not in words
     assert "no published operating point" in Page(scan_page(given, volume)).text
 
@@ -288,6 +305,21 @@ def test_a_page_for_each_of_many_scans_and_one_of_all(
     assert (out / "a" / "ct.html").is_file()
 
 
+def test_where_every_scan_fails_the_page_of_all_says_why(predict: Run, tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name in ("a.nii", "b.nii"):
+        (scans / name).write_bytes(b"no CT")
+    table = tmp_path / "out.csv"
+    code, _, err = predict(scans, "--report", out, "--csv", table)
+    assert code == 2
+    assert not table.exists()
+    assert f"report: {out / 'index.html'}" in err
+    page = Page((out / "index.html").read_bytes())
+    assert "2 scans, 2 failed" in page.text
+    assert page.text.count("not a CT file that this version can read") == 2
+
+
 def test_hidden_names_are_not_on_pages(predict: Run, tmp_path: Path, phantoms: Path) -> None:
     scans, out = tmp_path / "Doe_Jane", tmp_path / "out"
     scans.mkdir()
@@ -349,6 +381,10 @@ def test_thresholds_of_other_findings_end_the_run(
     assert code == 2
     assert "got 'Cyst', expected some of" in err
     assert not page.exists()
+    (tmp_path / "bad.nii").write_bytes(b"no CT")  # told before anything is read
+    _, _, err = predict(tmp_path / "bad.nii", *asked[1:])
+    assert "got 'Cyst', expected some of" in err
+    assert "not a CT file" not in err
     thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.0}}))
     assert predict(*asked)[0] == 0
     assert "▲ above 0.000" in Page(page.read_bytes()).text

@@ -36,7 +36,7 @@ class Work:
 
     what: str
     ensemble: str
-    prepare: Callable[[], None]
+    prepare: Callable[[Client], None]
     score: Callable[[Client, Scan, Volume, float], Prediction]
     row: Callable[[Prediction], tuple[Row, Any]]
     show: Callable[[Prediction], bool]
@@ -145,7 +145,7 @@ def run_scans(args: argparse.Namespace, work: Work, plan: Plan, journal: Journal
         client = stack.enter_context(connection.client())
         # Once, and before thousands of scans are read for nothing.
         client.check_ready(work.ensemble)
-        work.prepare()
+        work.prepare(client)
         if journal is not None and journal.release:
             found = provenance_of(client)
             tally.check_release(journal.release if found is None else found.release)

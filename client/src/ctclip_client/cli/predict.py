@@ -14,7 +14,6 @@ from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_client.batch.journal import Journal
-    from ctclip_client.batch.names import Key
     from ctclip_client.cli.reports import Reports
 
 SUMMARY = "Find what CT-CLIP says of chest CTs: a probability for each finding."
@@ -138,9 +137,9 @@ def run(args: argparse.Namespace) -> int:
         code = run_scans(args, work, plan, journal)
         if journal is not None:
             _tell_missing_maps(args, journal, folders)
-            writers = _writers(args, reports, pages)
-            tables_from(journal, plan.keys, writers, asked_for=args.jsonl is not None)
+            tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
+            reports.write_index(journal, pages)
             reports.tell(journal, pages)
     return code
 
@@ -156,9 +155,7 @@ def _asked(args: argparse.Namespace) -> str:
     )  # fmt: skip
 
 
-def _writers(
-    args: argparse.Namespace, reports: Reports | None, pages: Mapping[Key, Path]
-) -> list[Callable[[Journal], None]]:
+def _writers(args: argparse.Namespace) -> list[Callable[[Journal], None]]:
     from ctclip_client.batch.tables import write_csv, write_scores_parquet
 
     def csv(journal: Journal) -> None:
@@ -167,11 +164,7 @@ def _writers(
     def parquet(journal: Journal) -> None:
         write_scores_parquet(args.parquet, journal.rows())
 
-    def index(journal: Journal) -> None:
-        if reports is not None:
-            reports.write_index(journal, pages)
-
-    asked_for = {csv: args.csv, parquet: args.parquet, index: reports}
+    asked_for = {csv: args.csv, parquet: args.parquet}
     return [write for write, given in asked_for.items() if given is not None]
 
 

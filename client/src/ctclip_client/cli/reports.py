@@ -74,14 +74,14 @@ class Reports:
         with whole_file(page) as file:
             file.write(content)
 
-    def write_index(self, journal: Journal, pages: Mapping[Key, Path]) -> None:
-        """Write the page of all scans, those that failed among them.
+    def write_index(self, journal: Journal | None, pages: Mapping[Key, Path]) -> None:
+        """Write the page of all scans, those that failed among them, and where all of them did.
 
         Raises: InvalidInput where it cannot be written.
         """
         from ctclip_client.report.index_page import index_page
 
-        if self.index is None:
+        if self.index is None or journal is None or not journal.entries:
             return
         content = index_page(
             [(row, pages[journal.key_of(row)]) for row in journal.rows(failed=True)],

@@ -36,8 +36,9 @@ class Scoring:
         self._args, self._names, self._prompts = args, names, prompts
         self._folders, self._reports, self._pages = folders, reports, pages
 
-    def prepare(self) -> None:
-        """Make the folder of the maps."""
+    def prepare(self, client: Client) -> None:
+        """Make the folder of the maps, and see that thresholds are of the release's findings."""
+        self._check_thresholds(client)
         if self._args.explain is not None:
             try:
                 self._args.explain.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,16 @@ class Scoring:
     def row(self, scan: Prediction) -> tuple[Row, None]:
         """What the journal keeps: the object of the contract."""
         return scan.to_json(embedding=self._args.embedding), None
+
+    def _check_thresholds(self, client: Client) -> None:
+        from ctclip_client.batch.service import provenance_of
+
+        if self._reports is None or self._reports.thresholds is None or self._prompts is not None:
+            return
+        found = provenance_of(client)
+        if found is not None:  # otherwise they are checked on the first page
+            known = found.classes if self._args.classify else found.findings
+            self._reports.thresholds.check_known(known)
 
     def _scores(self, client: Client, volume: Volume) -> Classification:
         if self._args.classify:

@@ -20,6 +20,14 @@ class FindingRow:
     threshold: float | None
     above: bool | None
 
+    @property
+    def digits(self) -> int:
+        """Decimals that tell the probability from its threshold: three, more if need be."""
+        if self.threshold is None or self.threshold == self.probability:
+            return 3
+        told = (n for n in range(3, 6) if f"{self.threshold:.{n}f}" != f"{self.probability:.{n}f}")
+        return next(told, 6)
+
 
 def finding_rows(
     findings: Sequence[tuple[str, float]], thresholds: Thresholds | None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.distributions import how_to_install_extra
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -17,14 +21,18 @@ def render(package: str, template: str, **values: Any) -> str:
     Raises: InvalidInput where Jinja2 is not installed.
     """
     require_jinja2()
+    return _pages(package).get_template(template).render(**values)
+
+
+@cache  # it keeps its templates as compiled
+def _pages(package: str) -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     loader = ChoiceLoader([PackageLoader(package), PackageLoader("ctclip_client.report")])
-    pages = Environment(
+    return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return pages.get_template(template).render(**values)
 
 
 def require_jinja2() -> None:

@@ -136,5 +136,5 @@ def _png(grey: NDArray[np.uint8], width: int, height: int) -> str:
 
     picture = Image.fromarray(np.ascontiguousarray(grey))
     file = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(file, "PNG", optimize=True)
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(file, "PNG")
     return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"

@@ -76,7 +76,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         recipe=list(_recipe(answer)),
         ct=ct_image(view), maps=maps,
         data={"maps": _about_maps(answer), "largest": _largest(answer)},
-        viewer=viewer, script=script,
+        licences=_text("viewer", "THIRD_PARTY.txt"), viewer=viewer, script=script,
         script_hashes=[_hash(viewer), _hash(script)],
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from ctclip_client.errors import InvalidInput
 
 _ROOM = "Name a folder that you may write to, on a disk with room."
+_KEPT = 50
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -37,7 +38,8 @@ def placed(path: Path) -> Iterator[BinaryIO]:
     Raises: OSError.
     """
     path = destination(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    # Of a long name only the beginning: with more it would be longer than a disk allows.
+    part = path.with_name(f".{path.name[:_KEPT]}.{secrets.token_hex(6)}.part")
     try:
         file = part.open("xb")
         try:

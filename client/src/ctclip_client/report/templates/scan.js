@@ -22,25 +22,29 @@
   ];
   let frame = -1;
 
-  function onlyStills() {
-    for (const button of findings) button.disabled = true;
+  // Until all is drawn, and where it cannot be: the still pictures.
+  function showPlanes(shown) {
+    at("planes").hidden = at("controls").hidden = at("place").hidden = !shown;
+    document.querySelector(".windows").hidden = !shown;
+    at("stills").hidden = shown;
+    if (hasMaps) at("about-maps").hidden = !shown;
+    for (const button of findings) button.disabled = !shown;
   }
-  if (!document.createElement("canvas").getContext("webgl2")) return onlyStills();
-
-  at("planes").hidden = at("controls").hidden = at("place").hidden = false;
-  document.querySelector(".windows").hidden = false;
-  at("stills").hidden = true;
+  if (!document.createElement("canvas").getContext("webgl2")) return;
+  showPlanes(true);
 
   const viewer = new niivue.Niivue({
     isRadiologicalConvention: true, sagittalNoseLeft: true, isOrientationTextVisible: false,
     multiplanarShowRender: 0, show3Dcrosshair: false, isColorbar: false,
-    crosshairWidth: 1.2, crosshairWidthUnit: "mm", crosshairColor: [0.42, 0.69, 1, 1],
+    crosshairWidthUnit: "mm", crosshairColor: [0.42, 0.69, 1, 1],
     backColor: [0.05, 0.067, 0.09, 1], dragAndDropEnabled: false, dragMode: 0,
-    viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     isForceMouseClickToVoxelCenters: true, loadingText: "", logLevel: "error",
   });
+  // NiiVue's own keys and double click change windows and modes behind the page's back.
+  viewer.keyDownListener = viewer.keyUpListener = viewer.resetBriCon = () => {};
   try {
     await viewer.attachToCanvas(at("canvas"));
+    at("canvas").removeAttribute("tabindex"); // the sliders do all that keys can
     viewer.addColormap("for", FOR);
     viewer.addColormap("against", AGAINST);
     viewer.volumes = [await niivue.NVImage.loadFromBase64({
@@ -56,11 +60,9 @@
     }
     viewer.setVolume(viewer.volumes[0]); // draws all: once, as it takes long without a GPU
   } catch (error) {
-    at("planes").hidden = at("controls").hidden = at("place").hidden = true;
-    document.querySelector(".windows").hidden = true;
-    at("stills").hidden = false;
+    showPlanes(false);
     at("still-reason").textContent += ` (${error})`;
-    return onlyStills();
+    return;
   }
   const [ct, map] = viewer.volumes;
 
@@ -85,6 +87,8 @@
   const counts = [0, 1, 2].map((axis) => ct.dimsRAS[axis + 1]);
   sliders.forEach((slider, axis) => {
     slider.max = counts[axis];
+    // The middle of a voxel, as everywhere else: between two tokens, neither's value would be told.
+    viewer.scene.crosshairPos[axis] = (Math.floor(counts[axis] / 2) + 0.5) / counts[axis];
     slider.addEventListener("input", () => {
       // From the right, the front and the foot end; NiiVue counts from left, back and foot end.
       const position = (slider.value - 0.5) / counts[axis];
@@ -143,6 +147,10 @@
   const layOut = () => {
     const box = at("canvas").getBoundingClientRect();
     viewer.setCustomLayout(box.height > box.width ? NARROW : WIDE);
+    // A pixel in the small planes: thinner lines vanish there.
+    const pixels = 0.33 * Math.max(box.height, box.width) * devicePixelRatio;
+    const extent = Math.max(...counts.map((count, axis) => count * ct.pixDimsRAS[axis + 1]));
+    viewer.setCrosshairWidth((1.05 * extent) / pixels);
   };
   new ResizeObserver(layOut).observe(at("canvas"));
   layOut();
