@@ -42,6 +42,12 @@ class TestPlaced:
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "file").read_text() == "new"
 
+    def test_a_name_may_be_as_long_as_a_disk_allows(self, tmp_path: Path) -> None:
+        path = tmp_path / ("\u00fc" * 125 + ".html")
+        with placed(path) as file:
+            file.write(b"new")
+        assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
     def test_links_in_a_circle(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to("link")
         with pytest.raises(OSError, match="symbolic links"), placed(tmp_path / "link"):

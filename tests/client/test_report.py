@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_the_licences_of_all_that_the_viewer_holds_travel_with_a_page() -> None:
         assert len(text) > 500, name
     for name in ("C-Blosc", "LZ4", "Snappy", "Zstandard", "zlib", "Emscripten", "Roboto"):
         assert f"\n{name}" in licences
+
+
+def test_random_weights_are_told_where_they_are_and_only_there() -> None:
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    trained = answer(SMALL, ("Cyst",), (4, 3, 5), hu_source="the planted source")
+    provenance = replace(trained.scores.provenance, random_weights=True)
+    random = replace(trained, scores=replace(trained.scores, provenance=provenance))
+    for told, said in ((random, True), (trained, False)):
+        page = Page(scan_page(told, volume))
+        assert ("RANDOM WEIGHTS" in page.text) == said
+        assert "RESEARCH USE ONLY" in page.text
+        assert "the planted source" in page.text
 
 
 def test_the_view_lies_where_the_scan_does_and_its_values_are_hounsfield_units() -> None:
