@@ -243,6 +243,16 @@ def test_random_weights_are_shown_everywhere(
     assert (tmp_path / "out.csv").read_text().count(",fp32,true,") == 2
 
 
+def test_a_server_that_keeps_its_geometry_to_itself_still_embeds(
+    ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "scan.nii", chest(), (1.0, 0.7, 0.8))
+    rows = tmp_path / "rows.jsonl"
+    options = ("--readers", 0, "--url", misbehaving.grpc_url)
+    assert ctclip("embed", "image", path, "--out", rows, *options).code == 0
+    assert json.loads(rows.read_text())["geometry"] == ""
+
+
 def test_the_servers_refusal_and_the_deadline(
     ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from ctclip_client.cli.embed_out import add_out_option, embedding_outputs
@@ -11,6 +11,7 @@ from ctclip_client.cli.flag_values import add_reading_options
 from ctclip_client.cli.many_options import add_run_options
 from ctclip_client.cli.serving import add_server_options
 from ctclip_client.contract import PATHOLOGIES
+from ctclip_client.errors import ServerError
 
 if TYPE_CHECKING:
     from ctclip_client import Client, Scan, Volume
@@ -59,10 +60,13 @@ def run(args: argparse.Namespace) -> int:
         content = scan.to_json(embedding=False)
         kept = {name: content[name] for name in ("recipe", "timings_ms", "transport")}
         provenance = scan.scores.provenance
+        geometry = ""
+        with suppress(ServerError):  # a server may keep it to itself: readers take that, too
+            geometry = provenance.geometry()[0].in_words()
         made_by = {"checkpoint": provenance.checkpoint_name,
                    "checkpoint_sha256": provenance.checkpoint_sha256,
                    "precision": provenance.precision,
-                   "geometry": provenance.geometry()[0].in_words(),
+                   "geometry": geometry,
                    "random_weights": provenance.random_weights}  # fmt: skip
         return {**made_by, **kept}, scan.scores.image_embedding
 
