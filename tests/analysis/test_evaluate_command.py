@@ -124,6 +124,19 @@ def test_the_same_data_is_refused_or_said(run: Run, folder: Path) -> None:
     assert read_thresholds(folder / "u.json") == read_thresholds(folder / "t.json")
 
 
+def test_scans_of_one_name_are_told_by_their_folders(run: Run, folder: Path) -> None:
+    """Where each patient has a folder with a ct.nii.gz, the scans of other patients are others."""
+    for split, seed in (("train", 31), ("valid", 32)):
+        files = made(seed, 20)
+        names = [f"{split}{at}/ct.nii.gz" for at in range(len(files.names))]
+        named = Files(names, files.labels, files.scores)
+        write_wide(folder / f"{split}.csv", named)
+        write_labels(folder / f"{split}.labels.csv", named)
+    run("--fit-thresholds", "t.json", name="train")
+    assert run("--thresholds", "t.json", "--json")["thresholds"]["same_data"] is False
+    assert "fitted on" in run("--thresholds", "t.json", name="train", code=2)
+
+
 def test_parity_of_the_task(run: Run) -> None:
     out = run("--against", "valid.csv")
     assert "100.000% of the reference" in out

@@ -37,6 +37,11 @@ def stem(name: str) -> str:
     return _ENDINGS.sub("", _parts(name)[-1])
 
 
+def parts_from_end(name: str) -> tuple[str, ...]:
+    """The stem of a path, then its folders, the innermost first."""
+    return (stem(name), *_parts(name)[-2::-1])
+
+
 def match_names(scans: Sequence[str], rows: Sequence[str]) -> list[int | None]:
     """For each scan the row about it, None where there is none.
 
@@ -89,9 +94,9 @@ def _row_of(
 
 
 def _agree(one: str, other: str, parts: int | None) -> bool:
-    first, second = ((*_parts(name)[:-1], stem(name)) for name in (one, other))
+    first, second = parts_from_end(one), parts_from_end(other)
     length = min(len(first), len(second), parts or len(first))
-    return first[-length:] == second[-length:]
+    return first[:length] == second[:length]
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.evaluate.same_scans import digests_of
 from ctclip_analysis.label_names import JOINED, plain
 from ctclip_analysis.labels import Labels, read_labels
 from ctclip_analysis.predictions import Predictions
-from ctclip_analysis.scan_names import Patients, match_names, reconstruction, stem
+from ctclip_analysis.scan_names import Patients, match_names, reconstruction
 from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 GROUPS = ("reconstruction", "scan")
-_DIGITS = 12
 _MEAN_DIGITS = 12
 """(0.1 + 0.1 + 0.1) / 3 is more than 0.1 in float64: without rounding the order of the sum would
 break ties, and AP would be another one."""
@@ -70,11 +69,7 @@ class Cases:
     def digests(self) -> tuple[str, ...]:
         """Which scans these are, without their names: the same for the same scans, whatever has
         predicted them, however they are grouped."""
-        known = ((reconstruction(name), name) for name in self.names)
-        scans = {stem(name) if found is None else found.scan for found, name in known}
-        return tuple(sorted(
-            sha256(scan.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS] for scan in scans
-        ))  # fmt: skip
+        return digests_of(self.names)
 
 
 def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) -> Cases:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.cases import Cases
+from ctclip_analysis.evaluate.same_scans import shared
 from ctclip_analysis.predictions import Predictions
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.files import whole_file
@@ -116,6 +117,6 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     )  # fmt: skip
     return OperatingPoints(
         known.values, known.method, f"{path} (fitted on {said})",
-        len(set(scans.split()) & set(cases.digests)),
+        shared(cases.digests, scans.split()),
         release if isinstance(release, str) else None,
     )  # fmt: skip
