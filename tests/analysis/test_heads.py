@@ -136,6 +136,7 @@ def test_chance_is_told_as_chance() -> None:
         ({"release": ["r1", *["r2"] * (SCANS - 1)]}, "holds embeddings of 2 releases (r1, r2)"),
         ({"checkpoint_sha256": None}, "does not say by which checkpoint it was made"),
         ({"key": "1"}, "holds embeddings of texts, expected images"),
+        ({"checkpoint": "a\u202eb.pt"}, "checkpoint: got 'a\\u202eb.pt', expected a text of 1"),
     ],
 )
 def test_embeddings_of_unclear_origin_are_refused(
