@@ -124,6 +124,25 @@ def test_the_same_data_is_refused_or_said(run: Run, folder: Path) -> None:
     assert read_thresholds(folder / "u.json") == read_thresholds(folder / "t.json")
 
 
+def test_thresholds_may_be_of_a_checkpoint_whose_name_is_no_utf_8(run: Run, folder: Path) -> None:
+    write_long(folder / "p.csv", made(21, 40), checkpoint="Käse.pt")
+    latin = (folder / "p.csv").read_text("utf-8").encode("latin-1")
+    (folder / "p.csv").write_bytes(latin)
+    run("--predictions", "p.csv", "--fit-thresholds", "t.json", "--report", "p.html", "--json")
+    run("--thresholds", "t.json", "--same-data")
+
+
+def test_no_folder_stands_on_a_page(run: Run, folder: Path) -> None:
+    """Pages are sent to others."""
+    run("--fit-thresholds", "t.json", name="train")
+    limits = str(folder / "t.json")
+    result = run("--thresholds", limits, "--report", "p.html", "--json")
+    assert result["thresholds"]["from"].startswith("t.json (fitted on release r1")
+    page = (folder / "p.html").read_text()
+    assert "Thresholds: t.json (fitted on" in page
+    assert str(folder) not in page
+
+
 def test_scans_of_one_name_are_told_by_their_folders(run: Run, folder: Path) -> None:
     """Where each patient has a folder with a ct.nii.gz, the scans of other patients are others."""
     for split, seed in (("train", 31), ("valid", 32)):
@@ -414,7 +433,8 @@ def test_pipes_are_read_once(folder: Path) -> None:
     done = subprocess.run(
         [
             "/bin/bash", "-c", '"$0" -m ctclip_client evaluate --predictions <(cat valid.csv) '
-            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json",
+            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json "
+            "--against <(cat valid.csv)",
             sys.executable,
         ],
         capture_output=True, text=True, check=True,

@@ -56,23 +56,31 @@ class Labels:
     patients: Patients
 
 
-def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
+def content_of(path: Path) -> bytes:
+    """The file, whole: a pipe can be read only once. Raises: Unreadable."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"--labels: {path}: {error.strerror or error}.", _REMEDY) from error
+
+
+def read_labels(
+    path: Path, findings: Sequence[str] | None = None, *, content: bytes | None = None
+) -> Labels:
     """Read a file of labels.
 
     Args:
         path: a CSV in UTF-8 with a header.
         findings: those to read, by their own names or by those of `label_names`. Without them each
             column is one by its own name, but for those of the scan and the patient.
+        content: of `content_of`, where it has been read.
 
     Raises:
         Unreadable: no CSV, or rows of other lengths than the header.
         InvalidInput: two columns for one finding, two rows for one scan, a cell of a finding that
             is not 0, 1 or missing.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"--labels: {path}: {error.strerror or error}.", _REMEDY) from error
+    content = content_of(path) if content is None else content
     lines = lines_of(content, path)
     delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)

@@ -109,13 +109,15 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     from ctclip_analysis.evaluate.metrics import score
     from ctclip_analysis.evaluate.resampling import draw
     from ctclip_analysis.evaluate.result import Evaluation
+    from ctclip_analysis.labels import content_of
     from ctclip_analysis.predictions import read_predictions
 
     predictions = read_predictions(args.predictions)
-    cases = join(predictions, args.labels, args.group)
+    labels = content_of(args.labels)
+    cases = join(predictions, args.labels, args.group, labels_content=labels)
     points, fitted = _points(args, predictions, cases)
     draws = draw(cases.patients.ids)
-    against = None if args.against is None else _against(args, cases, draws)
+    against = None if args.against is None else _against(args, labels, cases, draws)
     return Evaluation(
         predictions, args.labels, cases, score(cases, draws, points), draws.patients, points,
         None if fitted is None else (args.fit_thresholds, fitted), against,
@@ -142,14 +144,15 @@ def _points(
     return points, fitted
 
 
-def _against(args: argparse.Namespace, cases: Cases, draws: Draws) -> Against:
+def _against(args: argparse.Namespace, labels: bytes, cases: Cases, draws: Draws) -> Against:
+    """labels: what is in their file."""
     from ctclip_analysis.evaluate.cases import join
     from ctclip_analysis.evaluate.result import Against
     from ctclip_analysis.evaluate.task_parity import compare_cases
     from ctclip_analysis.predictions import read_predictions
 
     reference = read_predictions(args.against, "--against")
-    other = join(reference, args.labels, args.group)
+    other = join(reference, args.labels, args.group, labels_content=labels)
     return Against(reference, compare_cases(cases, other, draws), args.bar or _BAR)
 
 

@@ -72,12 +72,16 @@ class Cases:
         return digests_of(self.names)
 
 
-def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) -> Cases:
+def join(
+    predictions: Predictions, labels_path: Path, group: str = GROUPS[0], *,
+    labels_content: bytes | None = None,
+) -> Cases:  # fmt: skip
     """Put labels beside predictions.
 
     Args:
         group: "reconstruction": each file is a case; "scan": the reconstructions of a scan are one,
             with the mean of their probabilities.
+        labels_content: of the file, where it has been read.
 
     Raises:
         InvalidInput: no scan or no finding is on both sides, names that may mean two, or
@@ -87,7 +91,7 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
         name: those for name, those in JOINED.items() if set(those) <= set(predictions.findings)
     }
     extra = [name for name in parts if name not in predictions.findings]
-    labels = read_labels(labels_path, (*predictions.findings, *extra))
+    labels = read_labels(labels_path, (*predictions.findings, *extra), content=labels_content)
     findings = labels.findings
     if labels.sha256 == predictions.sha256:
         raise InvalidInput(
