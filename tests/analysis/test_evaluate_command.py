@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -373,6 +374,25 @@ def test_names_may_be_anything(run: Run, folder: Path) -> None:
     picture = base64.b64decode(forest).decode()
     assert "a $x_1$ [bold] &lt;script&gt;" in picture
     assert "肺結節" in picture
+
+
+def test_names_cannot_turn_a_page_around(run: Run, folder: Path) -> None:
+    """U+202E would reverse what follows; with a control character a picture is no XML."""
+    names = ("a \u202e b", "c \x01 d", "e\udce4")
+    files = made(23)
+    write_long(folder / "p.csv", files, names, checkpoint="x\u202e.pt")
+    some = Files(files.names, files.labels[:, :2], files.scores)
+    write_labels(folder / "l.csv", some, names[:2])
+    given = ("--predictions", "p.csv", "--labels", "l.csv", "--against", "p.csv")
+    run(*given, "--report", "p.html")
+    page = (folder / "p.html").read_text()
+    assert all(character.isprintable() or character == "\n" for character in page)
+    for shown in (r"a \x202e b", r"c \x01 d", r"e\xdce4", r"x\x202e.pt"):
+        assert shown in page
+    for picture in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page):
+        text = base64.b64decode(picture).decode()
+        assert ElementTree.fromstring(text).tag.endswith("svg")  # noqa: S314
+        assert "\u202e" not in text
 
 
 def test_thresholds_of_another_release_are_said(run: Run, folder: Path) -> None:

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from ctclip_analysis.evaluate.page import as_page
 
-        page = as_page(evaluation).encode("utf-8", "backslashreplace")
+        page = as_page(evaluation).encode()
         with whole_file(args.report) as file:
             file.write(page)
     if evaluation.fitted is not None:
