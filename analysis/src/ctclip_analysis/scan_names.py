@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
 from ctclip_client.errors import InvalidInput
+from ctclip_client.readers import SUFFIXES
 
-_ENDINGS = re.compile(r"(\.(nii|nrrd|mha|npz|dcm|zip|tar|tgz))?(\.(gz|bz2|xz|zip))?$", re.I)
+_FORMATS = "|".join(sorted({suffix.split(".")[1] for suffix in (*SUFFIXES, ".dcm")}))
+_ENDINGS = re.compile(rf"(\.({_FORMATS}))?(\.(gz|bz2|xz|zip))?$", re.I)
 _CT_RATE = re.compile(r"([A-Za-z]+_\d+)_([a-z]+)_(\d+)")
 
 
