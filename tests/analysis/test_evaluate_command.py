@@ -250,6 +250,20 @@ def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
             assert name in text
 
 
+def test_patients_are_told_by_the_names_that_are_judged(run: Run, folder: Path) -> None:
+    """One labelled scan with a name as CT-RATE's, which nobody has predicted."""
+    names = [f"scan{at}.nii" for at in range(30)]
+    files = made(24)
+    judged = Files(names, files.labels[:30], files.scores[:30])
+    write_wide(folder / "p.csv", judged)
+    more = Files([*names, "valid_1_a_1.nii.gz"], files.labels[:31], files.scores[:31])
+    write_labels(folder / "l.csv", more)
+    result = run("--predictions", "p.csv", "--labels", "l.csv", "--json")
+    assert result["patients"] == {
+        "count": 30, "told_by": "nothing: each scan is a patient", "cases_alone": 30,
+    }  # fmt: skip
+
+
 def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> None:
     findings = ("Arterial wall calcification", "Coronary artery wall calcification", "Lung nodule")
     scores = [[0.9, 0.1, 0.9], [0.1, 0.8, 0.2], [0.3, 0.2, 0.8], [0.2, 0.4, 0.1]]

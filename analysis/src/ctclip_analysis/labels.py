@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,6 +54,12 @@ class Labels:
     columns: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]
     patients: Patients
+
+    def patients_of(self, rows: Sequence[int]) -> Patients:
+        """The patients of some of the rows, and what tells these."""
+        if not self.patients.by_column:
+            return patients_by_name([self.scans[row] for row in rows])
+        return replace(self.patients, ids=tuple(self.patients.ids[row] for row in rows))
 
 
 def content_of(path: Path) -> bytes:
@@ -124,7 +130,7 @@ def read_labels(
         _grouped(header[at] for at in others if at not in used),
         patients_by_name(tuple(names))
         if patient_column is None
-        else Patients(tuple(patients), f"column {header[patient_column]}"),
+        else Patients(tuple(patients), f"column {header[patient_column]}", by_column=True),
     )
 
 

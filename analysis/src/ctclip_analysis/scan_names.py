@@ -121,11 +121,13 @@ def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
 @dataclass(frozen=True)
 class Patients:
     """ids: one a scan. told_by: what told them, in words. alone: how many scans no name tells the
-    patient of, each of which counts as a patient of its own."""
+    patient of, each of which counts as a patient of its own. by_column: of the labels, and not by
+    names."""
 
     ids: tuple[str, ...]
     told_by: str
     alone: int = 0
+    by_column: bool = False
 
 
 def patients_by_name(scans: Sequence[str]) -> Patients:

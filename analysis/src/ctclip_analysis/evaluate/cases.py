@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.same_scans import digests_of
 from ctclip_analysis.label_names import JOINED, plain
-from ctclip_analysis.labels import Labels, read_labels
+from ctclip_analysis.labels import read_labels
 from ctclip_analysis.predictions import Predictions
 from ctclip_analysis.scan_names import Patients, match_names, reconstruction
 from ctclip_analysis.wording import first_of
@@ -122,7 +122,7 @@ def join(
         findings,
         _on(findings, predictions, parts)[places],
         labels.values[rows],
-        _patients(labels, rows),
+        labels.patients_of(rows),
         group,
         len(rows),
         labels.sha256,
@@ -154,12 +154,6 @@ def _on(
     return np.stack([columns[name] for name in findings], axis=1)
 
 
-def _patients(labels: Labels, rows: Sequence[int]) -> Patients:
-    ids = tuple(labels.patients.ids[row] for row in rows)
-    alone = sum(reconstruction(labels.scans[row]) is None for row in rows)
-    return Patients(ids, labels.patients.told_by, alone if labels.patients.alone else 0)
-
-
 def _by_scan(cases: Cases) -> Cases:
     """One case for the reconstructions of a scan: the mean of their probabilities.
 
@@ -179,10 +173,9 @@ def _by_scan(cases: Cases) -> Cases:
     labels = np.stack([_agreed(cases, name, places[name]) for name in names])
     means = np.stack([cases.probabilities[places[name]].mean(axis=0) for name in names])
     means = means.round(_MEAN_DIGITS)
-    patients = Patients(
-        tuple(cases.patients.ids[places[name][0]] for name in names),
-        cases.patients.told_by, cases.patients.alone,
-    )  # fmt: skip
+    patients = replace(
+        cases.patients, ids=tuple(cases.patients.ids[places[name][0]] for name in names)
+    )
     return replace(
         cases, names=tuple(names), probabilities=means, labels=labels, patients=patients,
         ungrouped=ungrouped,

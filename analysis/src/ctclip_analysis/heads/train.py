@@ -38,13 +38,16 @@ _CASES = "Give more labelled scans, or name the classes to fit"
 class Matched:
     """Scans that have both an embedding and a row of labels.
 
-    vectors: (N, E) float64. values: (N, C), 1, 0 or NaN. patients: (N,) integers. without_labels:
-    scans that no row is about. without_scans: rows that are about no scan.
+    vectors: (N, E) float64. values: (N, C), 1, 0 or NaN. patients: (N,) integers. told_by: what
+    tells patients. alone: how many scans no name tells the patient of. without_labels: scans that
+    no row is about. without_scans: rows that are about no scan.
     """
 
     vectors: NDArray[np.float64]
     values: NDArray[np.float64]
     patients: NDArray[np.intp]
+    told_by: str
+    alone: int
     without_labels: tuple[str, ...]
     without_scans: tuple[str, ...]
 
@@ -85,11 +88,14 @@ def matched(embeddings: Embeddings, labels: Labels) -> Matched:
         )
     used = [row for row in rows if row is not None]
     known = set(used)
-    _, patients = np.unique([labels.patients.ids[row] for row in used], return_inverse=True)
+    known_patients = labels.patients_of(used)
+    _, patients = np.unique(known_patients.ids, return_inverse=True)
     return Matched(
         embeddings.vectors[places].astype(np.float64),
         labels.values[used],
         patients,
+        known_patients.told_by,
+        known_patients.alone,
         tuple(name for name, row in zip(embeddings.names, rows, strict=True) if row is None),
         tuple(name for row, name in enumerate(labels.scans) if row not in known),
     )
@@ -126,7 +132,7 @@ def train(
         trained_on,
         {
             "folds": FOLDS, "inner_folds": INNER_FOLDS, "seed": seed,
-            "patients_told_by": labels.patients.told_by, "labels_sha256": labels.sha256,
+            "patients_told_by": scans.told_by, "labels_sha256": labels.sha256,
             "classes": [dict(vars(each)) for each in results],
         },
     )  # fmt: skip
