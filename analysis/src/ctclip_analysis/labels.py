@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ctclip_analysis.label_names import LOCATION, finding_of, plain
 from ctclip_analysis.scan_names import Patients, patients_by_name
-from ctclip_client.batch.lines import lines_of
+from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
 SCAN_COLUMNS = ("volumename", "noteacc deid", "path")
@@ -34,7 +34,6 @@ _CELLS = (
     "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows. Leave out columns "
     "of anything else."
 )
-_DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def read_labels(
     """
     content = content_of(path) if content is None else content
     lines = lines_of(content, path)
-    delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
+    delimiter = delimiter_of(lines)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(rows, [])]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_client.cli.output_files import check_output_files
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 
@@ -23,7 +24,6 @@ SUMMARY = (
     "Compare predictions with labels (the default): AUROC, AP, F1, precision, sensitivity, "
     "specificity, calibration; with --against, two precisions or servers with each other."
 )
-_BAR = 0.999
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parity.add_argument(
         "--bar", type=_share, metavar="SHARE",
-        help=f"least share of the macro AUROC of --against (default: {_BAR})",
+        help=f"least share of the macro AUROC of --against (default: {BARS[0]})",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON instead of the tables")
@@ -153,7 +153,7 @@ def _against(args: argparse.Namespace, labels: bytes, cases: Cases, draws: Draws
 
     reference = read_predictions(args.against, "--against")
     other = join(reference, args.labels, args.group, labels_content=labels)
-    return Against(reference, compare_cases(cases, other, draws), args.bar or _BAR)
+    return Against(reference, compare_cases(cases, other, draws), args.bar or BARS[0])
 
 
 def _check_options(args: argparse.Namespace) -> None:
