@@ -72,6 +72,6 @@ def write_long(path: Path, files: Files, findings: Sequence[str] = FINDINGS, **o
 
 
 def write_table(path: Path, rows: Sequence[Sequence[object]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows(rows)
     return path

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -124,6 +125,38 @@ def test_the_same_data_is_refused_or_said(run: Run, folder: Path) -> None:
     assert read_thresholds(folder / "u.json") == read_thresholds(folder / "t.json")
 
 
+def test_thresholds_may_be_of_a_checkpoint_whose_name_is_no_utf_8(run: Run, folder: Path) -> None:
+    write_long(folder / "p.csv", made(21, 40), checkpoint="Käse.pt")
+    latin = (folder / "p.csv").read_text("utf-8").encode("latin-1")
+    (folder / "p.csv").write_bytes(latin)
+    run("--predictions", "p.csv", "--fit-thresholds", "t.json", "--report", "p.html", "--json")
+    run("--thresholds", "t.json", "--same-data")
+
+
+def test_no_folder_stands_on_a_page(run: Run, folder: Path) -> None:
+    """Pages are sent to others."""
+    run("--fit-thresholds", "t.json", name="train")
+    limits = str(folder / "t.json")
+    result = run("--thresholds", limits, "--report", "p.html", "--json")
+    assert result["thresholds"]["from"].startswith("t.json (fitted on release r1")
+    page = (folder / "p.html").read_text()
+    assert "Thresholds: t.json (fitted on" in page
+    assert str(folder) not in page
+
+
+def test_scans_of_one_name_are_told_by_their_folders(run: Run, folder: Path) -> None:
+    """Where each patient has a folder with a ct.nii.gz, the scans of other patients are others."""
+    for split, seed in (("train", 31), ("valid", 32)):
+        files = made(seed, 20)
+        names = [f"{split}{at}/ct.nii.gz" for at in range(len(files.names))]
+        named = Files(names, files.labels, files.scores)
+        write_wide(folder / f"{split}.csv", named)
+        write_labels(folder / f"{split}.labels.csv", named)
+    run("--fit-thresholds", "t.json", name="train")
+    assert run("--thresholds", "t.json", "--json")["thresholds"]["same_data"] is False
+    assert "fitted on" in run("--thresholds", "t.json", name="train", code=2)
+
+
 def test_parity_of_the_task(run: Run) -> None:
     out = run("--against", "valid.csv")
     assert "100.000% of the reference" in out
@@ -215,6 +248,20 @@ def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
     for text in (out, (folder / "p.html").read_text()):
         for name in ("Something else", "Lung nodule", "valid_99_a_1.nii.gz"):
             assert name in text
+
+
+def test_patients_are_told_by_the_names_that_are_judged(run: Run, folder: Path) -> None:
+    """One labelled scan with a name as CT-RATE's, which nobody has predicted."""
+    names = [f"scan{at}.nii" for at in range(30)]
+    files = made(24)
+    judged = Files(names, files.labels[:30], files.scores[:30])
+    write_wide(folder / "p.csv", judged)
+    more = Files([*names, "valid_1_a_1.nii.gz"], files.labels[:31], files.scores[:31])
+    write_labels(folder / "l.csv", more)
+    result = run("--predictions", "p.csv", "--labels", "l.csv", "--json")
+    assert result["patients"] == {
+        "count": 30, "told_by": "nothing: each scan is a patient", "cases_alone": 30,
+    }  # fmt: skip
 
 
 def test_rad_chestct_has_one_column_for_two_findings(run: Run, folder: Path) -> None:
@@ -343,6 +390,25 @@ def test_names_may_be_anything(run: Run, folder: Path) -> None:
     assert "肺結節" in picture
 
 
+def test_names_cannot_turn_a_page_around(run: Run, folder: Path) -> None:
+    """U+202E would reverse what follows; with a control character a picture is no XML."""
+    names = ("a \u202e b", "c \x01 d", "e\udce4")
+    files = made(23)
+    write_long(folder / "p.csv", files, names, checkpoint="x\u202e.pt")
+    some = Files(files.names, files.labels[:, :2], files.scores)
+    write_labels(folder / "l.csv", some, names[:2])
+    given = ("--predictions", "p.csv", "--labels", "l.csv", "--against", "p.csv")
+    run(*given, "--report", "p.html")
+    page = (folder / "p.html").read_text()
+    assert all(character.isprintable() or character == "\n" for character in page)
+    for shown in (r"a \x202e b", r"c \x01 d", r"e\xdce4", r"x\x202e.pt"):
+        assert shown in page
+    for picture in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page):
+        text = base64.b64decode(picture).decode()
+        assert ElementTree.fromstring(text).tag.endswith("svg")  # noqa: S314
+        assert "\u202e" not in text
+
+
 def test_thresholds_of_another_release_are_said(run: Run, folder: Path) -> None:
     run("--fit-thresholds", "t.json", "--group", "scan", name="train")
     content = json.loads((folder / "t.json").read_text())
@@ -401,7 +467,8 @@ def test_pipes_are_read_once(folder: Path) -> None:
     done = subprocess.run(
         [
             "/bin/bash", "-c", '"$0" -m ctclip_client evaluate --predictions <(cat valid.csv) '
-            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json",
+            "--labels <(cat valid.labels.csv) --thresholds <(cat t.json) --json "
+            "--against <(cat valid.csv)",
             sys.executable,
         ],
         capture_output=True, text=True, check=True,

@@ -94,6 +94,19 @@ def test_a_head_is_scikit_learns_logistic_regression(fit: Fit, drawn: Any, tmp_p
     assert (tmp_path / "head.json").read_bytes() == before  # the same for the same seed
 
 
+def test_patients_are_counted_among_the_scans_that_are_fitted(
+    fit: Fit, drawn: Any, tmp_path: Path
+) -> None:
+    names, vectors, columns = drawn
+    names = ["odd.nii", *names[1:]]
+    scans = write_npz(tmp_path / "scans.npz", names, vectors)
+    more = {name: [*cells, 1, 0] for name, cells in columns.items()}
+    labels = write_labels(tmp_path / "labels.csv", [*names, "other1.nii", "other2.nii"], more)
+    code, _, err = fit(scans, labels, "--classes", "Told")
+    assert code == 0
+    assert "patients told by names as CT-RATE's; 1 scans, whose names do not" in err
+
+
 def test_no_patient_is_on_both_sides_and_each_side_has_both_kinds(drawn: Any) -> None:
     _, vectors, _ = drawn
     for seed in range(5):
@@ -136,6 +149,7 @@ def test_chance_is_told_as_chance() -> None:
         ({"release": ["r1", *["r2"] * (SCANS - 1)]}, "holds embeddings of 2 releases (r1, r2)"),
         ({"checkpoint_sha256": None}, "does not say by which checkpoint it was made"),
         ({"key": "1"}, "holds embeddings of texts, expected images"),
+        ({"checkpoint": "a\u202eb.pt"}, "checkpoint: got 'a\\u202eb.pt', expected a text of 1"),
     ],
 )
 def test_embeddings_of_unclear_origin_are_refused(

@@ -23,6 +23,7 @@ from ctclip_analysis.scan_names import (
 )
 from ctclip_client.contract import PUBLISHED_FINDINGS
 from ctclip_client.errors import InvalidInput, Unreadable
+from ctclip_client.readers import SUFFIXES
 
 FINDINGS = tuple(entry.finding for entry in PUBLISHED_FINDINGS)
 UNKNOWN = float("nan")
@@ -178,6 +179,11 @@ def test_names_of_ct_rate() -> None:
 )  # fmt: skip
 def test_what_of_a_path_is_the_name(name: str, short: str) -> None:
     assert stem(name) == short
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".dcm", ".NII", ".nii.bz2", ".mha.gz"])
+def test_every_format_may_be_left_out_of_a_name(suffix: str) -> None:
+    assert stem(f"/data/a.b{suffix}") == "a.b"
 
 
 def test_files_are_matched_by_name_then_by_folder() -> None:

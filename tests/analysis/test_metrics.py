@@ -212,7 +212,8 @@ def test_no_label_known_and_nothing_above_the_threshold(cases: Callable[[Files],
     files.labels[:, 2] = NAN
     files.scores[:, 0] = 0.1
     judged = cases(files)
-    scored = score(judged, draw(judged.patients.ids), points())
+    limits = replace(points(), thresholds={**THRESHOLDS, "Emphysema": 0.4})
+    scored = score(judged, draw(judged.patients.ids), limits)
     first, _, last = scored.findings
     assert (first.undefined, last.undefined) == (
         "no probability reaches the threshold", "no label is known",
@@ -221,6 +222,7 @@ def test_no_label_known_and_nothing_above_the_threshold(cases: Callable[[Files],
     assert math.isnan(first.figures["precision"].value)
     assert first.figures["auroc"].value == 0.5
     assert (last.cases, last.calibration.bins) == (0, ())
+    assert list(last.figures) == list(TITLES)
     assert all(math.isnan(figure.value) for figure in last.figures.values())
 
 

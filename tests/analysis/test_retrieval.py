@@ -219,6 +219,11 @@ def test_a_column_tells_patients_of_recall_too(
         for high in (64, 65)
     )
     assert at_50["low"] < at_50["high"]
+    lines = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join(lines[:-4]))
+    _, out, _ = evaluate(images, texts, "--labels", labels, "--json")
+    told = "column patient, and by names for 4 volumes without a row"
+    assert json.loads(out)["patients_told_by"] == told
 
 
 def test_what_cannot_be_compared_is_refused(

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_analysis.evaluate.cases import Cases, join
 from ctclip_analysis.evaluate.operating_points import best_threshold, fit, read, write
 from ctclip_analysis.evaluate.resampling import draw
-from ctclip_analysis.evaluate.task_parity import BARS, TaskParity, compare, compare_cases
+from ctclip_analysis.evaluate.task_parity import TaskParity, compare, compare_cases
 from ctclip_analysis.predictions import Predictions, read_predictions
 from ctclip_client.errors import InvalidInput
 from ctclip_client.thresholds import read_thresholds

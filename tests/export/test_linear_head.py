@@ -102,15 +102,26 @@ def test_random_weights_of_the_embeddings_stay_so(
         ({"bias": [0.0, 1.0, float("nan")]}, r"bias\[2\]: got NaN"),
         ({"bias": [0.0, 1.0, 10**400]}, r"bias\[2\]: got 1000.*expected a finite number"),
         ({"trained_on": None}, "trained_on: got null, expected an object"),
+        ({"trained_on": {"release": "\ud800"}}, r"trained_on.release: got '\\ud800', expected a"),
+        ({"trained_on": {"release": ""}}, "trained_on.release: got ''"),
+        ({"trained_on": {"checkpoint": "c" * 10_000_000}}, "trained_on.checkpoint: got 'cccc"),
+        ({"trained_on": {"precision": "\x1b[31m"}}, r"trained_on.precision: got '\\x1b"),
+        ({"trained_on": {"geometry": "a\u202eb"}}, r"trained_on.geometry: got 'a\\u202eb'"),
+        ({"trained_on": {"checkpoint_sha256": "ab" * 31}}, "trained_on.checkpoint_sha256: got"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_refused(
     change: dict[str, Any], message: str, golden: Golden, tmp_path: Path
 ) -> None:
     path = write_head(tmp_path / "head.json", drawn_head(golden.checkpoint))
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
-    with pytest.raises(Unreadable, match=message):
+    content = json.loads(path.read_text("utf-8"))
+    for name, value in change.items():
+        inner = name == "trained_on" and isinstance(value, dict)
+        content[name] = content[name] | value if inner else value
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(Unreadable, match=message) as caught:
         read_linear_head(path)
+    assert len(str(caught.value)) < 1000
 
 
 def test_one_trained_head_at_a_time(

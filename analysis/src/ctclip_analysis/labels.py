@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ctclip_analysis.label_names import LOCATION, finding_of, plain
 from ctclip_analysis.scan_names import Patients, patients_by_name
-from ctclip_client.batch.lines import lines_of
+from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
 SCAN_COLUMNS = ("volumename", "noteacc deid", "path")
@@ -34,7 +34,6 @@ _CELLS = (
     "Each cell of a finding is 1 or 0; or empty, nan or -1 where nobody knows. Leave out columns "
     "of anything else."
 )
-_DELIMITERS = ",;\t"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +54,40 @@ class Labels:
     unused: tuple[str, ...]
     patients: Patients
 
+    def patients_of(self, rows: Sequence[int]) -> Patients:
+        """The patients of some of the rows, and what tells these."""
+        if not self.patients.by_column:
+            return patients_by_name([self.scans[row] for row in rows])
+        return replace(self.patients, ids=tuple(self.patients.ids[row] for row in rows))
 
-def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
+
+def content_of(path: Path) -> bytes:
+    """The file, whole: a pipe can be read only once. Raises: Unreadable."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"--labels: {path}: {error.strerror or error}.", _REMEDY) from error
+
+
+def read_labels(
+    path: Path, findings: Sequence[str] | None = None, *, content: bytes | None = None
+) -> Labels:
     """Read a file of labels.
 
     Args:
         path: a CSV in UTF-8 with a header.
         findings: those to read, by their own names or by those of `label_names`. Without them each
             column is one by its own name, but for those of the scan and the patient.
+        content: of `content_of`, where it has been read.
 
     Raises:
         Unreadable: no CSV, or rows of other lengths than the header.
         InvalidInput: two columns for one finding, two rows for one scan, a cell of a finding that
             is not 0, 1 or missing.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"--labels: {path}: {error.strerror or error}.", _REMEDY) from error
+    content = content_of(path) if content is None else content
     lines = lines_of(content, path)
-    delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
+    delimiter = delimiter_of(lines)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(rows, [])]
@@ -116,7 +129,7 @@ def read_labels(path: Path, findings: Sequence[str] | None = None) -> Labels:
         _grouped(header[at] for at in others if at not in used),
         patients_by_name(tuple(names))
         if patient_column is None
-        else Patients(tuple(patients), f"column {header[patient_column]}"),
+        else Patients(tuple(patients), f"column {header[patient_column]}", by_column=True),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctclip_client.batch.lines import lines_of
+from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
 _REMEDY = (
@@ -23,7 +23,6 @@ _REMEDY = (
 _LONG = {"path", "finding", "probability"}
 _TEXTS = ("path", "finding", "series", "release", "checkpoint", "precision")
 _AGAIN = "Leave one out; nobody can say which of them is meant."
-_DELIMITERS = ",;\t"
 _PARQUET = b"PAR1"
 
 
@@ -215,7 +214,7 @@ def _flag(value: object) -> bool | None:
 
 def _read_csv(table: _Table, content: bytes) -> None:
     lines = lines_of(content, table.path, errors="surrogateescape")
-    delimiter = max(_DELIMITERS, key="".join(lines[:1]).count)
+    delimiter = delimiter_of(lines)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [cell.strip() for cell in next(rows, [])]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
 from ctclip_client.errors import InvalidInput
+from ctclip_client.readers import SUFFIXES
 
-_ENDINGS = re.compile(r"(\.(nii|nrrd|mha|npz|dcm|zip|tar|tgz))?(\.(gz|bz2|xz|zip))?$", re.I)
+_FORMATS = "|".join(sorted({suffix.split(".")[1] for suffix in (*SUFFIXES, ".dcm")}))
+_ENDINGS = re.compile(rf"(\.({_FORMATS}))?(\.(gz|bz2|xz|zip))?$", re.I)
 _CT_RATE = re.compile(r"([A-Za-z]+_\d+)_([a-z]+)_(\d+)")
 
 
@@ -35,6 +37,11 @@ def reconstruction(name: str) -> Reconstruction | None:
 def stem(name: str) -> str:
     """The last part of a path, without what says the format."""
     return _ENDINGS.sub("", _parts(name)[-1])
+
+
+def parts_from_end(name: str) -> tuple[str, ...]:
+    """The stem of a path, then its folders, the innermost first."""
+    return (stem(name), *_parts(name)[-2::-1])
 
 
 def match_names(scans: Sequence[str], rows: Sequence[str]) -> list[int | None]:
@@ -89,9 +96,9 @@ def _row_of(
 
 
 def _agree(one: str, other: str, parts: int | None) -> bool:
-    first, second = ((*_parts(name)[:-1], stem(name)) for name in (one, other))
+    first, second = parts_from_end(one), parts_from_end(other)
     length = min(len(first), len(second), parts or len(first))
-    return first[-length:] == second[-length:]
+    return first[:length] == second[:length]
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -114,11 +121,13 @@ def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
 @dataclass(frozen=True)
 class Patients:
     """ids: one a scan. told_by: what told them, in words. alone: how many scans no name tells the
-    patient of, each of which counts as a patient of its own."""
+    patient of, each of which counts as a patient of its own. by_column: of the labels, and not by
+    names."""
 
     ids: tuple[str, ...]
     told_by: str
     alone: int = 0
+    by_column: bool = False
 
 
 def patients_by_name(scans: Sequence[str]) -> Patients:

@@ -103,10 +103,9 @@ def _tell(labels: Labels, scans: Matched) -> None:
 
     from ctclip_analysis.wording import first_of
 
-    alone = labels.patients.alone
-    some = 0 < alone < len(labels.scans)
-    more = f"; {alone:,} scans, whose names do not, count as one each" if some else ""
-    say(f"patients told by {labels.patients.told_by}{more}")
+    some = 0 < scans.alone < len(scans.vectors)
+    more = f"; {scans.alone:,} scans, whose names do not, count as one each" if some else ""
+    say(f"patients told by {scans.told_by}{more}")
     for names, what in (
         (scans.without_labels, "no row of the labels is about"),
         (scans.without_scans, "there is no embedding of"),

@@ -139,17 +139,22 @@ def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -
 def _patients(
     volumes: Sequence[str], labels: Labels | None, rows: Sequence[int | None]
 ) -> Patients:
-    """Whose the volumes are, as the labels say it where they have a row. rows: of the labels."""
-    from ctclip_analysis.scan_names import Patients, patients_by_name
+    """Whose the volumes are, as a column of the labels says it where they have a row. rows: of the
+    labels."""
+    from dataclasses import replace
+
+    from ctclip_analysis.scan_names import patients_by_name
 
     by_name = patients_by_name(volumes)
-    if labels is None:
+    if labels is None or not labels.patients.by_column:
         return by_name
     ids = tuple(
         name if row is None else labels.patients.ids[row]
         for name, row in zip(by_name.ids, rows, strict=True)
     )
-    return Patients(ids, labels.patients.told_by)
+    without = rows.count(None)
+    more = f", and by names for {without:,} volumes without a row" if without else ""
+    return replace(labels.patients, ids=ids, told_by=labels.patients.told_by + more)
 
 
 def _similar(

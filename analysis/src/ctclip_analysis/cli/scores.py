@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_client.cli.output_files import check_output_files
 from ctclip_client.errors import EXIT_CHECK_FAILED, EXIT_OK, InvalidInput
 
@@ -23,7 +24,6 @@ SUMMARY = (
     "Compare predictions with labels (the default): AUROC, AP, F1, precision, sensitivity, "
     "specificity, calibration; with --against, two precisions or servers with each other."
 )
-_BAR = 0.999
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parity.add_argument(
         "--bar", type=_share, metavar="SHARE",
-        help=f"least share of the macro AUROC of --against (default: {_BAR})",
+        help=f"least share of the macro AUROC of --against (default: {BARS[0]})",
     )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print JSON instead of the tables")
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from ctclip_analysis.evaluate.page import as_page
 
-        page = as_page(evaluation).encode("utf-8", "backslashreplace")
+        page = as_page(evaluation).encode()
         with whole_file(args.report) as file:
             file.write(page)
     if evaluation.fitted is not None:
@@ -109,13 +109,15 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     from ctclip_analysis.evaluate.metrics import score
     from ctclip_analysis.evaluate.resampling import draw
     from ctclip_analysis.evaluate.result import Evaluation
+    from ctclip_analysis.labels import content_of
     from ctclip_analysis.predictions import read_predictions
 
     predictions = read_predictions(args.predictions)
-    cases = join(predictions, args.labels, args.group)
+    labels = content_of(args.labels)
+    cases = join(predictions, args.labels, args.group, labels_content=labels)
     points, fitted = _points(args, predictions, cases)
     draws = draw(cases.patients.ids)
-    against = None if args.against is None else _against(args, cases, draws)
+    against = None if args.against is None else _against(args, labels, cases, draws)
     return Evaluation(
         predictions, args.labels, cases, score(cases, draws, points), draws.patients, points,
         None if fitted is None else (args.fit_thresholds, fitted), against,
@@ -142,15 +144,16 @@ def _points(
     return points, fitted
 
 
-def _against(args: argparse.Namespace, cases: Cases, draws: Draws) -> Against:
+def _against(args: argparse.Namespace, labels: bytes, cases: Cases, draws: Draws) -> Against:
+    """labels: what is in their file."""
     from ctclip_analysis.evaluate.cases import join
     from ctclip_analysis.evaluate.result import Against
     from ctclip_analysis.evaluate.task_parity import compare_cases
     from ctclip_analysis.predictions import read_predictions
 
     reference = read_predictions(args.against, "--against")
-    other = join(reference, args.labels, args.group)
-    return Against(reference, compare_cases(cases, other, draws), args.bar or _BAR)
+    other = join(reference, args.labels, args.group, labels_content=labels)
+    return Against(reference, compare_cases(cases, other, draws), args.bar or BARS[0])
 
 
 def _check_options(args: argparse.Namespace) -> None:

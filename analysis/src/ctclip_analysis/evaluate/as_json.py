@@ -8,6 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_analysis.evaluate.metrics import FindingScores
 from ctclip_analysis.evaluate.resampling import LEVEL, ROUNDS, SEED
 from ctclip_analysis.evaluate.result import (
@@ -18,7 +19,6 @@ from ctclip_analysis.evaluate.result import (
     undefined_lines,
     warnings,
 )
-from ctclip_analysis.evaluate.task_parity import BARS
 from ctclip_analysis.predictions import Predictions
 
 

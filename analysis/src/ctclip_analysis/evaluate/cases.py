@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.evaluate.same_scans import digests_of
 from ctclip_analysis.label_names import JOINED, plain
-from ctclip_analysis.labels import Labels, read_labels
+from ctclip_analysis.labels import read_labels
 from ctclip_analysis.predictions import Predictions
-from ctclip_analysis.scan_names import Patients, match_names, reconstruction, stem
+from ctclip_analysis.scan_names import Patients, match_names, reconstruction
 from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
 GROUPS = ("reconstruction", "scan")
-_DIGITS = 12
 _MEAN_DIGITS = 12
 """(0.1 + 0.1 + 0.1) / 3 is more than 0.1 in float64: without rounding the order of the sum would
 break ties, and AP would be another one."""
@@ -70,19 +69,19 @@ class Cases:
     def digests(self) -> tuple[str, ...]:
         """Which scans these are, without their names: the same for the same scans, whatever has
         predicted them, however they are grouped."""
-        known = ((reconstruction(name), name) for name in self.names)
-        scans = {stem(name) if found is None else found.scan for found, name in known}
-        return tuple(sorted(
-            sha256(scan.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS] for scan in scans
-        ))  # fmt: skip
+        return digests_of(self.names)
 
 
-def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) -> Cases:
+def join(
+    predictions: Predictions, labels_path: Path, group: str = GROUPS[0], *,
+    labels_content: bytes | None = None,
+) -> Cases:  # fmt: skip
     """Put labels beside predictions.
 
     Args:
         group: "reconstruction": each file is a case; "scan": the reconstructions of a scan are one,
             with the mean of their probabilities.
+        labels_content: of the file, where it has been read.
 
     Raises:
         InvalidInput: no scan or no finding is on both sides, names that may mean two, or
@@ -92,7 +91,7 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
         name: those for name, those in JOINED.items() if set(those) <= set(predictions.findings)
     }
     extra = [name for name in parts if name not in predictions.findings]
-    labels = read_labels(labels_path, (*predictions.findings, *extra))
+    labels = read_labels(labels_path, (*predictions.findings, *extra), content=labels_content)
     findings = labels.findings
     if labels.sha256 == predictions.sha256:
         raise InvalidInput(
@@ -123,7 +122,7 @@ def join(predictions: Predictions, labels_path: Path, group: str = GROUPS[0]) ->
         findings,
         _on(findings, predictions, parts)[places],
         labels.values[rows],
-        _patients(labels, rows),
+        labels.patients_of(rows),
         group,
         len(rows),
         labels.sha256,
@@ -155,12 +154,6 @@ def _on(
     return np.stack([columns[name] for name in findings], axis=1)
 
 
-def _patients(labels: Labels, rows: Sequence[int]) -> Patients:
-    ids = tuple(labels.patients.ids[row] for row in rows)
-    alone = sum(reconstruction(labels.scans[row]) is None for row in rows)
-    return Patients(ids, labels.patients.told_by, alone if labels.patients.alone else 0)
-
-
 def _by_scan(cases: Cases) -> Cases:
     """One case for the reconstructions of a scan: the mean of their probabilities.
 
@@ -180,10 +173,9 @@ def _by_scan(cases: Cases) -> Cases:
     labels = np.stack([_agreed(cases, name, places[name]) for name in names])
     means = np.stack([cases.probabilities[places[name]].mean(axis=0) for name in names])
     means = means.round(_MEAN_DIGITS)
-    patients = Patients(
-        tuple(cases.patients.ids[places[name][0]] for name in names),
-        cases.patients.told_by, cases.patients.alone,
-    )  # fmt: skip
+    patients = replace(
+        cases.patients, ids=tuple(cases.patients.ids[places[name][0]] for name in names)
+    )
     return replace(
         cases, names=tuple(names), probabilities=means, labels=labels, patients=patients,
         ungrouped=ungrouped,

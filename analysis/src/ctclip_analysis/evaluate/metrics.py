@@ -138,11 +138,10 @@ def _values(labels: Floats, scores: Floats, threshold: float | None) -> dict[str
     values = auroc_and_ap(labels, scores)
     if threshold is not None:
         positive = scores >= threshold
-        nothing = {"zero_division": np.nan}
         has = bool(labels.any())
         values |= {
             "f1": float(f1_score(labels, positive)) if has else np.nan,
-            "precision": float(precision_score(labels, positive, **nothing)),
+            "precision": float(precision_score(labels, positive)) if positive.any() else np.nan,
             "sensitivity": float(recall_score(labels, positive)) if has else np.nan,
             "specificity": np.nan if labels.all()
             else float(recall_score(labels, positive, pos_label=0)),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctclip_analysis.evaluate.cases import Cases
+from ctclip_analysis.evaluate.same_scans import shared
 from ctclip_analysis.predictions import Predictions
 from ctclip_client.errors import InvalidInput
 from ctclip_client.system.files import whole_file
@@ -27,9 +28,9 @@ METHODS = {
 class OperatingPoints:
     """Where "positive" begins: at a finding's threshold or above.
 
-    origin: where they come from, in words. release: whose answers they were fitted on, None where
-    that is unknown. shared: on how many of these scans they were fitted;
-    None where that is unknown.
+    origin: where they come from, in words, without folders: pages are sent to others. release:
+    whose answers they were fitted on, None where that is unknown. shared: on how many of these
+    scans they were fitted; None where that is unknown.
     """
 
     thresholds: Mapping[str, float]
@@ -96,7 +97,7 @@ def write(path: Path, points: OperatingPoints, predictions: Predictions, cases: 
         },
     }
     with whole_file(path) as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
@@ -109,13 +110,13 @@ def read(path: Path, predictions: Predictions, cases: Cases) -> OperatingPoints:
     fitted_on = known.fitted_on
     scans, release = fitted_on.get("scans"), fitted_on.get("release")
     if not isinstance(scans, str):
-        return OperatingPoints(known.values, known.method, str(path), None)
+        return OperatingPoints(known.values, known.method, path.name, None)
     said = ", ".join(
         f"{name} {fitted_on[name]}" for name in ("release", "precision", "group", "cases")
         if fitted_on.get(name) is not None
     )  # fmt: skip
     return OperatingPoints(
-        known.values, known.method, f"{path} (fitted on {said})",
-        len(set(scans.split()) & set(cases.digests)),
+        known.values, known.method, f"{path.name} (fitted on {said})",
+        shared(cases.digests, scans.split()),
         release if isinstance(release, str) else None,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from ctclip_analysis.evaluate.result import (
     warnings,
 )
 from ctclip_client.report.pages import render
+from ctclip_client.system.terminal import printable
 
 MOST_CURVES = 40
 """Findings whose curves are drawn: more would make the page too large to send."""
@@ -47,7 +48,8 @@ class Curves:
 
 
 def as_page(evaluation: Evaluation) -> str:
-    """The page, in HTML.
+    """The page, in HTML, in characters that have a shape: names may hold any, such as U+202E, which
+    turns around what follows.
 
     Raises: InvalidInput where Jinja2 is not installed.
     """
@@ -55,7 +57,7 @@ def as_page(evaluation: Evaluation) -> str:
     at_threshold = AT_THRESHOLD if evaluation.points is not None else {}
     titles = {**RANKING, **ERROR, **at_threshold}
     drawn = [each for each in scored.findings if math.isfinite(each.figures["auroc"].value)]
-    return render(
+    page = render(
         "ctclip_analysis",
         "evaluation.html",
         random_weights=evaluation.random_weights,
@@ -92,6 +94,7 @@ def as_page(evaluation: Evaluation) -> str:
         ),
         differences="" if against is None else plots.differences(against.parity),
     )  # fmt: skip
+    return "\n".join(map(printable, page.split("\n")))
 
 
 def _files(evaluation: Evaluation) -> list[tuple[str, str, str]]:

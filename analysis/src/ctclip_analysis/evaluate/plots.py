@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ctclip_analysis.evaluate.calibration import Bin
 from ctclip_analysis.evaluate.metrics import FindingScores, Scored
 from ctclip_analysis.evaluate.task_parity import TaskParity
+from ctclip_client.system.terminal import printable
 
 Floats = NDArray[np.float64]
 _STYLE: Any = {
@@ -111,7 +112,8 @@ def _forest(rows: Sequence[tuple[str, Any]], line: float, title: str) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    shown = printable(name)  # a control character would make it no XML
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _square(x: str, y: str) -> tuple[Figure, Axes]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_analysis.evaluate.cases import Cases
 from ctclip_analysis.evaluate.metrics import FEW, Scored, few_lines
 from ctclip_analysis.evaluate.operating_points import METHODS, OperatingPoints
 from ctclip_analysis.evaluate.resampling import LEVEL, ROUNDS, SEED, Figure
-from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
+from ctclip_analysis.evaluate.task_parity import TaskParity
 from ctclip_analysis.predictions import Origin, Predictions
 from ctclip_analysis.wording import first_of
 
@@ -53,8 +54,8 @@ class Against:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """points: the thresholds that the figures are of; fitted: the file that new ones went to, and
-    how many. patients: how many were drawn from. finished: when, in ISO 8601."""
+    """points: the thresholds that the figures are of; fitted: the file that new ones go to, and
+    these. patients: how many were drawn from. finished: when, in ISO 8601."""
 
     predictions: Predictions
     labels: Path

@@ -27,10 +27,9 @@ from ctclip_analysis.evaluate.result import (
     verdict_lines,
     warnings,
 )
-from ctclip_client.cli.tables import least_width, print_table
+from ctclip_client.cli.tables import RANDOM_WEIGHTS, least_width, print_table
 from ctclip_client.system.terminal import printable
 
-_RANDOM = "RANDOM WEIGHTS: a demo checkpoint. These numbers mean nothing."
 _NAME = 12
 _Row = tuple[str, Sequence[str], Mapping[str, Figure]]
 
@@ -39,7 +38,8 @@ def show(console: Console, evaluation: Evaluation, report: Path | None = None) -
     """Print all of it. report: a page that has been written, too."""
     _say(console, headline(evaluation), "bold")
     if evaluation.random_weights:
-        console.print(Panel(Text(_RANDOM, "bold red", justify="center"), border_style="red"))
+        random = Text(RANDOM_WEIGHTS, "bold red", justify="center")
+        console.print(Panel(random, border_style="red"))
     for line in warnings(evaluation):
         _say(console, line, "bold red")
     scored = evaluation.scored

@@ -1,7 +1,7 @@
 """Whether another precision or server answers the task as well: two predictions, the same labels.
 
-The bars are those of MLPerf Inference: a result counts where its quality is at least 99 % or 99.9 %
-of the float32 model's (Reddi et al. 2020, arXiv:1911.02549).
+The bars, `BARS`, are those of MLPerf Inference: a result counts where its quality is at least 99 %
+or 99.9 % of the float32 model's (Reddi et al. 2020, arXiv:1911.02549).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
 Floats = NDArray[np.float64]
-BARS = (0.999, 0.99)
 
 
 @dataclass(frozen=True)

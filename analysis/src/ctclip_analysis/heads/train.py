@@ -22,7 +22,13 @@ from ctclip_analysis.heads.fit import (
 from ctclip_analysis.labels import Labels
 from ctclip_analysis.scan_names import match_names
 from ctclip_client.errors import InvalidInput
-from ctclip_client.release.linear_head import KIND, VERSION, LinearHead, TrainedOn
+from ctclip_client.release.linear_head import (
+    KIND,
+    VERSION,
+    LinearHead,
+    TrainedOn,
+    problems_of_origin,
+)
 from ctclip_client.system.terminal import command_line
 
 _CASES = "Give more labelled scans, or name the classes to fit"
@@ -32,13 +38,16 @@ _CASES = "Give more labelled scans, or name the classes to fit"
 class Matched:
     """Scans that have both an embedding and a row of labels.
 
-    vectors: (N, E) float64. values: (N, C), 1, 0 or NaN. patients: (N,) integers. without_labels:
-    scans that no row is about. without_scans: rows that are about no scan.
+    vectors: (N, E) float64. values: (N, C), 1, 0 or NaN. patients: (N,) integers. told_by: what
+    tells patients. alone: how many scans no name tells the patient of. without_labels: scans that
+    no row is about. without_scans: rows that are about no scan.
     """
 
     vectors: NDArray[np.float64]
     values: NDArray[np.float64]
     patients: NDArray[np.intp]
+    told_by: str
+    alone: int
     without_labels: tuple[str, ...]
     without_scans: tuple[str, ...]
 
@@ -79,11 +88,14 @@ def matched(embeddings: Embeddings, labels: Labels) -> Matched:
         )
     used = [row for row in rows if row is not None]
     known = set(used)
-    _, patients = np.unique([labels.patients.ids[row] for row in used], return_inverse=True)
+    known_patients = labels.patients_of(used)
+    _, patients = np.unique(known_patients.ids, return_inverse=True)
     return Matched(
         embeddings.vectors[places].astype(np.float64),
         labels.values[used],
         patients,
+        known_patients.told_by,
+        known_patients.alone,
         tuple(name for name, row in zip(embeddings.names, rows, strict=True) if row is None),
         tuple(name for row, name in enumerate(labels.scans) if row not in known),
     )
@@ -100,6 +112,7 @@ def train(
 
     Raises: InvalidInput naming the classes that too few patients have, or have not.
     """
+    trained_on = _trained_on(embeddings, len(scans.vectors))
     samples = [_sample(scans, column) for column in range(len(labels.findings))]
     _check_counts(labels.findings, samples)
     fitted = []
@@ -113,21 +126,31 @@ def train(
     mean = scans.vectors.mean(axis=0)
     weight = np.stack([each.weight for each in fitted])
     bias = np.array([each.bias for each in fitted]) + weight @ mean
-    origin = embeddings.origin
     head = LinearHead(
         KIND, VERSION, labels.findings, weight.shape[1],
         tuple(map(tuple, weight.tolist())), tuple(bias.tolist()), tuple(mean.tolist()),
-        TrainedOn(
-            origin.release, origin.checkpoint, origin.checkpoint_sha256, origin.precision,
-            origin.random_weights, origin.geometry, len(scans.vectors),
-        ),
+        trained_on,
         {
             "folds": FOLDS, "inner_folds": INNER_FOLDS, "seed": seed,
-            "patients_told_by": labels.patients.told_by, "labels_sha256": labels.sha256,
+            "patients_told_by": scans.told_by, "labels_sha256": labels.sha256,
             "classes": [dict(vars(each)) for each in results],
         },
     )  # fmt: skip
     return TrainedHead(head, results, served_difference(scans.vectors, weight, bias, mean))
+
+
+def _trained_on(embeddings: Embeddings, scans: int) -> TrainedOn:
+    origin = embeddings.origin
+    trained_on = TrainedOn(
+        origin.release, origin.checkpoint, origin.checkpoint_sha256, origin.precision,
+        origin.random_weights, origin.geometry, scans,
+    )  # fmt: skip
+    for problem in problems_of_origin(trained_on):
+        raise InvalidInput(
+            f"--embeddings: {embeddings.path}: {problem}.",
+            "Embed the scans by a release whose names can be shown.",
+        )
+    return trained_on
 
 
 def _sample(scans: Matched, column: int) -> Sample:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_analysis.evaluate.resampling import draw
-from ctclip_analysis.evaluate.task_parity import BARS, TaskParity, compare
+from ctclip_analysis.evaluate.task_parity import TaskParity, compare
 from ctclip_analysis.labels import read_labels
 from ctclip_analysis.scan_names import match_names
 from ctclip_client.errors import InvalidInput

@@ -9,10 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ctclip_analysis.evaluate import BARS
 from ctclip_analysis.evaluate.as_json import without_nan
 from ctclip_analysis.evaluate.metrics import few_lines
 from ctclip_analysis.evaluate.result import interval
-from ctclip_analysis.evaluate.task_parity import BARS, TaskParity
+from ctclip_analysis.evaluate.task_parity import TaskParity
 from ctclip_bench.machine import describe_machine
 from ctclip_bench.parity.run import FinishedCheck
 from ctclip_export.parity.judge import StepVerdict

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from ctclip_client.errors import Unreadable
+
+DELIMITERS = ",;\t"
+"""Between the cells of a CSV; spreadsheets of some countries write semicolons."""
 
 
 def read_lines(path: Path, remedy: str, *, errors: str = "strict") -> list[str]:
@@ -30,6 +34,11 @@ def lines_of(content: bytes, path: Path, *, errors: str = "strict") -> list[str]
     except UnicodeDecodeError as error:
         raise Unreadable(f"{path}: no UTF-8 (byte {error.start}).", "Write it as UTF-8.") from error
     return list(io.StringIO(text, newline=""))
+
+
+def delimiter_of(lines: Sequence[str]) -> str:
+    """The one that is there most often in the first line, the header."""
+    return max(DELIMITERS, key="".join(lines[:1]).count)
 
 
 def without_end(line: str) -> str:

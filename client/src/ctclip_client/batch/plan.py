@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctclip_client.batch.lines import read_lines, without_end
+from ctclip_client.batch.lines import DELIMITERS, read_lines, without_end
 from ctclip_client.batch.names import Key, Names
 from ctclip_client.errors import CTClipError, InvalidInput, Unreadable
 from ctclip_client.readers.find import Scan, find_scans
@@ -16,8 +16,6 @@ from ctclip_client.readers.remedies import not_opened
 from ctclip_client.readers.walk import files_below
 from ctclip_client.system.terminal import say
 
-_DELIMITERS = ",;\t"
-"""Spreadsheets write the latter ones, too."""
 _LIST_REMEDY = "Expected a CSV with a column 'path', or one path a line."
 
 
@@ -116,7 +114,7 @@ def read_list(path: Path) -> list[Path]:
         first = "".join(entries[:1])
         # Path.exists raises where a name is too long, as a line of a table may be.
         is_there = os.path.exists(path.parent / first)  # noqa: PTH110
-        if not is_there and any(each in first for each in _DELIMITERS):
+        if not is_there and any(each in first for each in DELIMITERS):
             # Not its words: where it is no header, they are a patient's.
             raise InvalidInput(
                 f"--files: {path}: no column 'path' in its first line, nor is that a path.",
@@ -129,7 +127,7 @@ def read_list(path: Path) -> list[Path]:
 
 def _column(path: Path, lines: Sequence[str]) -> Sequence[str] | None:
     """The cells below the header `path`; None where there is no such header. Raises: csv.Error."""
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         first = next(csv.reader(lines[:1], delimiter=delimiter), [])
         header = [cell.strip().lower() for cell in first]
         if "path" in header:

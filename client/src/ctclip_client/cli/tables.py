@@ -24,7 +24,7 @@ _OF_CLASSES = (
 )
 _NARROWEST_NAME = 12
 _INDENT = "  "
-_RANDOM = "RANDOM WEIGHTS: a demo checkpoint. These numbers mean nothing."
+RANDOM_WEIGHTS = "RANDOM WEIGHTS: a demo checkpoint. These numbers mean nothing."
 
 
 class TablePrinter:
@@ -57,7 +57,7 @@ class TablePrinter:
         if scan.maps_index is not None:
             below(f"relevance maps: {scan.maps_index.parent}")
         if provenance.random_weights:
-            random = Text(_RANDOM, "bold red", justify="center")
+            random = Text(RANDOM_WEIGHTS, "bold red", justify="center")
             self._console.print(Panel(random, border_style="red"))
         table = _table(scores)
         if least_width(self._console, table) <= self._console.width:
@@ -107,7 +107,7 @@ def least_width(console: Console, table: Table) -> int:
 def _table(scores: Classification) -> Table:
     """Names fold where there is no room for them, numbers never do."""
     random = scores.provenance.random_weights
-    table = Table(caption=_RANDOM if random else None, caption_style="red")
+    table = Table(caption=RANDOM_WEIGHTS if random else None, caption_style="red")
     table.add_column("Finding", overflow="fold", min_width=_NARROWEST_NAME)
     rows = [
         (name, *(f"{value:.3f}" for value in numbers if value is not None))

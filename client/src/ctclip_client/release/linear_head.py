@@ -6,6 +6,7 @@ JSON, which runs nothing while it is read and which a person can look into.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ KIND, VERSION = "ctclip-head", 1
 _REMEDY = "Name a file that ctclip fit-head has written."
 _MOST_CLASSES, _LONGEST_NAME = 10_000, 200
 CLASS_NAME = f"a name of 1 to {_LONGEST_NAME} printable characters, no blank at either end"
+_LONGEST_TEXT = 255
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -68,12 +70,11 @@ class LinearHead:
 
     def write(self, file: BinaryIO) -> None:
         """Write the JSON; the same content gives the same bytes."""
-        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, indent=1)
-        file.write(text.encode("utf-8") + b"\n")
+        file.write(json.dumps(asdict(self), allow_nan=False, indent=1).encode() + b"\n")
 
 
 def is_class_name(name: str) -> bool:
-    """Whether tables, pages and configurations can show it as it is."""
+    """Whether answers, tables and pages can show it as it is."""
     return name == name.strip() and name.isprintable() and 1 <= len(name) <= _LONGEST_NAME
 
 
@@ -86,6 +87,21 @@ def read_linear_head(path: Path) -> LinearHead:
     for problem in _problems(head):
         raise damaged(path, problem, _REMEDY)
     return head
+
+
+def problems_of_origin(trained_on: TrainedOn) -> Iterator[str]:
+    """What of it every answer of the head could not carry: PROVENANCE has all of it."""
+    for name in ("release", "checkpoint", "precision", "geometry"):
+        text = getattr(trained_on, name)
+        least = 0 if name == "geometry" else 1
+        if not least <= len(text) <= _LONGEST_TEXT or not text.isprintable():
+            yield (
+                f"{name}: got {text!r:.60}, expected a text of {least} to {_LONGEST_TEXT} "
+                "printable characters"
+            )
+    if not re.fullmatch("[0-9a-f]{64}", trained_on.checkpoint_sha256):
+        got = trained_on.checkpoint_sha256
+        yield f"checkpoint_sha256: got {got!r:.60}, expected the 64 digits of a SHA-256"
 
 
 def _problems(head: LinearHead) -> Iterator[str]:
@@ -111,6 +127,7 @@ def _problems(head: LinearHead) -> Iterator[str]:
     for name, row in (*named, ("mean", head.mean)):
         if len(row) != head.embedding_size:
             yield f"{name}: got {len(row)} numbers, expected {head.embedding_size}"
+    yield from (f"trained_on.{problem}" for problem in problems_of_origin(head.trained_on))
     rows = (*head.weight, head.bias, head.mean)
     if any(abs(value) > _LARGEST for row in rows for value in row):
         yield "weight, bias, mean: a number is too large for float32"
