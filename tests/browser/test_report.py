@@ -314,7 +314,7 @@ def test_the_page_of_all_scans_can_be_read_and_fits(
          "error": {"kind": "Unreadable", "cause": "No CT.", "remedy": "Take another."}},
     ]  # fmt: skip
     path = tmp_path / "index.html"
-    path.write_bytes(index_page([(each, tmp_path / "a.html") for each in rows], tmp_path, None))
+    path.write_bytes(index_page([(each, None) for each in rows], tmp_path, None))
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(path.as_uri())
     assert_readable(page, width)

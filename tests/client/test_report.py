@@ -318,6 +318,107 @@ def test_a_page_for_each_of_many_scans_and_one_of_all(
     assert (out / "a" / "ct.html").is_file()
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Scans of two patients that have one name, and other answers."""
+    found = tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii"
+    for number, scan in enumerate(found):
+        scan.parent.mkdir()
+        save(scan, chest((20 + 4 * number, 30, 30)))
+    return found
+
+
+def of_two(found: Path) -> str:
+    """Whose page it is."""
+    (title,) = re.findall(r"<h1>.*/([ab])/ct.nii</h1>", found.read_text())
+    return str(title)
+
+
+def test_no_page_is_replaced_by_that_of_another_scan(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = two
+    out = tmp_path / "out"
+    asked = ("--any-region", "--report", out)
+    code, _, err = predict(a, *asked)
+    assert code == 0, err
+    for again in ((), ("--again",), ("--jsonl", tmp_path / "other.jsonl")):
+        code, _, err = predict(b, *asked, *again)
+        assert code == 2
+        assert f"{out / 'ct.html'} is the page of {a}, and that of {b} would replace it" in err
+        assert of_two(out / "ct.html") == "a"
+    code, _, err = predict(a, *asked)
+    assert code == 0
+    assert f"report: {out / 'index.html'}" in err
+    # With more scans their common folder is another one: what is done keeps its page.
+    code, _, err = predict(a, b, *asked)
+    assert code == 0
+    assert "1 scored, 0 failed, 1 done before" in err
+    assert "no longer" not in err
+    links = [each["href"] for each in Page((out / "index.html").read_bytes()).values("a")]
+    assert links == ["ct.html", "b/ct.html"]
+    assert [of_two(out / str(link)) for link in links] == ["a", "b"]
+    assert predict(a, b, *asked, "--again")[0] == 0
+    links = [each["href"] for each in Page((out / "index.html").read_bytes()).values("a")]
+    assert [of_two(out / str(link)) for link in links] == ["a", "b"]
+
+
+def test_what_is_no_page_is_not_replaced(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "ct.html").write_text("notes")
+    code, _, err = predict(two[0], "--any-region", "--hash-names", "--report", out)
+    assert code == 0, err
+    code, _, err = predict(two[0], "--any-region", "--report", out, "--again")
+    assert code == 2
+    assert f"{out / 'ct.html'} is no page of a scan" in err
+    assert (out / "ct.html").read_text() == "notes"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_nothing_links_to_the_page_of_another_answer(
+    predict: Run, two: tuple[Path, Path], hidden: bool, tmp_path: Path
+) -> None:
+    """Whoever put it there: here a copy of another scan's page."""
+    out, other = tmp_path / "out", tmp_path / "other.html"
+    asked = ("--any-region", *["--hash-names"] * hidden)
+    assert predict(two[0], *asked, "--report", out)[0] == 0
+    assert predict(two[1], *asked, "--report", other)[0] == 0
+    (page,) = (each for each in out.rglob("*.html") if each.name != "index.html")
+    page.write_bytes(other.read_bytes())
+    code, _, err = predict(two[0], *asked, "--report", out)
+    assert code == 0
+    assert "pages are no longer in" in err
+    index = Page((out / "index.html").read_bytes())
+    assert not index.values("a")
+    assert "The page of this scan is missing" in index.text
+
+
+def test_a_page_is_told_only_where_it_is_of_this_run(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = two
+    page, kept = tmp_path / "out.html", ("--jsonl", tmp_path / "out.jsonl")
+    asked = ("--any-region", "--report", page)
+    for scan in two:  # a file that is named is replaced
+        code, _, err = predict(scan, *asked, *kept)
+        assert code == 0
+        assert f"report: {page}" in err
+    assert f"report: {page}" in predict(b, *asked, *kept)[2]
+    code, _, err = predict(a, *asked, *kept)
+    assert code == 0
+    assert "report: " not in err
+    assert "pages are no longer in" in err
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"no CT")
+    code, _, err = predict(bad, *asked)
+    assert code == 2
+    assert "report: " not in err
+    assert of_two(page) == "b"
+
+
 def test_where_every_scan_fails_the_page_of_all_says_why(predict: Run, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -378,6 +479,12 @@ def test_what_makes_no_sense_is_refused_before_any_work(
     assert "got 'A', expected some of 'Cyst'" in refused(
         scan, "--report", page, "--prompts", bank, "--thresholds", thresholds
     )
+    for option in ("--again", "--retry-failed"):
+        error = refused(scan, "--report", page, option)
+        assert f"{option} is about the file of an earlier run, and none is named" in error
+    own = tmp_path / f"{251 * 'x'}.nii"
+    save(own, chest())
+    assert "a name of 256 bytes, expected 255 at most" in refused(own, "--report", out)
     own = tmp_path / "index.nii"
     save(own, chest())
     assert "which is that of all scans" in refused(own, "--report", out)
@@ -399,8 +506,14 @@ def test_thresholds_of_other_findings_end_the_run(
     assert "got 'Cyst', expected some of" in err
     assert "not a CT file" not in err
     thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.0}}))
+    asked = (asked[0], "--report", tmp_path / "out", *asked[3:])
     assert predict(*asked)[0] == 0
-    assert "▲ above 0.000" in Page(page.read_bytes()).text
+    assert "▲ above 0.000" in Page((tmp_path / "out" / "ct0.html").read_bytes()).text
+    thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.5}}))
+    code, _, err = predict(*asked)  # a page of one run has not the marks of another
+    assert code == 2
+    assert "results of other options" in err
+    assert "--report, --thresholds" in err
 
 
 @pytest.mark.parametrize("package", ["jinja2", "PIL"])

@@ -125,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
         pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
+        if reports is not None:
+            reports.check_free(plan, pages, names, again=args.again)
         in_files = bool(args.jsonl or args.csv or args.parquet)
         show = stack.enter_context(
             printed(
@@ -139,8 +141,7 @@ def run(args: argparse.Namespace) -> int:
             _tell_missing_maps(args, journal, folders)
             tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
-            reports.write_index(journal, pages)
-            reports.tell(journal, pages)
+            reports.end(journal)
     return code
 
 
@@ -229,6 +230,7 @@ def _ensemble(args: argparse.Namespace) -> Ensemble:
 
 def _check_options(args: argparse.Namespace) -> None:
     from ctclip_client.cli.flag_values import flag, is_given, reading_options
+    from ctclip_client.cli.reports import is_page
 
     asked = [f"--{name}" for name in ("prompts", "classify", "explain") if getattr(args, name)]
     if len(asked) > 1:
@@ -247,7 +249,8 @@ def _check_options(args: argparse.Namespace) -> None:
             "--embedding has no place in a table or CSV.",
             "Add --json or --jsonl FILE; ctclip embed image writes embeddings as Parquet or .npz.",
         )
-    if not (args.jsonl or args.csv or args.parquet or args.report):
+    folder = args.report is not None and not is_page(args.report)
+    if not (args.jsonl or args.csv or args.parquet or folder):
         for name in ("again", "retry_failed"):
             if is_given(args, name):
                 raise InvalidInput(

@@ -34,7 +34,7 @@ class Answer:
 
     name: what it is called. scores: of the server. recipe, timings_ms: as in the JSON of `ctclip
     predict`. relevance: (F, T, H', W') float32 in the order of the scores, None where there are no
-    maps.
+    maps. mark: by which the page is known again (`report.mark`).
     """
 
     name: str
@@ -42,6 +42,7 @@ class Answer:
     recipe: Mapping[str, Any]
     timings_ms: Mapping[str, float]
     relevance: NDArray[np.float32] | None = None
+    mark: str = ""
 
 
 def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = None) -> bytes:
@@ -64,7 +65,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
     page = render(
         "ctclip_client.report", "scan.html",
         random_weights=scores.provenance.random_weights,
-        name=printable(answer.name),
+        name=printable(answer.name), mark=answer.mark,
         rows=rows,
         method=None if thresholds is None else printable(thresholds.method),
         by_sentences=isinstance(scores, Scores),
