@@ -26,6 +26,7 @@ from ctclip_client.report.images import ct_image, maps_image
 from ctclip_client.report.pictures import thumbnails
 from ctclip_client.report.scan_page import scan_page
 from ctclip_client.report.view import half_grid, histogram
+from ctclip_client.results import Provenance
 from ctclip_client.thresholds import Thresholds
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -146,6 +147,10 @@ def test_thumbnails_show_each_side_where_its_mark_is(flip: bool) -> None:
     axial, coronal, _ = planes
     assert axial.outline == pytest.approx((0, 0, 100, 100))
     assert coronal.outline == pytest.approx((0, 25, 100, 50))
+    long = Volume.from_array(np.zeros((300, 4, 4), np.int16), (1.0, 1.0, 1.0), (1, 0))
+    for cut_mm, told in ((0.0, False), (0.9, False), (2.0, True)):
+        planes = thumbnails(long, {"z": (0.0, 300.0 - cut_mm), "x": (0.0, 4.0), "y": (0.0, 4.0)})
+        assert (planes[0].outline is not None) == told
 
 
 def test_the_histogram_counts_every_voxel() -> None:
@@ -220,6 +225,24 @@ def test_marks_that_nobody_knows_are_told() -> None:
         given = answer(SMALL, ("Cyst",), (4, 3, 5), orientation=orientation)
         text = Page(scan_page(given, volume)).text
         assert ("nothing told how the patient lay" in text) == told
+
+
+def test_what_the_model_sees_is_not_guessed() -> None:
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    given = answer(SMALL, ("Cyst",), (4, 3, 5))
+    content = {**given.scores.provenance.content}
+    del content["geometry"]
+    provenance = Provenance.from_json(json.dumps(content))
+    silent = replace(given, scores=replace(given.scores, provenance=provenance))
+    for told, is_known in ((given, True), (silent, False)):
+        page = Page(scan_page(told, volume))
+        assert ("What the model sees of it is not known." in page.text) != is_known
+        assert ("does not tell what its model sees" in page.text) != is_known
+        assert ("The model sees all of it." in page.text) == is_known
+        assert ("The CT is what the model sees" in page.text) == is_known
+        assert bool(page.with_id("maps")) == is_known
+        assert bool(json.loads(page.with_id("data"))["maps"]) == is_known
+        assert bool([each for each in page.values("button") if "data-frame" in each]) == is_known
 
 
 def test_a_page_at_the_published_geometry_stays_below_10_mb() -> None:
