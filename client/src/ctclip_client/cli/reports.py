@@ -88,7 +88,8 @@ class Reports:
         anew = {scan_mark(*key) for key in plan.keys} if again else set()
         for scan in plan.todo:
             page, own = pages[names.key(scan)], scan_mark(*names.key(scan))
-            if scan.refused is not None or not page.exists():
+            # Path.exists raises where a folder on the way cannot be looked into.
+            if scan.refused is not None or not os.path.exists(page):  # noqa: PTH110
                 continue
             try:
                 there = read_mark(page)
