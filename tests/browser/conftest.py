@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
 
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
@@ -19,6 +19,10 @@ _FLAGS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 ]
+_PATIENCE_MS = 180_000
+"""Machines of tests draw without a GPU, and do other things besides."""
+_OWN_WARNINGS = ("GL Driver Message", "[.WebGL-", "Automatic fallback to software WebGL")
+"""What Chromium says of how it draws, by its release and the machine's driver."""
 Show = Callable[..., Page]
 
 
@@ -32,8 +36,23 @@ def playwright() -> Iterator[Playwright]:
 
 def launch(playwright: Playwright, *flags: str) -> Browser:
     return playwright.chromium.launch(
-        executable_path=shutil.which("chromium"), args=[*_FLAGS, *flags]
+        executable_path=shutil.which("chromium"), args=[*_FLAGS, *flags], timeout=_PATIENCE_MS
     )
+
+
+def opened(browser: Browser, width: int, height: int) -> Page:
+    """An empty page in a window of so many pixels."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(_PATIENCE_MS)
+    return page
+
+
+def complaint(message: ConsoleMessage) -> str | None:
+    """What a page says that it should not: errors, and warnings but for the browser's own."""
+    if message.type == "error":
+        return message.text
+    own = any(words in message.text for words in _OWN_WARNINGS)
+    return message.text if message.type == "warning" and not own else None
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +94,8 @@ def show(browser: Browser, wrong: list[str]) -> Show:
 
     def show(path: Path, width: int = 1400, height: int = 1000) -> Page:
         asked: list[str] = []
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+        page = opened(browser, width, height)
+        page.on("console", lambda message: wrong.extend(filter(None, [complaint(message)])))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
         page.on("request", lambda request: asked.append(request.url))

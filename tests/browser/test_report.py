@@ -23,7 +23,7 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import chest, save
 from ..pages import HOSTILE, SMALL, answer
-from .conftest import Show, launch
+from .conftest import Show, launch, opened
 
 _TEXTS = """
 () => {
@@ -130,8 +130,12 @@ def test_a_click_on_a_finding_shows_its_map(shown: Page) -> None:
     buttons = page.locator("button.finding")
     assert buttons.count() == 18
     assert_readable(page, 1400)
-    first, other = buttons.nth(0), buttons.nth(5)
-    assert first.get_attribute("aria-pressed") == "true"
+    (first,) = page.locator("button.finding[aria-pressed=true]").all()
+    chosen = int(first.get_attribute("data-frame") or -1)
+    first = page.locator(f"button.finding[data-frame='{chosen}']")
+    other = page.locator(f"button.finding[data-frame='{(chosen + 5) % 18}']")
+    moved(page, "opacity", 50)
+    moved(page, "least", 30)
     before = picture(page)
     other.click()
     assert other.get_attribute("aria-pressed") == "true"
@@ -280,7 +284,7 @@ def test_text_can_be_read_and_fits(width: int, has_maps: bool, show: Show, tmp_p
     """Every text that a page can have, and a narrow window in which nothing is cut off."""
     as_published = Geometry((24, 48, 48), (15, 7.5, 7.5))  # in millimetres
     given = answer(
-        as_published, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 5), "a/" * 60,
+        as_published, ("Interlobular septal thickening", "Cyst", "x" * 70), (4, 3, 6), "a/" * 60,
         notes=["Only the middle is seen."], series="1.2." * 15, seen_mm={"z": (5.0, 20.0)},
     )  # fmt: skip
     if not has_maps:
@@ -314,8 +318,8 @@ def test_the_page_of_all_scans_can_be_read_and_fits(
          "error": {"kind": "Unreadable", "cause": "No CT.", "remedy": "Take another."}},
     ]  # fmt: skip
     path = tmp_path / "index.html"
-    path.write_bytes(index_page([(each, tmp_path / "a.html") for each in rows], tmp_path, None))
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    path.write_bytes(index_page([(each, None) for each in rows], tmp_path, None))
+    page = opened(browser, width, 900)
     page.goto(path.as_uri())
     assert_readable(page, width)
     page.close()
@@ -323,13 +327,24 @@ def test_the_page_of_all_scans_can_be_read_and_fits(
 
 def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path: Path) -> None:
     """One token towards S, L and A that speaks against a finding with a hostile name."""
-    given = answer(SMALL, ("Cyst", HOSTILE), (4, 3, 5), HOSTILE, notes=[HOSTILE])
+    names = ("Ground-glass", HOSTILE, "Cyst")
+    given = answer(SMALL, names, (4, 3, 5), HOSTILE, notes=[HOSTILE])
     assert given.relevance is not None
-    given.relevance[1] = 0
+    given.relevance[0] = -1e-9
+    given.relevance[1:] = 0
     given.relevance[1, 3, 2, 0] = -0.5
     path = tmp_path / "page.html"
     path.write_bytes(scan_page(given, Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))))
     page = show(path)
+    told = page.locator("#map-title"), page.locator("#scale-low"), page.locator("#scale-high")
+    page.locator("button.finding").get_by_text("Ground-glass").click()
+    assert [each.inner_text() for each in told] == [
+        "Ground-glass: all tokens add up to −6.00e−8", "−1.00e−9", "+1.00e−9"
+    ]  # fmt: skip
+    page.locator("button.finding").get_by_text("Cyst").click()
+    title, *ends = (each.inner_text() for each in told)
+    assert title == "Cyst: no token counts for or against it"
+    assert [float(end) for end in ends] == [0, 0]
     page.locator("button.finding").get_by_text("onerror").click()
     assert page.locator("body > img").count() == 0
     assert "<script>alert('1')" in page.locator("h1").inner_text()
@@ -349,7 +364,7 @@ def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path:
 
 def test_without_webgl_there_is_a_still_picture(report: Path, playwright: Playwright) -> None:
     browser = launch(playwright, "--disable-3d-apis")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page = opened(browser, 1400, 1000)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(report.as_uri())
@@ -371,5 +386,9 @@ def test_on_paper_there_is_a_still_picture(shown: Page) -> None:
     page = shown
     assert not page.locator("#stills").is_visible()
     page.emulate_media(media="print")
-    assert page.locator("#stills").is_visible()
-    assert not page.locator("#canvas").is_visible()
+    try:
+        assert page.locator("#stills").is_visible()
+        assert not page.locator("#canvas").is_visible()
+    finally:
+        page.emulate_media(media="screen")
+    assert page.locator("#canvas").is_visible()

@@ -412,3 +412,6 @@ def test_a_journal_lies_beside_its_table(tmp_path: Path) -> None:
     scans = copies(save(tmp_path / "a.nii", chest()), 2)
     folders = folder_names([Scan(path, None, 0, 0) for path in scans], Names())
     assert {str(folder) for folder in folders.values()} == {"0-a", "1-a"}
+    several = [Path("a.nii"), Path("a.nii.gz"), Path("a.nii.nii"), Path("b.nii")]
+    folders = folder_names([Scan(path, None, 0, 0) for path in several], Names())
+    assert [str(each) for each in folders.values()] == ["a.nii", "a.nii.gz", "a.nii.nii", "b"]

@@ -244,6 +244,30 @@ def test_maps_and_parquet_by_hashed_names(
     assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err
 
 
+def test_no_maps_are_replaced_that_the_row_of_another_scan_names(
+    server: EmbeddedTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii"
+    for scan in (a, b):
+        scan.parent.mkdir()
+        save(scan, chest())
+    maps, lines = tmp_path / "maps", tmp_path / "out.jsonl"
+    asked = ["--any-region", "--explain", maps, "--jsonl", lines, "--url", server.grpc_url]
+
+    def predict(*scans: Path) -> tuple[int, str]:
+        code = main(["predict", *map(str, (*scans, *asked))])
+        return code, capsys.readouterr().err
+
+    assert predict(a)[0] == 0
+    code, err = predict(b)
+    assert code == 2
+    assert f"{maps / 'ct' / 'relevance.json'} is of the maps of {a}, and that of {b} would" in err
+    code, err = predict(a, b)  # what is done keeps its maps
+    assert code == 0
+    assert "no longer" not in err
+    assert [Path(row["relevance"]).parent for row in rows(lines)] == [maps / "ct", maps / "b/ct"]
+
+
 def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path\nscans/Doe_Jane/0-good.nii\nscans/absent.nii\n")
     code, out, err = predict("--files", tmp_path / "list.csv", "--json")

@@ -26,6 +26,7 @@ from ctclip_client.report.images import ct_image, maps_image
 from ctclip_client.report.pictures import thumbnails
 from ctclip_client.report.scan_page import scan_page
 from ctclip_client.report.view import half_grid, histogram
+from ctclip_client.results import Provenance
 from ctclip_client.thresholds import Thresholds
 from ctclip_server.embedded.server import EmbeddedTriton
 
@@ -146,6 +147,10 @@ def test_thumbnails_show_each_side_where_its_mark_is(flip: bool) -> None:
     axial, coronal, _ = planes
     assert axial.outline == pytest.approx((0, 0, 100, 100))
     assert coronal.outline == pytest.approx((0, 25, 100, 50))
+    long = Volume.from_array(np.zeros((300, 4, 4), np.int16), (1.0, 1.0, 1.0), (1, 0))
+    for cut_mm, told in ((0.0, False), (0.9, False), (2.0, True)):
+        planes = thumbnails(long, {"z": (0.0, 300.0 - cut_mm), "x": (0.0, 4.0), "y": (0.0, 4.0)})
+        assert (planes[0].outline is not None) == told
 
 
 def test_the_histogram_counts_every_voxel() -> None:
@@ -220,6 +225,24 @@ def test_marks_that_nobody_knows_are_told() -> None:
         given = answer(SMALL, ("Cyst",), (4, 3, 5), orientation=orientation)
         text = Page(scan_page(given, volume)).text
         assert ("nothing told how the patient lay" in text) == told
+
+
+def test_what_the_model_sees_is_not_guessed() -> None:
+    volume = Volume.from_array(chest((10, 20, 30)), (3, 3, 3), (1, 0))
+    given = answer(SMALL, ("Cyst",), (4, 3, 5))
+    content = {**given.scores.provenance.content}
+    del content["geometry"]
+    provenance = Provenance.from_json(json.dumps(content))
+    silent = replace(given, scores=replace(given.scores, provenance=provenance))
+    for told, is_known in ((given, True), (silent, False)):
+        page = Page(scan_page(told, volume))
+        assert ("What the model sees of it is not known." in page.text) != is_known
+        assert ("does not tell what its model sees" in page.text) != is_known
+        assert ("The model sees all of it." in page.text) == is_known
+        assert ("The CT is what the model sees" in page.text) == is_known
+        assert bool(page.with_id("maps")) == is_known
+        assert bool(json.loads(page.with_id("data"))["maps"]) == is_known
+        assert bool([each for each in page.values("button") if "data-frame" in each]) == is_known
 
 
 def test_a_page_at_the_published_geometry_stays_below_10_mb() -> None:
@@ -318,6 +341,107 @@ def test_a_page_for_each_of_many_scans_and_one_of_all(
     assert (out / "a" / "ct.html").is_file()
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Scans of two patients that have one name, and other answers."""
+    found = tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii"
+    for number, scan in enumerate(found):
+        scan.parent.mkdir()
+        save(scan, chest((20 + 4 * number, 30, 30)))
+    return found
+
+
+def of_two(found: Path) -> str:
+    """Whose page it is."""
+    (title,) = re.findall(r"<h1>.*/([ab])/ct.nii</h1>", found.read_text())
+    return str(title)
+
+
+def test_no_page_is_replaced_by_that_of_another_scan(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = two
+    out = tmp_path / "out"
+    asked = ("--any-region", "--report", out)
+    code, _, err = predict(a, *asked)
+    assert code == 0, err
+    for again in ((), ("--again",), ("--jsonl", tmp_path / "other.jsonl")):
+        code, _, err = predict(b, *asked, *again)
+        assert code == 2
+        assert f"{out / 'ct.html'} is the page of {a}, and that of {b} would replace it" in err
+        assert of_two(out / "ct.html") == "a"
+    code, _, err = predict(a, *asked)
+    assert code == 0
+    assert f"report: {out / 'index.html'}" in err
+    # With more scans their common folder is another one: what is done keeps its page.
+    code, _, err = predict(a, b, *asked)
+    assert code == 0
+    assert "1 scored, 0 failed, 1 done before" in err
+    assert "no longer" not in err
+    links = [each["href"] for each in Page((out / "index.html").read_bytes()).values("a")]
+    assert links == ["ct.html", "b/ct.html"]
+    assert [of_two(out / str(link)) for link in links] == ["a", "b"]
+    assert predict(a, b, *asked, "--again")[0] == 0
+    links = [each["href"] for each in Page((out / "index.html").read_bytes()).values("a")]
+    assert [of_two(out / str(link)) for link in links] == ["a", "b"]
+
+
+def test_what_is_no_page_is_not_replaced(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "ct.html").write_text("notes")
+    code, _, err = predict(two[0], "--any-region", "--hash-names", "--report", out)
+    assert code == 0, err
+    code, _, err = predict(two[0], "--any-region", "--report", out, "--again")
+    assert code == 2
+    assert f"{out / 'ct.html'} is no page of a scan" in err
+    assert (out / "ct.html").read_text() == "notes"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_nothing_links_to_the_page_of_another_answer(
+    predict: Run, two: tuple[Path, Path], hidden: bool, tmp_path: Path
+) -> None:
+    """Whoever put it there: here a copy of another scan's page."""
+    out, other = tmp_path / "out", tmp_path / "other.html"
+    asked = ("--any-region", *["--hash-names"] * hidden)
+    assert predict(two[0], *asked, "--report", out)[0] == 0
+    assert predict(two[1], *asked, "--report", other)[0] == 0
+    (page,) = (each for each in out.rglob("*.html") if each.name != "index.html")
+    page.write_bytes(other.read_bytes())
+    code, _, err = predict(two[0], *asked, "--report", out)
+    assert code == 0
+    assert "pages are no longer in" in err
+    index = Page((out / "index.html").read_bytes())
+    assert not index.values("a")
+    assert "The page of this scan is missing" in index.text
+
+
+def test_a_page_is_told_only_where_it_is_of_this_run(
+    predict: Run, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = two
+    page, kept = tmp_path / "out.html", ("--jsonl", tmp_path / "out.jsonl")
+    asked = ("--any-region", "--report", page)
+    for scan in two:  # a file that is named is replaced
+        code, _, err = predict(scan, *asked, *kept)
+        assert code == 0
+        assert f"report: {page}" in err
+    assert f"report: {page}" in predict(b, *asked, *kept)[2]
+    code, _, err = predict(a, *asked, *kept)
+    assert code == 0
+    assert "report: " not in err
+    assert "pages are no longer in" in err
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"no CT")
+    code, _, err = predict(bad, *asked)
+    assert code == 2
+    assert "report: " not in err
+    assert of_two(page) == "b"
+
+
 def test_where_every_scan_fails_the_page_of_all_says_why(predict: Run, tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -378,6 +502,12 @@ def test_what_makes_no_sense_is_refused_before_any_work(
     assert "got 'A', expected some of 'Cyst'" in refused(
         scan, "--report", page, "--prompts", bank, "--thresholds", thresholds
     )
+    for option in ("--again", "--retry-failed"):
+        error = refused(scan, "--report", page, option)
+        assert f"{option} is about the file of an earlier run, and none is named" in error
+    own = tmp_path / f"{251 * 'x'}.nii"
+    save(own, chest())
+    assert "a name of 256 bytes, expected 255 at most" in refused(own, "--report", out)
     own = tmp_path / "index.nii"
     save(own, chest())
     assert "which is that of all scans" in refused(own, "--report", out)
@@ -399,8 +529,14 @@ def test_thresholds_of_other_findings_end_the_run(
     assert "got 'Cyst', expected some of" in err
     assert "not a CT file" not in err
     thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.0}}))
+    asked = (asked[0], "--report", tmp_path / "out", *asked[3:])
     assert predict(*asked)[0] == 0
-    assert "▲ above 0.000" in Page(page.read_bytes()).text
+    assert "▲ above 0.000" in Page((tmp_path / "out" / "ct0.html").read_bytes()).text
+    thresholds.write_text(json.dumps({**content, "thresholds": {"Cardiomegaly": 0.5}}))
+    code, _, err = predict(*asked)  # a page of one run has not the marks of another
+    assert code == 2
+    assert "results of other options" in err
+    assert "--report, --thresholds" in err
 
 
 @pytest.mark.parametrize("package", ["jinja2", "PIL"])

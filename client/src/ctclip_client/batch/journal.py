@@ -234,7 +234,10 @@ class Journal:
         )
 
     def _of_another_run(self, row: Row) -> InvalidInput:
-        what = "other options (prompts, what is computed, how scans are read, --hash-names)"
+        what = (
+            "other options (prompts, what is computed, how scans are read, --report, --thresholds, "
+            "--hash-names)"
+        )
         if not {*self._key, *self._state} <= row.keys():
             what = "another command of ctclip"
         return InvalidInput(

@@ -125,6 +125,10 @@ def run(args: argparse.Namespace) -> int:
         pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
+        if journal is not None:
+            _check_maps_free(args, journal, map(names.key, plan.todo), folders)
+        if reports is not None:
+            reports.check_free(plan, pages, names, again=args.again)
         in_files = bool(args.jsonl or args.csv or args.parquet)
         show = stack.enter_context(
             printed(
@@ -139,8 +143,7 @@ def run(args: argparse.Namespace) -> int:
             _tell_missing_maps(args, journal, folders)
             tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
-            reports.write_index(journal, pages)
-            reports.tell(journal, pages)
+            reports.end(journal)
     return code
 
 
@@ -204,14 +207,38 @@ def _check_beside_pages(args: argparse.Namespace, pages: Iterable[Path]) -> None
             )
 
 
+def _check_maps_free(
+    args: argparse.Namespace,
+    journal: Journal,
+    todo: Iterable[Any],
+    folders: Mapping[Any, Path],
+) -> None:
+    """Refuse to replace the maps that the row of another scan names."""
+    from ctclip_client.maps.relevance import INDEX_FILE
+
+    if not folders:
+        return
+    named = {row["relevance"]: journal.key_of(row) for row in journal.rows()}
+    for key in todo:
+        index = args.explain / folders[key] / INDEX_FILE
+        other = named.get(str(index), key)
+        if other != key:
+            raise InvalidInput(
+                f"--explain: {index} is of the maps of {other[0]}, and that of {key[0]} would "
+                "replace it.",
+                "Name another folder, or let everything be done anew with --again.",
+            )
+
+
 def _tell_missing_maps(
     args: argparse.Namespace, journal: Journal, folders: Mapping[Any, Path]
 ) -> None:
-    from ctclip_client.maps.relevance import INDEX_FILE
     from ctclip_client.system.terminal import say
 
-    done = (key for key, entry in journal.entries.items() if key in folders and not entry.kind)
-    missing = sum(not (args.explain / folders[key] / INDEX_FILE).is_file() for key in done)
+    if not folders:
+        return
+    done = (row["relevance"] for row in journal.rows() if journal.key_of(row) in folders)
+    missing = sum(not Path(index).is_file() for index in done)
     if missing:
         say(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "
@@ -229,6 +256,7 @@ def _ensemble(args: argparse.Namespace) -> Ensemble:
 
 def _check_options(args: argparse.Namespace) -> None:
     from ctclip_client.cli.flag_values import flag, is_given, reading_options
+    from ctclip_client.cli.reports import is_page
 
     asked = [f"--{name}" for name in ("prompts", "classify", "explain") if getattr(args, name)]
     if len(asked) > 1:
@@ -247,7 +275,8 @@ def _check_options(args: argparse.Namespace) -> None:
             "--embedding has no place in a table or CSV.",
             "Add --json or --jsonl FILE; ctclip embed image writes embeddings as Parquet or .npz.",
         )
-    if not (args.jsonl or args.csv or args.parquet or args.report):
+    folder = args.report is not None and not is_page(args.report)
+    if not (args.jsonl or args.csv or args.parquet or folder):
         for name in ("again", "retry_failed"):
             if is_given(args, name):
                 raise InvalidInput(

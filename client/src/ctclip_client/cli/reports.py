@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,15 @@ from ctclip_client.system.terminal import say
 
 if TYPE_CHECKING:
     from ctclip_client import Scan, Volume
-    from ctclip_client.batch.journal import Journal
+    from ctclip_client.batch.journal import Journal, Row
     from ctclip_client.batch.names import Key, Names
+    from ctclip_client.batch.plan import Plan
     from ctclip_client.cli.predictions import Prediction
     from ctclip_client.thresholds import Thresholds
 
 _INDEX = "index.html"
+_LONGEST_NAME = 255
+"""Bytes that a disk allows."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Reports:
     target: Path
     index: Path | None
     thresholds: Thresholds | None
+    _written: set[Path] = field(default_factory=set, init=False)
 
     @property
     def file(self) -> Path:
@@ -38,7 +43,8 @@ class Reports:
     def pages(self, scans: Sequence[Scan], names: Names) -> dict[Key, Path]:
         """The page of each scan, named as the folder of its maps.
 
-        Raises: InvalidInput where one file is to hold several scans, or one is named as the index.
+        Raises: InvalidInput where one file is to hold several scans, or one is named as the index,
+            or has a name that is too long.
         """
         from ctclip_client.batch.folders import folder_names
 
@@ -53,55 +59,120 @@ class Reports:
         folders = folder_names(scans, names)
         pages = {key: self.target / f"{folder}.html" for key, folder in folders.items()}
         for scan in scans:
-            if pages[names.key(scan)] == self.index:
+            page = pages[names.key(scan)]
+            if page == self.index:
                 raise InvalidInput(
                     f"--report: the page of {scan.path} would be {self.index}, which is that of "
                     "all scans.",
                     "Rename the scan.",
                 )
+            if (size := len(os.fsencode(page.name))) > _LONGEST_NAME:
+                raise InvalidInput(
+                    f"--report: the page of {scan.path} would have a name of {size} bytes, "
+                    f"expected {_LONGEST_NAME} at most.",
+                    "Rename the scan, or add --hash-names.",
+                )
         return pages
 
-    def write(self, page: Path, scan: Prediction, volume: Volume, relevance: Any | None) -> None:
-        """Write the page of a scan. relevance: its maps (F, T, H', W') float32, or None.
+    def check_free(
+        self, plan: Plan, pages: Mapping[Key, Path], names: Names, *, again: bool
+    ) -> None:
+        """Refuse to replace a page of another scan, but where that scan gets a new one, too.
+
+        again: all scans of the plan are scored anew. Raises: InvalidInput.
+        """
+        from ctclip_client.report.mark import read_mark, scan_mark
+
+        if self.index is None:  # a file that is named is replaced, as every output
+            return
+        anew = {scan_mark(*key) for key in plan.keys} if again else set()
+        for scan in plan.todo:
+            page, own = pages[names.key(scan)], scan_mark(*names.key(scan))
+            # Path.exists raises where a folder on the way cannot be looked into.
+            if scan.refused is not None or not os.path.exists(page):  # noqa: PTH110
+                continue
+            try:
+                there = read_mark(page)
+            except OSError:  # nobody can tell
+                there = None
+            if there is not None and there.scan in {own, *anew}:
+                continue
+            what = "no page of a scan"
+            if there is not None:
+                what = "the page of another scan" if names.hashed else f"the page of {there.title}"
+            raise InvalidInput(
+                f"--report: {page} is {what}, and that of {names.path(scan.path)} would replace "
+                "it.",
+                "Name another folder, or take that file away.",
+            )
+
+    def write(
+        self, page: Path, scan: Prediction, volume: Volume, relevance: Any | None,
+        series: str | None = None,
+    ) -> None:  # fmt: skip
+        """Write the page of a scan.
+
+        relevance: its maps (F, T, H', W') float32, or None. series: as its row has it.
 
         Raises: InvalidInput where it cannot be written, or thresholds are of other findings.
         """
+        from ctclip_client.report.mark import mark_of
         from ctclip_client.report.scan_page import Answer, scan_page
 
-        answer = Answer(scan.path, scan.scores, scan.recipe(), scan.timings_ms, relevance)
+        mark = mark_of({**scan.to_json(embedding=False), "series": series})
+        answer = Answer(
+            scan.path, scan.scores, scan.recipe(), scan.timings_ms, relevance, str(mark)
+        )
         content = scan_page(answer, volume, self.thresholds)
         _make_folder(page.parent)
         with whole_file(page) as file:
             file.write(content)
+        self._written.add(page)
 
-    def write_index(self, journal: Journal | None, pages: Mapping[Key, Path]) -> None:
-        """Write the page of all scans, those that failed among them, and where all of them did.
+    def end(self, journal: Journal | None) -> None:
+        """Write the page of all scans, those that failed among them, and where all of them did;
+        say where to look, and what is missing there.
 
         Raises: InvalidInput where it cannot be written.
         """
         from ctclip_client.report.index_page import index_page
 
-        if self.index is None or journal is None or not journal.entries:
-            return
-        content = index_page(
-            [(row, pages[journal.key_of(row)]) for row in journal.rows(failed=True)],
-            self.target, self.thresholds,
-        )  # fmt: skip
-        with whole_file(self.index) as file:
-            file.write(content)
-
-    def tell(self, journal: Journal | None, pages: Mapping[Key, Path]) -> None:
-        """Say where to look, and what is missing there."""
-        entries = {} if journal is None else journal.entries
-        done = (key for key, entry in entries.items() if key in pages and not entry.kind)
-        missing = sum(not pages[key].is_file() for key in done)
+        rows = [] if journal is None else list(journal.rows(failed=True))
+        pages = [_page_of(row) for row in rows]
+        if self.index is not None and rows:
+            content = index_page(zip(rows, pages, strict=True), self.target, self.thresholds)
+            with whole_file(self.index) as file:
+                file.write(content)
+            self._written.add(self.index)
+        missing = sum(
+            page is None and "error" not in row for row, page in zip(rows, pages, strict=True)
+        )
         if missing:
             say(
                 f"note: pages are no longer in {self.target} (scans that were scored before: "
                 f"{missing}); --again makes them anew"
             )
-        if self.file.is_file():
+        if self.file in self._written or self.file in pages:
             say(f"report: {self.file}")
+
+
+def _page_of(row: Row) -> Path | None:
+    """The page that a result was written to; None where it is gone, or is that of another one."""
+    from ctclip_client.report.mark import mark_of, read_mark
+
+    if "error" in row:
+        return None
+    page = Path(row["report"])
+    try:
+        there = read_mark(page)
+    except OSError:
+        return None
+    return page if there is not None and str(there) == str(mark_of(row)) else None
+
+
+def is_page(target: Path) -> bool:
+    """Whether `--report` names a page rather than a folder of pages."""
+    return target.suffix.lower() in (".html", ".htm") and not target.is_dir()
 
 
 def reports_of(args: argparse.Namespace) -> Reports | None:
@@ -125,7 +196,7 @@ def reports_of(args: argparse.Namespace) -> Reports | None:
     require_pillow()
     thresholds = args.thresholds and read_thresholds(args.thresholds)
     target: Path = args.report
-    if target.suffix.lower() in (".html", ".htm") and not target.is_dir():
+    if is_page(target):
         return Reports(target, None, thresholds)
     if target.exists() and not target.is_dir():
         raise InvalidInput(

@@ -64,9 +64,10 @@ class Scoring:
                 found = self._with_maps(found, explanation, scan, volume)
             if self._reports is not None:
                 maps = None if explanation is None else explanation.relevance
-                page = self._pages[self._names.key(scan)]
+                key = self._names.key(scan)
+                page, (_, series) = self._pages[key], key
                 started = time.perf_counter()
-                self._reports.write(page, found, volume, maps)
+                self._reports.write(page, found, volume, maps, series)
                 spent_ms = (time.perf_counter() - started) * 1000
                 found = replace(found, page=page, page_ms=spent_ms)
         except InvalidInput as error:  # the next scan would be scored for nothing

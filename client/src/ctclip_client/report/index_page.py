@@ -30,11 +30,14 @@ class _Line:
 
 
 def index_page(
-    rows: Iterable[tuple[Mapping[str, Any], Path]], folder: Path, thresholds: Thresholds | None
+    rows: Iterable[tuple[Mapping[str, Any], Path | None]],
+    folder: Path,
+    thresholds: Thresholds | None,
 ) -> bytes:
     """Return the page, UTF-8.
 
-    rows: of a journal, with the page of each. folder: where this page will lie. Of each scan it
+    rows: of a journal, with the page of each, None where it is missing. folder: where this page
+    will lie. Of each scan it
     shows the findings at their threshold or above; without thresholds, the most probable ones.
     """
     rows = list(rows)
@@ -53,7 +56,9 @@ def index_page(
     return page.encode("utf-8", "backslashreplace")
 
 
-def _line(row: Mapping[str, Any], page: Path, folder: Path, thresholds: Thresholds | None) -> _Line:
+def _line(
+    row: Mapping[str, Any], page: Path | None, folder: Path, thresholds: Thresholds | None
+) -> _Line:
     name, series = printable(row["path"]), printable(row["series"] or "")
     error = row.get("error")
     if error is not None:
@@ -63,6 +68,6 @@ def _line(row: Mapping[str, Any], page: Path, folder: Path, thresholds: Threshol
         [(each["finding"], each["probability"]) for each in row["findings"]], thresholds
     )
     shown = [each for each in found if each.above] if thresholds else found[:_TOP]
-    link = quote(os.fsencode(page.relative_to(folder).as_posix())) if page.is_file() else ""
+    link = quote(os.fsencode(page.relative_to(folder).as_posix())) if page else ""
     notes = tuple(map(printable, row["recipe"]["notes"]))
     return _Line(name, series, link, tuple(shown), notes)

@@ -16,10 +16,13 @@ from ctclip_client.report.view import HU_RANGE, STEP_HU, View
 from ctclip_client.system.distributions import how_to_install_extra
 from ctclip_client.volume import Volume
 
-LUNG = (-600.0, 1500.0)
-WIDE = (-300.0, 1400.0)
-"""Windows: middle and width, HU."""
-Window = tuple[float, float]
+Window = tuple[int, int]
+"""Its level, which is its middle, and its width, HU."""
+WINDOWS = {
+    "Lung": (-600, 1500), "Mediastinum": (40, 400), "Bone": (400, 1800), "Full": (0, 2000),
+}  # fmt: skip
+STILL = WINDOWS["Lung"]
+WIDE = (-300, 1400)
 _LARGEST_PX = 384
 
 
@@ -58,12 +61,16 @@ def thumbnails(volume: Volume, seen_mm: Mapping[str, tuple[float, float]]) -> li
     """
     shape = volume.voxels.shape
     extent = [n * edge for n, edge in zip(shape, volume.spacing_mm, strict=True)]
+    voxel = [1 / n for n in shape]
     seen = [
         tuple(end / whole for end in seen_mm.get(axis, (0.0, whole)))
         for axis, whole in zip("zxy", extent, strict=True)
     ]
     slope, intercept = volume.rescale
-    whole = all(low <= 0.01 and high >= 0.99 for low, high in seen)
+    # Ends are rounded, by less than a voxel.
+    whole = all(
+        low < part and high > 1 - part for (low, high), part in zip(seen, voxel, strict=True)
+    )
     outline = None if whole else seen
     middle = [slope * plane + intercept for plane in _middle(volume.voxels)]
     return _planes(middle, extent, WIDE, outline)
@@ -74,7 +81,7 @@ def stills(view: View) -> list[Plane]:
     shape = view.voxels.shape
     extent = [n * edge for n, edge in zip(shape, view.spacing_mm, strict=True)]
     middle = [STEP_HU * plane + HU_RANGE[0] for plane in _middle(view.voxels)]
-    return _planes(middle, extent, LUNG, None)
+    return _planes(middle, extent, STILL, None)
 
 
 def _middle(voxels: NDArray[Any]) -> list[NDArray[np.float64]]:
@@ -124,8 +131,8 @@ def _plane(  # noqa: PLR0917 (once for each of three planes)
 
 
 def _grey(hu: NDArray[np.float64], window: Window) -> NDArray[np.uint8]:
-    middle, width = window
-    grey: NDArray[np.uint8] = np.rint(((hu - middle) / width + 0.5).clip(0, 1) * 255).astype(
+    level, width = window
+    grey: NDArray[np.uint8] = np.rint(((hu - level) / width + 0.5).clip(0, 1) * 255).astype(
         np.uint8
     )
     return grey

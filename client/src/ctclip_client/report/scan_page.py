@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,7 +18,7 @@ from ctclip_client.errors import ServerError
 from ctclip_client.report.findings import finding_rows
 from ctclip_client.report.images import ct_image, maps_image
 from ctclip_client.report.pages import render
-from ctclip_client.report.pictures import stills, thumbnails
+from ctclip_client.report.pictures import STILL, WIDE, WINDOWS, Window, stills, thumbnails
 from ctclip_client.report.view import Histogram, half_grid, histogram
 from ctclip_client.results import Classification, Scores
 from ctclip_client.system.terminal import printable
@@ -34,7 +34,7 @@ class Answer:
 
     name: what it is called. scores: of the server. recipe, timings_ms: as in the JSON of `ctclip
     predict`. relevance: (F, T, H', W') float32 in the order of the scores, None where there are no
-    maps.
+    maps. mark: by which the page is known again (`report.mark`).
     """
 
     name: str
@@ -42,6 +42,7 @@ class Answer:
     recipe: Mapping[str, Any]
     timings_ms: Mapping[str, float]
     relevance: NDArray[np.float32] | None = None
+    mark: str = ""
 
 
 def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = None) -> bytes:
@@ -55,8 +56,10 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         thresholds.check_known(scores.findings)
     try:
         geometry, _ = scores.provenance.geometry()
-    except ServerError:  # it keeps that to itself: the usual middle of the scan is shown
-        geometry = PUBLISHED_GEOMETRY
+        is_known = True
+    except ServerError:  # it keeps that to itself: where a map would lie is not known
+        geometry, is_known = PUBLISHED_GEOMETRY, False
+        answer = replace(answer, relevance=None)
     view = half_grid(volume, geometry)
     rows = finding_rows([(name, value) for name, value, *_ in scores.rows()], thresholds)
     maps = "" if answer.relevance is None else maps_image(answer.relevance, geometry)
@@ -64,10 +67,12 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
     page = render(
         "ctclip_client.report", "scan.html",
         random_weights=scores.provenance.random_weights,
-        name=printable(answer.name),
+        name=printable(answer.name), mark=answer.mark,
         rows=rows,
         method=None if thresholds is None else printable(thresholds.method),
         by_sentences=isinstance(scores, Scores),
+        is_known=is_known,
+        windows=WINDOWS, still_window=_window(STILL), thumbnail_window=_window(WIDE),
         notes=[*map(printable, recipe["notes"]), *_unplaced(recipe)],
         stills=stills(view),
         thumbnails=thumbnails(volume, recipe["seen_mm"]),
@@ -146,6 +151,11 @@ def _recipe(answer: Answer) -> Iterator[tuple[str, str]]:
     yield "Transport", f"{scores.transport.bytes / 1e6:.1f} MB by {kind}"
     stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in answer.timings_ms.items())
     yield "Milliseconds", printable(stages)
+
+
+def _window(window: Window) -> str:
+    level, width = window
+    return f"{_signed(level)}/{width}"
 
 
 def _signed(value: float) -> str:

@@ -5,6 +5,8 @@
   const data = JSON.parse(at("data").textContent);
   const hasMaps = data.maps.length > 0;
   const findings = [...document.querySelectorAll("button.finding")];
+  const presets = [...document.querySelectorAll("[data-window]")];
+  const ends = ({ dataset }) => ({ cal_min: +dataset.level - dataset.width / 2, cal_max: +dataset.level + dataset.width / 2 });
   const sliders = ["sagittal", "coronal", "axial"].map(at); // along x, y and z
   // Towards the strongest: dark to bright, so that weak tokens stay in the background.
   const FOR = { R: [156, 255, 255], G: [47, 122, 226], B: [0, 26, 122], A: [255, 255, 255], I: [0, 128, 255] };
@@ -21,6 +23,8 @@
     { sliceType: 2, position: [0.505, 0.67, 0.495, 0.33] },
   ];
   let frame = -1;
+  const minus = (text) => text.replaceAll("-", "−");
+  const signed = (value) => minus((value > 0 ? "+" : "") + value.toPrecision(3));
 
   // Until all is drawn, and where it cannot be: the still pictures.
   function showPlanes(shown) {
@@ -48,7 +52,7 @@
     viewer.addColormap("for", FOR);
     viewer.addColormap("against", AGAINST);
     viewer.volumes = [await niivue.NVImage.loadFromBase64({
-      base64: at("ct").textContent, name: "ct.nii.gz", colormap: "gray", cal_min: -1350, cal_max: 150,
+      base64: at("ct").textContent, name: "ct.nii.gz", colormap: "gray", ...ends(presets[0]),
     })];
     if (hasMaps) {
       const map = await niivue.NVImage.loadFromBase64({
@@ -68,15 +72,12 @@
 
   // Windows
   function setWindow(button) {
-    const [middle, width] = button.dataset.window.split(",").map(Number);
-    ct.cal_min = middle - width / 2;
-    ct.cal_max = middle + width / 2;
-    for (const other of button.parentElement.querySelectorAll("button")) {
-      other.setAttribute("aria-pressed", String(other === button));
-    }
-    at("window-text").textContent = `level ${middle}, width ${width} HU`.replace("-", "−");
+    const { level, width } = button.dataset;
+    Object.assign(ct, ends(button));
+    for (const other of presets) other.setAttribute("aria-pressed", String(other === button));
+    at("window-text").textContent = minus(`level ${level}, width ${width} HU`);
   }
-  for (const button of document.querySelectorAll("[data-window]")) {
+  for (const button of presets) {
     button.addEventListener("click", () => {
       setWindow(button);
       viewer.updateGLVolume();
@@ -111,12 +112,12 @@
       `${location.values[0].value.toFixed(0)} HU`,
     ];
     if (frame >= 0 && location.values[1]) words.push(`token ${signed(location.values[1].value)}`);
-    at("place").textContent = words.join("; ").replaceAll("-", "−");
+    at("place").textContent = minus(words.join("; "));
   };
-  const signed = (value) => (value > 0 ? "+" : "") + value.toPrecision(3);
 
   // Maps
   function drawMap() {
+    // Where all tokens are 0: any scale, on which none of them has a colour.
     const least = at("least").value / 100, largest = data.largest[frame] || 1;
     map.cal_min = Math.max(least, 1e-6) * largest;
     map.cal_max = largest;
@@ -125,8 +126,8 @@
     map.opacity = at("opacity").value / 100;
     at("opacity").previousElementSibling.textContent = `${at("opacity").value} %`;
     at("least").previousElementSibling.textContent = `${at("least").value} %`;
-    at("scale-low").textContent = signed(-largest).replace("-", "−");
-    at("scale-high").textContent = signed(largest);
+    at("scale-low").textContent = signed(-data.largest[frame] || 0);
+    at("scale-high").textContent = signed(data.largest[frame]);
     viewer.refreshLayers(map, 1);
     viewer.drawScene();
     viewer.createOnLocationChange();
@@ -135,7 +136,9 @@
     frame = Number(button.dataset.frame);
     for (const other of findings) other.setAttribute("aria-pressed", String(other === button));
     const { finding, total } = data.maps[frame];
-    at("map-title").textContent = `${finding}: all tokens add up to ${signed(total)}`.replace("-", "−");
+    const none = "no token counts for or against it";
+    const told = data.largest[frame] ? `all tokens add up to ${signed(total)}` : none;
+    at("map-title").textContent = `${finding}: ${told}`;
     at("legend").hidden = false;
     map.frame4D = frame;
     drawMap();
@@ -154,7 +157,7 @@
   };
   new ResizeObserver(layOut).observe(at("canvas"));
   layOut();
-  setWindow(document.querySelector("[data-window]"));
+  setWindow(presets[0]);
   if (hasMaps) choose(findings[0]);
   viewer.createOnLocationChange();
   document.documentElement.dataset.ready = "";
