@@ -117,8 +117,9 @@ def _write_cohort(folder: Path, scan: Path) -> None:
     (folder / "labels.csv").write_text(f"VolumeName,{findings}\n{labels}")
     (folder / "valid_predicted_labels.csv").symlink_to("labels.csv")
     (folder / "valid_labels.csv").symlink_to("labels.csv")
-    trained = (folder / "labels.csv").read_text().replace("valid_", "train_")
-    (folder / "train_labels.csv").write_text(trained)
+    labels = (folder / "labels.csv").read_text()
+    for split in ("train", "test"):
+        (folder / f"{split}_labels.csv").write_text(labels.replace("valid_", f"{split}_"))
     vectors = np.random.default_rng(0).normal(size=(len(everybody), 16))
     write_npz(folder / "scans.npz", everybody, vectors)
     (folder / "validation_reports.csv").symlink_to("reports.csv")

@@ -37,7 +37,8 @@ def inputs(
     assert main(["predict", str(scans), "--csv", str(scores), *url]) == 0
     for name in ("valid.csv", "int8.csv", "fp32.csv"):
         shutil.copy(scores, folder / name)
-    (folder / "train.csv").write_text(scores.read_text().replace("valid_", "train_"))
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text(scores.read_text().replace("valid_", f"{split}_"))
     fit = ["--predictions", str(folder / "train.csv"), "--labels", str(folder / "train_labels.csv")]
     assert main(["evaluate", *fit, "--fit-thresholds", str(folder / "thresholds.json")]) == 0
     for kind, read in (("image", scans), ("text", folder / "reports.csv")):
