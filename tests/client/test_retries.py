@@ -46,15 +46,15 @@ def test_what_is_tried_again(
     def asked() -> int:
         return int(client.pathologies(ask_for("good")).provenance.content["asked"])
 
-    client = connect(misbehaving.grpc_url, retries=2)
-    before = asked()
-    if kind is None:
-        scores = client.pathologies(ask_for(name))
-        assert scores.provenance.content["request"] == scores.request_id != ""
-    else:
-        with pytest.raises(kind):
-            client.pathologies(ask_for(name))
-    assert asked() - before - 1 == attempts
+    with connect(misbehaving.grpc_url, retries=2) as client:
+        before = asked()
+        if kind is None:
+            scores = client.pathologies(ask_for(name))
+            assert scores.provenance.content["request"] == scores.request_id != ""
+        else:
+            with pytest.raises(kind):
+                client.pathologies(ask_for(name))
+        assert asked() - before - 1 == attempts
     assert not regions()
     assert not registered(misbehaving)
 
