@@ -71,8 +71,8 @@ def tables(
     return write
 
 
-def on_gpu(kept: Kept, _: str) -> str:
-    """What is not known of GPUs."""
+def missing(kept: Kept, _: str) -> str:
+    """What is not known of GPUs, and of lower precisions without one."""
     on_cuda = [r for _, r in kept if r.kind == "gpu" and r.plan.get("device") == "cuda"]
     if not on_cuda:
         told = "any GPU; `ctclip bench gpu` was rehearsed on a CPU"
@@ -80,6 +80,10 @@ def on_gpu(kept: Kept, _: str) -> str:
         told = "Triton and TensorRT engines on a GPU"
     else:
         told = "TensorRT engines on a GPU"
+    graphs = [result.subject.get("precision") for _, result in kept if result.kind == "graphs"]
+    lower = [name for name in ("fp16", "bf16", "int8") if name not in graphs]
+    if lower:
+        told += f"; exports in {', '.join(lower)} on a CPU"
     return f"Not measured: {told}. `docker compose` was checked without a docker engine.\n"
 
 
@@ -150,7 +154,7 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
         "gpu", ["onnx", "transfer", "compile"], ("", "p50 ms", "p90 ms", *PARITY),
         only="preprocess for GPUs|preprocess and vision, VOXELS in place|vision .*",
     ),
-    "missing": on_gpu,
+    "missing": missing,
 }  # fmt: skip
 
 
