@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ctclip_bench.results.cells import Cells, cells, markdown
 from ctclip_bench.results.files import newest
-from ctclip_bench.results.result import Result
+from ctclip_bench.results.result import Result, Row
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -71,8 +71,8 @@ def tables(
     return write
 
 
-def on_gpu(kept: Kept, _: str) -> str:
-    """What is not known of GPUs."""
+def missing(kept: Kept, _: str) -> str:
+    """What is not known of GPUs, and of lower precisions without one."""
     on_cuda = [r for _, r in kept if r.kind == "gpu" and r.plan.get("device") == "cuda"]
     if not on_cuda:
         told = "any GPU; `ctclip bench gpu` was rehearsed on a CPU"
@@ -80,11 +80,52 @@ def on_gpu(kept: Kept, _: str) -> str:
         told = "Triton and TensorRT engines on a GPU"
     else:
         told = "TensorRT engines on a GPU"
+    graphs = [result.subject.get("precision") for _, result in kept if result.kind == "graphs"]
+    lower = [name for name in ("fp16", "bf16", "int8") if name not in graphs]
+    if lower:
+        told += f"; exports in {', '.join(lower)} on a CPU"
     return f"Not measured: {told}. `docker compose` was checked without a docker engine.\n"
+
+
+def in_short(kept: Kept, _: str) -> str:
+    """What a reader asks first, of the rows of float32 that the tables below have."""
+    found = [
+        (*told, result.machine_name)
+        for _, result in kept
+        if result.subject.get("precision", "fp32") == "fp32"
+        and result.subject.get("config", "default") == "default"
+        for row in result.rows
+        if (told := _told(result.kind, row))
+    ]
+    lines = [f"| {what} | {amount} | {machine} |" for _, what, amount, machine in sorted(found)]
+    return "\n".join(["| what | how much | where |", "|---|---|---|", *lines, ""])
+
+
+def _told(kind: str, row: Row) -> tuple[int, str, str] | None:
+    """What is worth a line of a row: its place, what it is, how much."""
+    place, times = (kind, row.table, row.name), row.times_ms
+    peak = row.figures.get("peak_gib")
+    if place == ("growth", "scans", "scans 20") and times is not None:
+        count = round(20 * 3_600_000 / times.p50, -1)
+        return 0, "scans an hour, `ctclip predict` over 20 files", f"{count:,.0f}"
+    if place == ("file", "stages", "whole") and times is not None:
+        return 1, "one scan, from its file to the findings", f"{times.p50 / 1000:.1f} s"
+    if kind == "serve" and row.table == "clients" and peak:
+        return (
+            2,
+            f"memory of the server, scans at once: {row.name.removeprefix('clients ')}",
+            f"{peak:.1f} GiB at most",
+        )
+    if place == ("file", "processes", "client") and peak:
+        return 3, "memory of the client, one scan", f"{peak:.2f} GiB at most"
+    if place == ("gpu", "onnx", "vision fp32") and times is not None:
+        return 4, "the image encoder alone", f"{times.p50:.0f} ms a scan"
+    return None
 
 
 PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 BLOCKS: dict[str, Callable[[Kept, str], str]] = {
+    "short": in_short,
     "graphs": tables(
         "graphs", ["vision", "text", "preprocess"],
         ("", "p50 ms", "p90 ms", "share of limit", *PARITY),
@@ -113,7 +154,7 @@ BLOCKS: dict[str, Callable[[Kept, str], str]] = {
         "gpu", ["onnx", "transfer", "compile"], ("", "p50 ms", "p90 ms", *PARITY),
         only="preprocess for GPUs|preprocess and vision, VOXELS in place|vision .*",
     ),
-    "missing": on_gpu,
+    "missing": missing,
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ def test_images_in_every_form(
         code, err = embed("image", *scans[:number], "--out", lines, "--readers", 0)
         assert code == 0
     assert f"going on from {lines}: 2 done by release" in err
+    assert "embedded, 0 failed, 2 done before" in err
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert sorted(row["path"] for row in rows) == list(map(str, scans))
     assert {"recipe", "release", "checkpoint_sha256", "transport", "sha256"} <= set(rows[0])
@@ -93,7 +94,9 @@ def test_reports(embed: Run, server: EmbeddedTriton, tmp_path: Path) -> None:
         expected = client.encode_text(sent)
     code, err = embed("text", reports, "--out", lines)
     assert code == 0
-    assert f"{reports}: 72 texts: Findings_EN + Impressions_EN, by column VolumeName" in err
+    assert (
+        f"{reports}: 72 texts from Findings_EN + Impressions_EN, named by column VolumeName" in err
+    )
     content = lines.read_bytes()
     rows = [json.loads(line) for line in content.splitlines()]
     assert [row["key"] for row in rows] == [key for key, *_ in table]
@@ -141,7 +144,7 @@ def test_other_texts_stay_as_they_are(tmp_path: Path) -> None:
     assert [(report.key, report.text) for report in found.reports] == [
         ("1", 'A "mass" (big).\nNot given.'), ("2", "Not given."),
     ]  # fmt: skip
-    assert found.taken == "text, by the number of the row"
+    assert found.taken == "text, named by the number of the row"
     found = read_reports(plain)
     assert [(report.key, report.text) for report in found.reports] == [
         ("1", "A 'mass'."), ("2", ""), ("3", "None."),

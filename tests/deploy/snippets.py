@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import nibabel
 import numpy as np
 
 from ctclip_client import Volume
-from ctclip_client.contract import PUBLISHED_FINDINGS, Geometry
+from ctclip_client.contract import Geometry
 from ctclip_export.samples.phantom import chest_phantom
 
 from ..analysis.embedding_files import write_npz
@@ -25,6 +23,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/RE
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 _BLOCK = re.compile(r"(<!-- example: [\w-]+ -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"<!-- file: ([\w.]+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GOES_ON = "# Goes on after"
 SERIES = "1.2.840.113619.2.55.3.1"
 """Of docs/reading.md."""
@@ -74,47 +73,44 @@ def commands() -> list[Snippet]:
     return found
 
 
+def shown_files() -> dict[str, str]:
+    """The files that docs/files.md shows: name to content."""
+    return dict(_FILE.findall((ROOT / "docs" / "files.md").read_text(encoding="utf-8")))
+
+
 def words(command: str) -> list[str]:
     """What the shell makes of it, without `ctclip`."""
     return shlex.split(command, comments=True)[1:]
 
 
 def make_inputs(folder: Path, geometry: Geometry, repository: Path) -> Path:
-    """The files that the pages name, under their names."""
+    """The files that the pages name, under their names; those that a page shows are as there."""
     volumes = [chest_phantom(geometry, seed) for seed in range(2)]
     scans = folder / "scans"
     scans.mkdir(parents=True)
     for number, volume in enumerate(volumes):
         save_volume(scans / f"ct{number}.nii.gz", volume)
     (folder / "scan.nii.gz").symlink_to(scans / "ct0.nii.gz")
-    (folder / "list.csv").write_text("path\nscans/ct0.nii.gz\nscans/ct1.nii.gz\n")
     (folder / "model_repository").symlink_to(repository)
     _write_disc(folder / "disc", volumes[0])
-    _write_without_axes(folder, scans / "ct0.nii.gz", volumes[0].spacing_mm)
-    bank = [{"finding": "Cavity", "present": "A cavity is present.",
-             "absent": "A cavity is not present."}]  # fmt: skip
-    (folder / "bank.json").write_text(json.dumps(bank))
+    _write_without_axes(folder, scans / "ct0.nii.gz")
+    for name, content in shown_files().items():
+        (folder / name).write_text(content)
     _write_cohort(folder, scans / "ct0.nii.gz")
     return folder
 
 
 def _write_cohort(folder: Path, scan: Path) -> None:
-    """Scans, reports and labels of four patients, named as CT-RATE's are; made up. Twenty more
-    have labels and embeddings only: a head needs ten of each kind."""
+    """Scans of the four patients of the page's reports and labels, named as CT-RATE's are; made up.
+    Twenty more have labels and embeddings only: a head needs ten of each kind."""
     everybody = [f"valid_{patient}_a_1" for patient in range(1, 25)]
     names = everybody[:4]
     (folder / "valid").mkdir()
     for name in names:
         (folder / "valid" / f"{name}.nii.gz").symlink_to(scan)
-    reports = "".join(f"{name}.nii.gz,Report of {name}.\n" for name in names)
-    (folder / "reports.csv").write_text(f"VolumeName,text\n{reports}")
-    labelled = PUBLISHED_FINDINGS[:2]  # a head takes a second for each
-    labels = "".join(
-        f"{name}.nii.gz,{','.join(str((n + i) % 2) for i in range(len(labelled)))}\n"
-        for n, name in enumerate(everybody)
-    )
-    findings = ",".join(each.finding for each in labelled)
-    (folder / "labels.csv").write_text(f"VolumeName,{findings}\n{labels}")
+    with (folder / "labels.csv").open("a") as labels_file:
+        for n, name in enumerate(everybody[4:], 5):
+            labels_file.write(f"{name}.nii.gz,P{n:03},{n % 2},{(n + 1) % 2}\n")
     (folder / "valid_predicted_labels.csv").symlink_to("labels.csv")
     (folder / "valid_labels.csv").symlink_to("labels.csv")
     labels = (folder / "labels.csv").read_text()
@@ -131,14 +127,9 @@ def _write_disc(folder: Path, volume: Volume) -> None:
     write(folder, files)
 
 
-def _write_without_axes(folder: Path, scan: Path, spacing_mm: Sequence[float]) -> None:
-    """As upstream's files are: an array on its axes, with an empty header; and CT-RATE's table."""
+def _write_without_axes(folder: Path, scan: Path) -> None:
+    """As upstream's files are: an array on its axes, with an empty header."""
     stored = np.asarray(nibabel.load(scan).dataobj).astype(np.int16)
     image = nibabel.Nifti1Image(stored, None)
     for name in ("noaxes.nii.gz", "valid_1_a_1.nii.gz"):
         nibabel.save(image, folder / name)
-    z, x, _ = spacing_mm
-    (folder / "validation_metadata.csv").write_text(
-        "VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\n"
-        f'valid_1_a_1.nii.gz,1,0,"[{x}, {x}]",{z}\n'
-    )

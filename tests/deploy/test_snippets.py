@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from ctclip_client.cli.program import main, parsed
+from ctclip_client.release.linear_head import read_linear_head
+from ctclip_client.thresholds import read_thresholds
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
 from ..programs import run
-from .snippets import Snippet, blocks, commands, make_inputs, words
+from .snippets import Snippet, blocks, commands, make_inputs, shown_files, words
 
 RUN = {"predict", "embed", "series", "doctor", "evaluate", "fit-head"}
 """The others need minutes, weights or a server that is theirs to change; each has tests of its
@@ -110,3 +112,15 @@ def test_python(
 def test_blocks_are_shell(block: Snippet) -> None:
     done = run(["bash", "-n"], input=block.code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_files_that_are_shown_are_read_or_named_by_a_command(tmp_path: Path) -> None:
+    """Those for `predict`, `embed` and `evaluate` are what the commands of the pages read."""
+    given = {word for each in commands() for word in words(each.code)}
+    by_hand = {"own_thresholds.json": read_thresholds, "own_head.json": read_linear_head}
+    for name, content in shown_files().items():
+        (tmp_path / name).write_text(content)
+        if name in by_hand:
+            by_hand[name](tmp_path / name)
+        else:
+            assert name in given

@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from ctclip_client.system.telemetry import forbid_telemetry
+
 if TYPE_CHECKING:
     from ctclip_server.embedded.server import EmbeddedTriton
 
 __all__ = ["EmbeddedTriton"]
+
+forbid_telemetry()
 
 
 def __getattr__(name: str) -> object:

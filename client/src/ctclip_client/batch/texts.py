@@ -56,7 +56,7 @@ def read_reports(path: Path) -> Reports:
     lines = read_lines(path, _REMEDY)
     if path.suffix.lower() == ".txt":
         numbered = [Report(str(number), without_end(line)) for number, line in enumerate(lines, 1)]
-        return _checked(path, numbered, "a text a line, by its number")
+        return _checked(path, numbered, "its lines, named by their numbers")
     return _of_table(path, lines)
 
 
@@ -87,7 +87,7 @@ def _of_table(path: Path, lines: Sequence[str]) -> Reports:
         name = str(number) if key is None else row[header.index(key)]
         reports.append(Report(name, text.translate(_STRIPPED) if sections else text))
     by = "the number of the row" if key is None else f"column {key}"
-    return _checked(path, reports, f"{' + '.join(columns)}, by {by}")
+    return _checked(path, reports, f"{' + '.join(columns)}, named by {by}")
 
 
 def _checked(path: Path, reports: Sequence[Report], taken: str) -> Reports:

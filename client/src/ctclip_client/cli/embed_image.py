@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         )
         assert journal is not None  # noqa: S101 (--out is required)
         plan = planned(args, journal, names)
-        work = Work("Embedding", PATHOLOGIES.name, lambda _: None, score, row, show)
+        work = Work("Embedding", "embedded", PATHOLOGIES.name, lambda _: None, score, row, show)
         code = run_scans(args, work, plan, journal)
         tables_from(journal, plan.keys, out.writers, asked_for=out.journal is not None)
     return code

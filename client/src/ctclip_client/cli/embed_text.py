@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         texts = list(_keyed(files, names))
         todo = [each for each in texts if _is_open(journal, each)]
         for file in files:
-            say(f"{names.path(file.path)}: {_texts(len(file.reports))}: {file.taken}")
+            say(f"{names.path(file.path)}: {_texts(len(file.reports))} from {file.taken}")
         before = len(texts) - len(todo)
         known = f", {before:,} done already by release {journal.release}" if before else ""
         say(f"plan: {_texts(len(todo))} to embed{known}")

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 class Work:
     """What a command does with scans.
 
-    what: its word for it ("Scoring"). ensemble: that it asks for. prepare: called once, when the
-        server is known to be ready. score: asks the server about one scan, in one of several
-        threads. row: the result as the journal keeps it, with its array or None. show: prints it;
-        false once nobody reads what is printed, and no file takes it either.
+    what, done: its words for it ("Scoring", "scored"). ensemble: that it asks for. prepare: called
+        once, when the server is known to be ready. score: asks the server about one scan, in one of
+        several threads. row: the result as the journal keeps it, with its array or None. show:
+        prints it; false once nobody reads what is printed, and no file takes it either.
     """
 
     what: str
+    done: str
     ensemble: str
     prepare: Callable[[Client], None]
     score: Callable[[Client, Scan, Volume, float], Prediction]
@@ -241,7 +242,7 @@ class _Tally:
             done = f", {plan.done} done before" if plan.done else ""
             left = count - self._done - len(codes) - plan.done
             why = f", {left} left: nobody reads standard output" if left else ""
-            say(f"{count} scans: {self._done} scored, {len(codes)} failed{done}{why}")
+            say(f"{count} scans: {self._done} {self._work.done}, {len(codes)} failed{done}{why}")
         if not codes:
             return EXIT_OK
         return EXIT_SOME_FAILED if self._done or plan.done else max(codes)

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )  # fmt: skip
         do = Scoring(args, names, prompts=prompts, folders=folders, reports=reports, pages=pages)
-        work = Work("Scoring", _ensemble(args).name, do.prepare, do.score, do.row, show)
+        work = Work("Scoring", "scored", _ensemble(args).name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
             _tell_missing_maps(args, journal, folders)
