@@ -250,6 +250,14 @@ def test_what_does_not_match_is_listed(run: Run, folder: Path) -> None:
             assert name in text
 
 
+def test_one_scan_is_told_in_the_singular(run: Run, folder: Path) -> None:
+    (folder / "p.csv").write_text("scan,Cardiomegaly\nvalid_1_a_1.nii.gz,0.5\n")
+    (folder / "l.csv").write_text(",VolumeName,Cardiomegaly\n0,valid_1_a_1.nii.gz,1\n")
+    out = run("--predictions", "p.csv", "--labels", "l.csv")
+    assert out.startswith("1 file of 1 patient, 1 finding;")
+    assert "Label columns that are no predicted finding: 1 (without a name)" in out
+
+
 def test_patients_are_told_by_the_names_that_are_judged(run: Run, folder: Path) -> None:
     """One labelled scan with a name as CT-RATE's, which nobody has predicted."""
     names = [f"scan{at}.nii" for at in range(30)]

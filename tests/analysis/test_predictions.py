@@ -152,11 +152,14 @@ def test_journals_that_cannot_be_right(
         ("PAR1", "not Parquet"),
         ('{"path": 1', "line 1 is no JSON"),
         ("\0\1,b\n", "no table"),
+        (",scan,F\n0,a,0.5\n", "'scan': got 'a'.*other columns"),
+        ("scan;F\na;0,5\n", "'F': got '0,5'.*decimals have a point"),
+        ("scan,F\na,0.5\n".encode("utf-16"), "no UTF-8"),
     ],
 )
-def test_files_that_cannot_be_right(text: str, message: str, tmp_path: Path) -> None:
+def test_files_that_cannot_be_right(text: str | bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidInput, match=message):
         read_predictions(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -201,7 +202,8 @@ class _Table:
             raise InvalidInput(
                 f"{self.where}: row {number}, '{finding}': got {cell!r:.40}, expected a "
                 "probability from 0 to 1.",
-                "Logits and percentages are none.",
+                "Logits and percentages are none, decimals have a point, and a table with a column "
+                "a finding has no other columns than the scan's name, the first.",
             )
         return value
 
@@ -213,6 +215,8 @@ def _flag(value: object) -> bool | None:
 
 
 def _read_csv(table: _Table, content: bytes) -> None:
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise Unreadable(f"{table.where}: no UTF-8, but UTF-16.", "Write it as UTF-8.")
     lines = lines_of(content, table.path, errors="surrogateescape")
     delimiter = delimiter_of(lines)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)

@@ -148,6 +148,8 @@ def _patients(by_name: Patients, labels: Labels, row_of: Mapping[int, int]) -> P
     """Whose the volumes are, as a column of the labels says it where they have a row."""
     from dataclasses import replace
 
+    from ctclip_analysis.wording import counted
+
     told = labels.patients
     if not told.by_column:
         return by_name
@@ -155,7 +157,7 @@ def _patients(by_name: Patients, labels: Labels, row_of: Mapping[int, int]) -> P
         told.ids[row_of[at]] if at in row_of else name for at, name in enumerate(by_name.ids)
     )
     without = len(ids) - len(row_of)
-    more = f", and by names for {without:,} volumes without a row" if without else ""
+    more = f", and by names for {counted(without, 'volume')} without a row" if without else ""
     return replace(told, ids=ids, told_by=told.told_by + more)
 
 
@@ -212,6 +214,7 @@ def _print(result: _Result, *, random: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ctclip_analysis.wording import counted
     from ctclip_client.cli.tables import print_table
 
     titles = {
@@ -219,8 +222,8 @@ def _print(result: _Result, *, random: bool) -> None:
         "other_patients": "Volume to volume, among other patients, each k by itself",
     }
     parts = [
-        (f"Reports to volumes: {result.reports:,} reports, {result.volumes:,} volumes", "recall",
-         result.figures)
+        (f"Reports to volumes: {counted(result.reports, 'report')}, "
+         f"{counted(result.volumes, 'volume')}", "recall", result.figures)
     ]  # fmt: skip
     for name, each in result.similar.items():
         counts = f"{each.queries:,} among {each.gallery:,}"
