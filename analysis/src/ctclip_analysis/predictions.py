@@ -70,7 +70,7 @@ def read_predictions(path: Path, option: str = "--predictions") -> Predictions:
     table = _Table(option, path)
     if content.startswith(_PARQUET):
         table.add_long(_parquet_rows(table.where, content))
-    elif content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    elif content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         table.add_journal(_json_rows(table.where, content))
     else:
         _read_csv(table, content)
@@ -106,10 +106,11 @@ class _Table:
                     f"{self.where}: row {number}: '{key[0]}' has '{finding}' twice.", _AGAIN
                 )
             scores[finding] = self._probability(number, finding, row["probability"])
-            self._note(number, Origin(
+            origin = Origin(
                 row.get("release") or None, row.get("checkpoint") or None,
                 row.get("precision") or None, _flag(row.get("random_weights")),
-            ))  # fmt: skip
+            )  # fmt: skip
+            self.origins.setdefault(origin, number)
 
     def add_journal(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """A row a scan. Of a journal, the last one of a scan is its result."""
@@ -139,10 +140,11 @@ class _Table:
                     )
                 provenance = row["provenance"]
                 checkpoint = provenance["checkpoint"]
-                self._note(number, Origin(
+                origin = Origin(
                     provenance["release"], checkpoint["name"], provenance["precision"],
                     bool(checkpoint["random_weights"]),
-                ))  # fmt: skip
+                )  # fmt: skip
+                self.origins.setdefault(origin, number)
             except (KeyError, TypeError) as error:
                 raise Unreadable(
                     f"{self.where}: line {number} is no row of ctclip predict ({error!r}).", _REMEDY
@@ -189,9 +191,6 @@ class _Table:
             next(iter(self.origins), Origin()),
             tuple((scan, kind) for (scan, _), kind in self.failed.items()), self.replaced,
         )  # fmt: skip
-
-    def _note(self, number: int, origin: Origin) -> None:
-        self.origins.setdefault(origin, number)
 
     def _probability(self, number: int, finding: str, cell: object) -> float:
         try:
