@@ -129,7 +129,7 @@ def test_a_column_tells_the_patient(column: str, first: bool, tmp_path: Path) ->
         ("scan,A\na.nii,2\n", r"row 2, column 'A': got '2', expected 0 or 1"),
         ("scan,A\nb,1\n\na.nii,yes\n", r"row 4, column 'A': got 'yes'"),
         ("scan,A\na.nii,0.5\n", "got '0.5'"),
-        ("scan,A\na.nii\n", "row 2 has 1 cells, the header has 2"),
+        ("scan,A\na.nii\n", "row 2 has 1 cell, the header has 2"),
         ("scan,A\na.nii,1,1\n", "row 2 has 3 cells"),
         ("scan,A\na.nii,1\nb,0\na.nii,1\n", r"two rows for 'a.nii' \(2 and 4\)"),
         ("scan,A,a\nx,1,1\n", "the columns 'A' and 'a' are both 'A'"),

@@ -145,7 +145,7 @@ def test_journals_that_cannot_be_right(
         ("scan,F\na,\n", "row 2, 'F': got ''"),
         ("scan,F\na,-0.1\n", "got '-0.1'"),
         ("scan,F\na,inf\n", "got 'inf'"),
-        ("scan,F\na\n", "row 2 has 1 cells"),
+        ("scan,F\na\n", "row 2 has 1 cell, the header has 2"),
         ("scan,F,F\na,1,1\n", "column 'F' twice"),
         ("scan,F\n", "no scan with a result"),
         ("", "no table of predictions"),

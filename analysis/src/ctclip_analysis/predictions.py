@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.wording import counted
 from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
@@ -241,7 +242,8 @@ def _checked(
     for number, row in enumerate(rows, 2):
         if row and len(row) != len(header):
             raise Unreadable(
-                f"{table.where}: row {number} has {len(row)} cells, the header has {len(header)}.",
+                f"{table.where}: row {number} has {counted(len(row), 'cell')}, the header has "
+                f"{len(header)}.",
                 _REMEDY,
             )
         if row:
