@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from ctclip_client.batch.tables import COLUMNS
 
 FINDINGS = ("Cardiomegaly", "Lung nodule", "Emphysema")
+Run = Callable[..., Any]
+"""The fixture `run`: `ctclip evaluate` with options; its error, its tables, or its JSON."""
 ORIGIN = {"release": "r1", "checkpoint": "c.pt", "precision": "fp32", "random_weights": "false"}
 
 

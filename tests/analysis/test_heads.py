@@ -70,7 +70,7 @@ def test_a_head_is_scikit_learns_logistic_regression(fit: Fit, drawn: Any, tmp_p
     assert code == 0
     assert f"no row of the labels is about /data/{names[0]}: left out" in err
     assert "there is no embedding of train_999_a_1.nii.gz: left out" in err
-    assert "2 scans have no label for Told" in err
+    assert "scans without a label for Told, left out of it: 2" in err
     said = json.loads(out)
     assert said["scans_without_labels"] == [f"/data/{names[0]}"]
     head = read_linear_head(tmp_path / "head.json")
@@ -104,7 +104,7 @@ def test_patients_are_counted_among_the_scans_that_are_fitted(
     labels = write_labels(tmp_path / "labels.csv", [*names, "other1.nii", "other2.nii"], more)
     code, _, err = fit(scans, labels, "--classes", "Told")
     assert code == 0
-    assert "patients told by names as CT-RATE's; 1 scans, whose names do not" in err
+    assert "told by names as CT-RATE's; scans whose names do not, each counted as one: 1" in err
 
 
 def test_no_patient_is_on_both_sides_and_each_side_has_both_kinds(drawn: Any) -> None:
@@ -181,7 +181,7 @@ def test_what_cannot_be_fitted_is_refused_by_name(fit: Fit, drawn: Any, tmp_path
     assert (code, "has no column 'Tumour'" in err) == (2, True)
     other = write_labels(tmp_path / "other.csv", [f"x{n}" for n in names], columns)
     code, _, err = fit(scans, other)
-    assert (code, "is about none of the 130 scans" in err) == (2, True)
+    assert (code, "names none of the 130 scans" in err) == (2, True)
     code, _, err = fit(scans, write_labels(tmp_path / "none.csv", names, {"patient": names}))
     assert (code, "has no column of a class" in err) == (2, True)
     for name in ("", "a\nb", "a\u202eb", "a" * 201):

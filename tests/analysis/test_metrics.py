@@ -226,8 +226,13 @@ def test_no_label_known_and_nothing_above_the_threshold(cases: Callable[[Files],
     assert all(math.isnan(figure.value) for figure in last.figures.values())
 
 
-def figures_of(scored: Scored) -> dict[str, dict[str, Figure]]:
-    return {each.finding: dict(each.figures) for each in scored.findings}
+def numbers_of(scored: Scored) -> dict[tuple[str, str, str], float]:
+    return {
+        (each.finding, name, field): number
+        for each in scored.findings
+        for name, figure in each.figures.items()
+        for field, number in vars(figure).items()
+    }
 
 
 def test_the_order_of_rows_and_columns_changes_nothing(tmp_path: Path) -> None:
@@ -246,8 +251,9 @@ def test_the_order_of_rows_and_columns_changes_nothing(tmp_path: Path) -> None:
         (labels, write_labels(tmp_path / "l2.csv", other, named)),
     ):
         judged = join(read_predictions(these), those)
-        results.append(figures_of(score(judged, draw(judged.patients.ids), points())))
-    assert all(result == results[0] for result in results)
+        results.append(numbers_of(score(judged, draw(judged.patients.ids), points())))
+    for result in results:  # sums of some processors differ in the last bit by the column's place
+        assert result == pytest.approx(results[0], rel=1e-12)
 
 
 def test_labels_of_the_wrong_rows_would_be_noticed(cases: Callable[[Files], Cases]) -> None:
@@ -255,7 +261,8 @@ def test_labels_of_the_wrong_rows_would_be_noticed(cases: Callable[[Files], Case
     judged = cases(made(8))
     wrong = replace(judged, labels=np.roll(judged.labels, 1, axis=0))
     draws = draw(judged.patients.ids)
-    assert figures_of(score(judged, draws)) != figures_of(score(wrong, draws))
+    right, swapped = (numbers_of(score(each, draws)) for each in (judged, wrong))
+    assert swapped != pytest.approx(right, nan_ok=True)
 
 
 def test_calibration_by_hand() -> None:

@@ -145,18 +145,22 @@ def test_journals_that_cannot_be_right(
         ("scan,F\na,\n", "row 2, 'F': got ''"),
         ("scan,F\na,-0.1\n", "got '-0.1'"),
         ("scan,F\na,inf\n", "got 'inf'"),
-        ("scan,F\na\n", "row 2 has 1 cells"),
+        ("scan,F\na\n", "row 2 has 1 cell, the header has 2"),
         ("scan,F,F\na,1,1\n", "column 'F' twice"),
         ("scan,F\n", "no scan with a result"),
         ("", "no table of predictions"),
         ("PAR1", "not Parquet"),
         ('{"path": 1', "line 1 is no JSON"),
+        ('[{"path": 1, "path": 1}]', "line 1 is no JSON object"),
         ("\0\1,b\n", "no table"),
+        (",scan,F\n0,a,0.5\n", "'scan': got 'a'.*other columns"),
+        ("scan;F\na;0,5\n", "'F': got '0,5'.*decimals have a point"),
+        ("scan,F\na,0.5\n".encode("utf-16"), "no UTF-8"),
     ],
 )
-def test_files_that_cannot_be_right(text: str, message: str, tmp_path: Path) -> None:
+def test_files_that_cannot_be_right(text: str | bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidInput, match=message):
         read_predictions(path)
 

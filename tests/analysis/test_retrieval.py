@@ -229,17 +229,25 @@ def test_a_column_tells_patients_of_recall_too(
 def test_what_cannot_be_compared_is_refused(
     evaluate: Evaluate, files: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    images, texts, _ = files
+    images, texts, labels = files
     names = [f"valid_{at}_a_1.nii.gz" for at in range(3)]
+    twice = write_npz(tmp_path / "c.npz", [*names, names[0]], np.ones((4, 16)), texts=True)
+    unknown = tmp_path / "unknown.csv"
+    unknown.write_text(labels.read_text().replace("\n", ",\n").replace("C,", "C,D", 1))
+    others = tmp_path / "others.csv"
+    others.write_text("VolumeName,A\nx,1\n")
     other = write_npz(
         tmp_path / "other.npz", names, np.ones((3, 16)), texts=True, checkpoint_sha256="cd" * 32
     )
     for wrong, message in (
+        ((images, twice), f"c.npz, beside {images}: '/data/{names[0]}' may be about two"),
+        ((images, texts, "--labels", unknown), "of none of the 129 volumes that it names is every"),
+        ((images, texts, "--labels", others), "others.csv names none of the 130 scans"),
         ((images, other), "their vectors cannot be compared"),
         ((texts, texts), "holds embeddings of texts, expected images"),
         ((images, images), "holds embeddings of images, expected texts"),
         ((images, write_npz(tmp_path / "a.npz", list("123"), np.ones((3, 16)), texts=True)),
-         "none of its 3 texts is of a volume"),
+         "names none of the 130 scans"),
         ((images, write_npz(tmp_path / "b.npz", names, np.ones((3, 8)), texts=True)),
          "vectors of 8 numbers, --images of 16"),
     ):  # fmt: skip

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ctclip_analysis.label_names import LOCATION, finding_of, plain
 from ctclip_analysis.scan_names import Patients, patients_by_name
+from ctclip_analysis.wording import counted
 from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
@@ -106,8 +107,8 @@ def read_labels(
                 continue
             if len(row) != len(header):
                 raise Unreadable(
-                    f"--labels: {path}: row {number} has {len(row)} cells, the header has "
-                    f"{len(header)}.",
+                    f"--labels: {path}: row {number} has {counted(len(row), 'cell')}, the "
+                    f"header has {len(header)}.",
                     _REMEDY,
                 )
             _add(path, number, names, row[scan_column].strip())

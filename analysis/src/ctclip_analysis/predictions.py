@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctclip_analysis.wording import counted
 from ctclip_client.batch.lines import delimiter_of, lines_of
 from ctclip_client.errors import InvalidInput, Unreadable
 
@@ -69,7 +71,7 @@ def read_predictions(path: Path, option: str = "--predictions") -> Predictions:
     table = _Table(option, path)
     if content.startswith(_PARQUET):
         table.add_long(_parquet_rows(table.where, content))
-    elif content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    elif content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         table.add_journal(_json_rows(table.where, content))
     else:
         _read_csv(table, content)
@@ -105,10 +107,11 @@ class _Table:
                     f"{self.where}: row {number}: '{key[0]}' has '{finding}' twice.", _AGAIN
                 )
             scores[finding] = self._probability(number, finding, row["probability"])
-            self._note(number, Origin(
+            origin = Origin(
                 row.get("release") or None, row.get("checkpoint") or None,
                 row.get("precision") or None, _flag(row.get("random_weights")),
-            ))  # fmt: skip
+            )  # fmt: skip
+            self.origins.setdefault(origin, number)
 
     def add_journal(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """A row a scan. Of a journal, the last one of a scan is its result."""
@@ -138,10 +141,11 @@ class _Table:
                     )
                 provenance = row["provenance"]
                 checkpoint = provenance["checkpoint"]
-                self._note(number, Origin(
+                origin = Origin(
                     provenance["release"], checkpoint["name"], provenance["precision"],
                     bool(checkpoint["random_weights"]),
-                ))  # fmt: skip
+                )  # fmt: skip
+                self.origins.setdefault(origin, number)
             except (KeyError, TypeError) as error:
                 raise Unreadable(
                     f"{self.where}: line {number} is no row of ctclip predict ({error!r}).", _REMEDY
@@ -189,9 +193,6 @@ class _Table:
             tuple((scan, kind) for (scan, _), kind in self.failed.items()), self.replaced,
         )  # fmt: skip
 
-    def _note(self, number: int, origin: Origin) -> None:
-        self.origins.setdefault(origin, number)
-
     def _probability(self, number: int, finding: str, cell: object) -> float:
         try:
             value = float(cell)  # type: ignore[arg-type]
@@ -201,7 +202,8 @@ class _Table:
             raise InvalidInput(
                 f"{self.where}: row {number}, '{finding}': got {cell!r:.40}, expected a "
                 "probability from 0 to 1.",
-                "Logits and percentages are none.",
+                "Logits and percentages are none, decimals have a point, and a table with a column "
+                "a finding has no other columns than the scan's name, the first.",
             )
         return value
 
@@ -213,6 +215,8 @@ def _flag(value: object) -> bool | None:
 
 
 def _read_csv(table: _Table, content: bytes) -> None:
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise Unreadable(f"{table.where}: no UTF-8, but UTF-16.", "Write it as UTF-8.")
     lines = lines_of(content, table.path, errors="surrogateescape")
     delimiter = delimiter_of(lines)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -238,7 +242,8 @@ def _checked(
     for number, row in enumerate(rows, 2):
         if row and len(row) != len(header):
             raise Unreadable(
-                f"{table.where}: row {number} has {len(row)} cells, the header has {len(header)}.",
+                f"{table.where}: row {number} has {counted(len(row), 'cell')}, the header has "
+                f"{len(header)}.",
                 _REMEDY,
             )
         if row:

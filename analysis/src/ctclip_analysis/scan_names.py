@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ctclip_client.errors import InvalidInput
 from ctclip_client.readers import SUFFIXES
@@ -14,6 +14,10 @@ from ctclip_client.readers import SUFFIXES
 _FORMATS = "|".join(sorted({suffix.split(".")[1] for suffix in (*SUFFIXES, ".dcm")}))
 _ENDINGS = re.compile(rf"(\.({_FORMATS}))?(\.(gz|bz2|xz|zip))?$", re.I)
 _CT_RATE = re.compile(r"([A-Za-z]+_\d+)_([a-z]+)_(\d+)")
+_SAME_NAMES = (
+    "Names of files must be the same, and the folder beside them where both tell it. A name that "
+    "--hash-names has replaced is the same as one only that it has replaced, too."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,50 @@ def stem(name: str) -> str:
 def parts_from_end(name: str) -> tuple[str, ...]:
     """The stem of a path, then its folders, the innermost first."""
     return (stem(name), *_parts(name)[-2::-1])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two files side by side. scans: places of those that have a row, in their order; rows: for
+    each of these the place of its row. scans_alone, rows_alone: names on one side only."""
+
+    scans: tuple[int, ...]
+    rows: tuple[int, ...]
+    scans_alone: tuple[str, ...]
+    rows_alone: tuple[str, ...]
+
+
+def join_names(
+    scans: Sequence[str], rows: Sequence[str], scans_of: Path, rows_of: str, *,
+    remedy: str = _SAME_NAMES,
+) -> Joined:  # fmt: skip
+    """Join two files by the names in them, as `match_names` compares these.
+
+    Args:
+        scans_of, rows_of: where the names stand, for errors.
+
+    Raises:
+        InvalidInput: no name is on both sides, or one may mean two.
+    """
+    try:
+        matched = match_names(scans, rows)
+    except InvalidInput as error:
+        raise InvalidInput(f"{rows_of}, beside {scans_of}: {error.cause}", error.remedy) from error
+    places = tuple(place for place, row in enumerate(matched) if row is not None)
+    if not places:
+        raise InvalidInput(
+            f"{rows_of} names none of the {len(scans):,} scans of {scans_of}: it has '{rows[0]}', "
+            f"they are '{scans[0]}' and the like.",
+            remedy,
+        )
+    taken = tuple(row for row in matched if row is not None)
+    known = set(taken)
+    return Joined(
+        places,
+        taken,
+        tuple(name for name, row in zip(scans, matched, strict=True) if row is None),
+        tuple(name for row, name in enumerate(rows) if row not in known),
+    )
 
 
 def match_names(scans: Sequence[str], rows: Sequence[str]) -> list[int | None]:
@@ -76,7 +124,7 @@ def match_names(scans: Sequence[str], rows: Sequence[str]) -> list[int | None]:
                 continue
             if row_index in taken:
                 first = scans[taken[row_index]]
-                raise _ambiguous(rows[row_index], first, scans[place], "scans")
+                raise _ambiguous(rows[row_index], first, scans[place])
             taken[row_index] = place
             matched[place] = row_index
     return matched
@@ -91,7 +139,7 @@ def _row_of(
     similar = [index for index in candidates if _agree(rows[index], scan, parts)]
     found = same or similar
     if len(found) > 1:
-        raise _ambiguous(scan, rows[found[0]], rows[found[1]], "rows")
+        raise _ambiguous(scan, rows[found[0]], rows[found[1]])
     return found[0] if found else None
 
 
@@ -106,15 +154,15 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in path.parts if part != path.anchor) or (name,)
 
 
-def _ambiguous(name: str, first: str, second: str, what: str) -> InvalidInput:
-    if first == second:  # rows of labels differ, so these are scans
+def _ambiguous(name: str, first: str, second: str) -> InvalidInput:
+    if first == second:
         return InvalidInput(
-            f"'{name}' may be about two scans of one path: '{first}' is there twice.",
+            f"'{name}' may be about two of one name: '{first}' is there twice.",
             "Leave one of them out; of a folder with several series, take one: --series UID.",
         )
     return InvalidInput(
-        f"'{name}' may be about two {what}: '{first}' and '{second}'.",
-        "Let the labels name scans by as much of the path as tells them apart.",
+        f"'{name}' may be about '{first}' or '{second}'.",
+        "Name scans by as much of the path as tells them apart, in both files.",
     )
 
 

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_analysis.embeddings import read_embeddings
     from ctclip_analysis.heads.train import matched, train
     from ctclip_analysis.labels import read_labels
+    from ctclip_analysis.wording import counted
     from ctclip_client.cli.output_files import check_output_files
     from ctclip_client.system.files import whole_file
     from ctclip_client.system.progress import Stages
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     scans = matched(embeddings, labels)
     _tell(labels, scans)
     with Stages() as stages:
-        title = f"Fitting {len(labels.findings)} classes to {len(scans.vectors):,} scans"
+        classes = counted(len(labels.findings), "class")
+        title = f"Fitting {classes} to {counted(len(scans.vectors), 'scan')}"
         with stages.stage(title, len(labels.findings)) as advance:
             trained = train(embeddings, labels, scans, args.seed, advance)
     with whole_file(args.out) as file:
@@ -104,7 +106,7 @@ def _tell(labels: Labels, scans: Matched) -> None:
     from ctclip_analysis.wording import first_of
 
     some = 0 < scans.alone < len(scans.vectors)
-    more = f"; {scans.alone:,} scans, whose names do not, count as one each" if some else ""
+    more = f"; scans whose names do not, each counted as one: {scans.alone:,}" if some else ""
     say(f"patients told by {scans.told_by}{more}")
     for names, what in (
         (scans.without_labels, "no row of the labels is about"),
@@ -115,7 +117,7 @@ def _tell(labels: Labels, scans: Matched) -> None:
     unknown = np.isnan(scans.values).sum(axis=0)
     for name, count in zip(labels.findings, unknown, strict=True):
         if count:
-            say(f"note: {count:,} scans have no label for {name}: left out of it")
+            say(f"note: scans without a label for {name}, left out of it: {count:,}")
 
 
 def _object(trained: TrainedHead, scans: Matched) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,10 @@ _LEFT_OUT = {
     "volumes_without_text": "volumes without a text, ranked all the same",
     "volumes_without_labels": "volumes without labels of every finding, left out of MAP",
 }
+_VOLUMES_BY_NAME = (
+    "Give ctclip embed text a CSV whose column VolumeName names the volumes' files, and neither "
+    "command --hash-names."
+)
 
 
 @dataclass(frozen=True)
@@ -104,87 +108,72 @@ def _check_origins(images: Embeddings, texts: Embeddings) -> None:
 def _computed(images: Embeddings, texts: Embeddings, labels_file: Path | None) -> _Result:
     import numpy as np
 
-    from ctclip_analysis.evaluate.retrieval import recall
+    from ctclip_analysis.evaluate.retrieval import as_upstream, other_patients, recall
     from ctclip_analysis.labels import read_labels
-    from ctclip_analysis.scan_names import match_names
+    from ctclip_analysis.scan_names import join_names, patients_by_name
 
-    rows = match_names(texts.names, images.names)
-    asked = np.array([at for at, row in enumerate(rows) if row is not None], np.intp)
-    if not asked.size:
-        raise InvalidInput(
-            f"--texts: none of its {len(rows)} texts is of a volume of {images.path} "
-            f"('{texts.names[0]}', not '{images.names[0]}').",
-            "Give ctclip embed text a CSV whose column VolumeName names the volumes' files, and "
-            "neither command --hash-names.",
-        )
-    own = np.array([row for row in rows if row is not None], np.intp)
-    labels = None if labels_file is None else read_labels(labels_file)
-    labelled = match_names(images.names, () if labels is None else labels.scans)
-    patients = _patients(images.names, labels, labelled)
-    figures = recall(texts.vectors[asked], images.vectors, own, [patients.ids[row] for row in own])
-    known = set(own.tolist())
+    pairs = join_names(
+        images.names, texts.names, images.path, f"--texts: {texts.path}", remedy=_VOLUMES_BY_NAME
+    )
     left_out = {
-        "texts_without_volume": _named(texts.names, [r is not None for r in rows]),
-        "volumes_without_text": _named(
-            images.names, [at in known for at in range(len(images.names))]
-        ),
-    }
+        "texts_without_volume": pairs.rows_alone, "volumes_without_text": pairs.scans_alone
+    }  # fmt: skip
+    patients = patients_by_name(images.names)
     similar: dict[str, Similar] = {}
-    if labels is not None:
-        similar, without = _similar(images, labels, labelled, patients)
-        left_out["volumes_without_labels"] = without
-    return _Result(len(asked), len(images.names), figures, similar, left_out, patients.told_by)
+    if labels_file is not None:
+        labels = read_labels(labels_file)
+        rows = join_names(images.names, labels.scans, images.path, f"--labels: {labels_file}")
+        row_of = dict(zip(rows.scans, rows.rows, strict=True))
+        patients = _patients(patients, labels, row_of)
+        used = _complete(labels, row_of)
+        vectors = images.vectors[used]
+        values = labels.values[[row_of[at] for at in used]]
+        ids = [patients.ids[at] for at in used]
+        similar = {
+            "as_upstream": as_upstream(vectors, values),
+            "other_patients": other_patients(vectors, values, ids),
+        }
+        known = set(used)
+        left_out["volumes_without_labels"] = tuple(
+            name for at, name in enumerate(images.names) if at not in known
+        )
+    figures = recall(
+        texts.vectors[list(pairs.rows)], images.vectors, np.array(pairs.scans),
+        [patients.ids[at] for at in pairs.scans],
+    )  # fmt: skip
+    return _Result(len(pairs.rows), len(images.names), figures, similar, left_out, patients.told_by)
 
 
-def _patients(
-    volumes: Sequence[str], labels: Labels | None, rows: Sequence[int | None]
-) -> Patients:
-    """Whose the volumes are, as a column of the labels says it where they have a row. rows: of the
-    labels."""
+def _patients(by_name: Patients, labels: Labels, row_of: Mapping[int, int]) -> Patients:
+    """Whose the volumes are, as a column of the labels says it where they have a row."""
     from dataclasses import replace
 
-    from ctclip_analysis.scan_names import patients_by_name
+    from ctclip_analysis.wording import counted
 
-    by_name = patients_by_name(volumes)
-    if labels is None or not labels.patients.by_column:
+    told = labels.patients
+    if not told.by_column:
         return by_name
     ids = tuple(
-        name if row is None else labels.patients.ids[row]
-        for name, row in zip(by_name.ids, rows, strict=True)
+        told.ids[row_of[at]] if at in row_of else name for at, name in enumerate(by_name.ids)
     )
-    without = rows.count(None)
-    more = f", and by names for {without:,} volumes without a row" if without else ""
-    return replace(labels.patients, ids=ids, told_by=labels.patients.told_by + more)
+    without = len(ids) - len(row_of)
+    more = f", and by names for {counted(without, 'volume')} without a row" if without else ""
+    return replace(told, ids=ids, told_by=told.told_by + more)
 
 
-def _similar(
-    images: Embeddings, labels: Labels, rows: Sequence[int | None], patients: Patients
-) -> tuple[dict[str, Similar], tuple[str, ...]]:
-    """Volume-to-volume, and the volumes that have no label. rows: the labels of each volume."""
+def _complete(labels: Labels, row_of: Mapping[int, int]) -> list[int]:
+    """The volumes of which every finding is known."""
     import numpy as np
 
-    from ctclip_analysis.evaluate.retrieval import as_upstream, other_patients
-
-    complete = ~np.isnan(labels.values).any(axis=1)
-    labelled = [row is not None and bool(complete[row]) for row in rows]
-    places = np.flatnonzero(labelled)
-    if not places.size or not labels.findings:
+    known = ~np.isnan(labels.values).any(axis=1)
+    used = [at for at, row in row_of.items() if known[row]]
+    if not used or not labels.findings:
         raise InvalidInput(
-            f"--labels: {labels.path} has all findings of none of the {len(rows)} volumes of "
-            f"{images.path}.",
-            "Both have to name volumes by their files.",
+            f"--labels: {labels.path}: of none of the {len(row_of):,} volumes that it names is "
+            "every finding known.",
+            "Leave out columns that are mostly unknown.",
         )
-    used = [row for row, good in zip(rows, labelled, strict=True) if good and row is not None]
-    vectors, values = images.vectors[places], labels.values[used]
-    found = {
-        "as_upstream": as_upstream(vectors, values),
-        "other_patients": other_patients(vectors, values, [patients.ids[at] for at in places]),
-    }
-    return found, _named(images.names, labelled)
-
-
-def _named(names: Sequence[str], used: Sequence[bool]) -> tuple[str, ...]:
-    return tuple(name for name, good in zip(names, used, strict=True) if not good)
+    return used
 
 
 def _object(
@@ -225,6 +214,7 @@ def _print(result: _Result, *, random: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ctclip_analysis.wording import counted
     from ctclip_client.cli.tables import print_table
 
     titles = {
@@ -232,8 +222,8 @@ def _print(result: _Result, *, random: bool) -> None:
         "other_patients": "Volume to volume, among other patients, each k by itself",
     }
     parts = [
-        (f"Reports to volumes: {result.reports:,} reports, {result.volumes:,} volumes", "recall",
-         result.figures)
+        (f"Reports to volumes: {counted(result.reports, 'report')}, "
+         f"{counted(result.volumes, 'volume')}", "recall", result.figures)
     ]  # fmt: skip
     for name, each in result.similar.items():
         counts = f"{each.queries:,} among {each.gallery:,}"

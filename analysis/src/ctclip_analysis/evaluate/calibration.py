@@ -35,7 +35,8 @@ def calibrate(labels: Floats, scores: Floats) -> Calibration:
     Expected calibration error as in Guo et al. (2017, arXiv:1706.04599), but in ten bins with as
     many cases each (Nixon et al. 2019, arXiv:1904.01685): zero-shot probabilities lie close
     together, and most bins of equal width would be empty. Equal probabilities share a bin, so that
-    there may be fewer.
+    there may be fewer. There is no interval: ECE is biased upwards, in draws twice, and may lie
+    below the percentiles of its own draws (docs/evaluation.md has figures).
 
     Args:
         labels: (N,), 0 and 1.

@@ -14,7 +14,7 @@ from ctclip_analysis.evaluate.same_scans import digests_of
 from ctclip_analysis.label_names import JOINED, plain
 from ctclip_analysis.labels import read_labels
 from ctclip_analysis.predictions import Predictions
-from ctclip_analysis.scan_names import Patients, match_names, reconstruction
+from ctclip_analysis.scan_names import Patients, join_names, reconstruction
 from ctclip_analysis.wording import first_of
 from ctclip_client.errors import InvalidInput
 
@@ -104,19 +104,13 @@ def join(
             f"predicted ({first_of(predictions.findings)}).",
             f"Its columns: {first_of(labels.unused) or 'none'}.",
         )
-    matched = match_names(predictions.scans, labels.scans)
-    both = sorted(
-        ((row, place) for place, row in enumerate(matched) if row is not None),
-        key=lambda pair: labels.scans[pair[0]],
+    joined = join_names(
+        predictions.scans, labels.scans, predictions.path, f"--labels: {labels_path}"
     )
-    if not both:
-        raise InvalidInput(
-            f"--labels: {labels_path}: no row names a scan that was predicted: it has "
-            f"'{labels.scans[0]}', the predictions have '{predictions.scans[0]}'.",
-            "Names of files must be the same, and the folder beside them where both tell it.",
-        )
+    both = sorted(
+        zip(joined.rows, joined.scans, strict=True), key=lambda pair: labels.scans[pair[0]]
+    )
     rows, places = (list(side) for side in zip(*both, strict=True))
-    taken = set(rows)
     cases = Cases(
         tuple(labels.scans[row] for row in rows),
         findings,
@@ -128,8 +122,8 @@ def join(
         labels.sha256,
         Mismatches(
             tuple(scan for scan, _ in predictions.failed),
-            tuple(s for s, row in zip(predictions.scans, matched, strict=True) if row is None),
-            tuple(name for at, name in enumerate(labels.scans) if at not in taken),
+            joined.scans_alone,
+            joined.rows_alone,
             tuple(name for name in predictions.findings if name not in findings),
             labels.unused,
             {},

@@ -15,7 +15,7 @@ from ctclip_analysis.evaluate.operating_points import METHODS, OperatingPoints
 from ctclip_analysis.evaluate.resampling import LEVEL, ROUNDS, SEED, Figure
 from ctclip_analysis.evaluate.task_parity import TaskParity
 from ctclip_analysis.predictions import Origin, Predictions
-from ctclip_analysis.wording import first_of
+from ctclip_analysis.wording import counted, first_of
 
 SAME_DATA = (
     "THRESHOLDS FITTED ON THE SAME DATA: F1, precision, sensitivity and specificity are too good, "
@@ -89,12 +89,12 @@ class Listed:
 def headline(evaluation: Evaluation) -> str:
     """What was judged, in one line."""
     cases = evaluation.cases
-    what = f"{cases.files:,} files"
+    what = counted(cases.files, "file")
     if cases.group == "scan":
-        what = f"{len(cases.names):,} scans ({what}, the mean of their probabilities)"
+        what = f"{counted(len(cases.names), 'scan')} ({what}, the mean of their probabilities)"
     if cases.patients.alone < len(cases.names):
-        what += f" of {evaluation.patients:,} patients"
-    findings = f"{len(cases.findings)} finding{'s' * (len(cases.findings) != 1)}"
+        what += f" of {counted(evaluation.patients, 'patient')}"
+    findings = counted(len(cases.findings), "finding")
     return f"{what}, {findings}; {described(evaluation.predictions.origin)}"
 
 
@@ -114,15 +114,17 @@ def method_lines(evaluation: Evaluation) -> list[str]:
         lines = [f"{drawn}. Nothing tells patients, so each case is drawn by itself."]
     else:
         lines = [
-            f"{drawn} of {evaluation.patients:,} patients with all their cases, told by "
+            f"{drawn} of {counted(evaluation.patients, 'patient')} with all their cases, told by "
             f"{cases.patients.told_by}."
         ]
         if cases.patients.alone:
-            lines.append(f"{cases.patients.alone:,} names tell no patient: drawn by themselves.")
+            lines.append(
+                f"Drawn by themselves, since their names tell no patient: {cases.patients.alone:,}."
+            )
     if evaluation.patients < FEW:
         lines.append(f"They are of fewer than {FEW} patients, and say little.")
     if cases.ungrouped:
-        lines.append(f"{cases.ungrouped:,} names do not tell their scan: each is a case by itself.")
+        lines.append(f"Cases by themselves, since their names tell no scan: {cases.ungrouped:,}.")
     if points is not None:
         said = METHODS.get(points.method, "unknown")
         lines.append(f"Thresholds: {points.origin}; method {points.method}: {said}.")
@@ -149,8 +151,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
         said.append("--against has the content of --predictions: they are the same by nature.")
     if evaluation.predictions.replaced:
         said.append(
-            f"{evaluation.predictions.replaced:,} rows of the journal were replaced by later rows "
-            "of the same scans."
+            "Rows of the journal that later rows of the same scans replaced: "
+            f"{evaluation.predictions.replaced:,}."
         )
     return said
 
@@ -188,7 +190,7 @@ def listed(cases: Cases) -> list[Listed]:
                 for key, each in value.items()
             )
         if names:
-            found.append(Listed(title, tuple(names)))
+            found.append(Listed(title, tuple(each or "without a name" for each in names)))
     return found
 
 

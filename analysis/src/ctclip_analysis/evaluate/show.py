@@ -27,6 +27,7 @@ from ctclip_analysis.evaluate.result import (
     verdict_lines,
     warnings,
 )
+from ctclip_analysis.wording import counted
 from ctclip_client.cli.tables import RANDOM_WEIGHTS, least_width, print_table
 from ctclip_client.system.terminal import printable
 
@@ -72,7 +73,7 @@ def show(console: Console, evaluation: Evaluation, report: Path | None = None) -
         _show_against(console, evaluation.against)
     if evaluation.fitted is not None:
         path, points = evaluation.fitted
-        _say(console, f"{len(points.thresholds)} thresholds ({points.method}): {path}")
+        _say(console, f"{counted(len(points.thresholds), 'threshold')} ({points.method}): {path}")
     if report is not None:
         _say(console, f"page: {report}")
 

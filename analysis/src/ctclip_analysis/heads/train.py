@@ -20,7 +20,7 @@ from ctclip_analysis.heads.fit import (
     served_difference,
 )
 from ctclip_analysis.labels import Labels
-from ctclip_analysis.scan_names import match_names
+from ctclip_analysis.scan_names import join_names
 from ctclip_client.errors import InvalidInput
 from ctclip_client.release.linear_head import (
     KIND,
@@ -77,27 +77,18 @@ class TrainedHead:
 
 def matched(embeddings: Embeddings, labels: Labels) -> Matched:
     """Join by the scans' names. Raises: InvalidInput where nothing, or no one row, matches."""
-    rows = match_names(embeddings.names, labels.scans)
-    places = np.array([at for at, row in enumerate(rows) if row is not None], np.intp)
-    if not places.size:
-        raise InvalidInput(
-            f"--labels: {labels.path} is about none of the {len(rows)} scans of "
-            f"{embeddings.path} ('{labels.scans[0]}', not '{embeddings.names[0]}').",
-            "Both have to name scans by their files. Names that ctclip embed --hash-names has "
-            "replaced match those only that were replaced by the same.",
-        )
-    used = [row for row in rows if row is not None]
-    known = set(used)
-    known_patients = labels.patients_of(used)
+    joined = join_names(embeddings.names, labels.scans, embeddings.path, f"--labels: {labels.path}")
+    rows = list(joined.rows)
+    known_patients = labels.patients_of(rows)
     _, patients = np.unique(known_patients.ids, return_inverse=True)
     return Matched(
-        embeddings.vectors[places].astype(np.float64),
-        labels.values[used],
+        embeddings.vectors[list(joined.scans)].astype(np.float64),
+        labels.values[rows],
         patients,
         known_patients.told_by,
         known_patients.alone,
-        tuple(name for name, row in zip(embeddings.names, rows, strict=True) if row is None),
-        tuple(name for row, name in enumerate(labels.scans) if row not in known),
+        joined.scans_alone,
+        joined.rows_alone,
     )
 
 
