@@ -34,8 +34,8 @@ echo "$(field sha256)  $package/$(field file)" | sha256sum --check --quiet
 		printf '\n'
 	done
 	printf '\n'
-	cat compiled-in.txt # of code in WebAssembly, which numcodecs does not name
-	title "Roboto, the font of NiiVue's labels (Apache-2.0)"
+	cat compiled-in.txt # of code that no package.json names: in WebAssembly, and in NiiVue's own source
+	title "Roboto, the font of NiiVue's labels; parts of FastSurfer and GrowCut in NiiVue (Apache-2.0)"
 	cat ../../../../../LICENSE
 } >"$work/licences"
 tr -d '\r' <"$work/licences" >THIRD_PARTY.txt

@@ -25,6 +25,8 @@ from ..nifti_files import chest, save
 from ..pages import HOSTILE, SMALL, answer
 from .conftest import Show, launch, opened
 
+STRONGEST_FOR, STRONGEST_AGAINST = (255, 226, 122), (191, 227, 255)
+"""Red, green and blue of the token that speaks most for a finding, or against it."""
 _TEXTS = """
 () => {
   const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
@@ -76,6 +78,12 @@ def coloured(pixels: NDArray[np.uint8]) -> float:
     """Share of pixels that are not grey."""
     spread = pixels.max(-1).astype(int) - pixels.min(-1)
     return float((spread > 24).mean())
+
+
+def near(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which of the pixels have that colour, or nearly."""
+    close: NDArray[np.bool_] = np.abs(pixels.astype(int) - colour).max(-1) < 12
+    return close
 
 
 def places(
@@ -326,11 +334,12 @@ def test_the_page_of_all_scans_can_be_read_and_fits(
 
 
 def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path: Path) -> None:
-    """One token towards S, L and A that speaks against a finding with a hostile name."""
+    """One token towards S, L and A that speaks against a finding with a hostile name. Tokens that
+    are 0 have no colour, and the strongest has the brightest, however weak it is."""
     names = ("Ground-glass", HOSTILE, "Cyst")
     given = answer(SMALL, names, (4, 3, 5), HOSTILE, notes=[HOSTILE])
     assert given.relevance is not None
-    given.relevance[0] = -1e-9
+    given.relevance[0] = 1e-9
     given.relevance[1:] = 0
     given.relevance[1, 3, 2, 0] = -0.5
     path = tmp_path / "page.html"
@@ -339,9 +348,12 @@ def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path:
     told = page.locator("#map-title"), page.locator("#scale-low"), page.locator("#scale-high")
     page.locator("button.finding").get_by_text("Ground-glass").click()
     assert [each.inner_text() for each in told] == [
-        "Ground-glass: all tokens add up to −6.00e−8", "−1.00e−9", "+1.00e−9"
+        "Ground-glass: all tokens add up to +6.00e−8", "−1.00e−9", "+1.00e−9"
     ]  # fmt: skip
+    moved(page, "opacity", 100)
+    assert near(picture(page), STRONGEST_FOR).mean() > 0.5
     page.locator("button.finding").get_by_text("Cyst").click()
+    assert coloured(picture(page)) < 0.05
     title, *ends = (each.inner_text() for each in told)
     assert title == "Cyst: no token counts for or against it"
     assert [float(end) for end in ends] == [0, 0]
@@ -349,14 +361,14 @@ def test_a_map_lies_where_its_tokens_do_and_names_are_text(show: Show, tmp_path:
     assert page.locator("body > img").count() == 0
     assert "<script>alert('1')" in page.locator("h1").inner_text()
     assert page.locator("#scale-low").inner_text() == "−0.500"
-    moved(page, "opacity", 100)
     share = {"axial": 7 / 8, "sagittal": 5 / 6, "coronal": 1 / 10}
     for name, along in share.items():
         most = int(page.locator(f"#{name}").get_attribute("max") or 0)
         moved(page, name, round(along * most + 0.5))
     assert page.locator("#place").inner_text().endswith("; token −0.500")
-    pixels = picture(page).astype(int)
-    strongest = np.abs(pixels - (191, 227, 255)).max(-1) < 12
+    pixels = picture(page)
+    assert coloured(pixels) < 0.1
+    strongest = near(pixels, STRONGEST_AGAINST)
     for name, place in places(strongest, (120, 90, 150)).items():
         at = {"axial": (5 / 6, 1 / 10), "coronal": (5 / 6, 1 / 8), "sagittal": (1 / 10, 1 / 8)}
         assert place == pytest.approx(at[name], abs=0.03), name
@@ -382,8 +394,15 @@ def test_without_webgl_there_is_a_still_picture(report: Path, playwright: Playwr
     browser.close()
 
 
-def test_on_paper_there_is_a_still_picture(shown: Page) -> None:
+_FOOTS = """() => [...document.styleSheets[0].cssRules]
+  .filter((rule) => rule.type === CSSRule.PAGE_RULE).map((rule) => rule.cssText)"""
+
+
+def test_on_paper_there_is_a_still_picture_and_each_sheet_says_what_it_is(shown: Page) -> None:
     page = shown
+    (foot,) = page.evaluate(_FOOTS)
+    assert "@bottom-center" in foot
+    assert "RESEARCH USE ONLY" in foot
     assert not page.locator("#stills").is_visible()
     page.emulate_media(media="print")
     try:

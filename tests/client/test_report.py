@@ -67,7 +67,8 @@ def test_the_licences_of_all_that_the_viewer_holds_travel_with_a_page() -> None:
         text = text.partition("=====\n\n")[2].partition("=====")[0]
         assert re.search(r"Copyright|Permission is hereby granted", text), name
         assert len(text) > 500, name
-    for name in ("C-Blosc", "LZ4", "Snappy", "Zstandard", "zlib", "Emscripten", "Roboto"):
+    codecs = ("C-Blosc", "FastLZ", "LZ4", "Snappy", "Zstandard", "zlib")
+    for name in (*codecs, "Emscripten", "Papaya", "Roboto"):
         assert f"\n{name}" in licences
 
 

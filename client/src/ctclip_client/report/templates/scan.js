@@ -8,9 +8,10 @@
   const presets = [...document.querySelectorAll("[data-window]")];
   const ends = ({ dataset }) => ({ cal_min: +dataset.level - dataset.width / 2, cal_max: +dataset.level + dataset.width / 2 });
   const sliders = ["sagittal", "coronal", "axial"].map(at); // along x, y and z
-  // Towards the strongest: dark to bright, so that weak tokens stay in the background.
-  const FOR = { R: [156, 255, 255], G: [47, 122, 226], B: [0, 26, 122], A: [255, 255, 255], I: [0, 128, 255] };
-  const AGAINST = { R: [10, 47, 191], G: [63, 143, 227], B: [143, 255, 255], A: [255, 255, 255], I: [0, 128, 255] };
+  // Towards the strongest: dark to bright, so that weak tokens stay in the background. 0 has none.
+  const STEPS = { A: [0, 255, 255, 255], I: [0, 1, 128, 255] };
+  const FOR = { R: [156, 156, 255, 255], G: [47, 47, 122, 226], B: [0, 0, 26, 122], ...STEPS };
+  const AGAINST = { R: [10, 10, 47, 191], G: [63, 63, 143, 227], B: [143, 143, 255, 255], ...STEPS };
   // As scan.css lays out the marks of the patient's sides.
   const WIDE = [
     { sliceType: 0, position: [0, 0, 0.664, 1] },
@@ -60,6 +61,11 @@
         cal_min: 0, cal_max: 1, opacity: 0,
       });
       map.colormapType = 2; // colours from 0 to the strongest, nothing below the least
+      // Of each map, shares of its strongest token: NiiVue takes ranges below 1e-5 for that.
+      const tokens = map.img.length / data.maps.length;
+      map.img.forEach((value, index) => {
+        map.img[index] = value / (data.largest[Math.floor(index / tokens)] || 1);
+      });
       viewer.volumes.push(map);
     }
     viewer.setVolume(viewer.volumes[0]); // draws all: once, as it takes long without a GPU
@@ -111,18 +117,15 @@
       `Crosshair: ${side(x, "R", "L")}, ${side(y, "A", "P")}, ${side(z, "S", "I")} mm from the middle`,
       `${location.values[0].value.toFixed(0)} HU`,
     ];
-    if (frame >= 0 && location.values[1]) words.push(`token ${signed(location.values[1].value)}`);
+    if (frame >= 0 && location.values[1]) words.push(`token ${signed(location.values[1].value * data.largest[frame])}`);
     at("place").textContent = minus(words.join("; "));
   };
 
   // Maps
   function drawMap() {
-    // Where all tokens are 0: any scale, on which none of them has a colour.
-    const least = at("least").value / 100, largest = data.largest[frame] || 1;
-    map.cal_min = Math.max(least, 1e-6) * largest;
-    map.cal_max = largest;
-    map.cal_minNeg = -largest;
-    map.cal_maxNeg = -Math.max(least, 1e-6) * largest;
+    const least = Math.max(at("least").value / 100, 1e-6);
+    [map.cal_min, map.cal_max] = [least, 1];
+    [map.cal_minNeg, map.cal_maxNeg] = [-1, -least];
     map.opacity = at("opacity").value / 100;
     at("opacity").previousElementSibling.textContent = `${at("opacity").value} %`;
     at("least").previousElementSibling.textContent = `${at("least").value} %`;
