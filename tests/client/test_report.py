@@ -22,6 +22,7 @@ from PIL import Image
 from ctclip_client import Volume
 from ctclip_client.cli.program import main
 from ctclip_client.contract import PUBLISHED_FINDINGS, PUBLISHED_GEOMETRY
+from ctclip_client.report import images
 from ctclip_client.report.images import ct_image, maps_image
 from ctclip_client.report.pictures import thumbnails
 from ctclip_client.report.scan_page import scan_page
@@ -93,7 +94,7 @@ def test_the_view_lies_where_the_scan_does_and_its_values_are_hounsfield_units()
     view = half_grid(volume, SMALL)
     assert view.voxels.shape == (20, 30, 50)
     assert view.spacing_mm == (6.0, 3.0, 3.0)
-    raw = gzip.decompress(base64.b64decode(ct_image(view)))
+    raw = gzip.decompress(base64.b64decode(ct_image(view)[0]))
     image = nibabel.Nifti1Image.from_bytes(raw)
     hu = image.get_fdata()
     assert hu.min() == pytest.approx(-1000)
@@ -119,6 +120,26 @@ def test_the_view_lies_where_the_scan_does_and_its_values_are_hounsfield_units()
     r, a, s = nibabel.affines.apply_affine(tokens.affine, (i, j, k))
     extent = np.array(SMALL.volume_shape) * SMALL.target_spacing_mm
     np.testing.assert_allclose((r, a, s), (-extent[1] / 3, extent[2] * 2 / 5, extent[0] * 3 / 8))
+
+
+def test_noise_costs_steps_and_not_the_size_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    noise = random.normal(600, 300, (20, 30, 50)).clip(-1000, 1000)
+    noise[:, :5] = -1000
+    volume = Volume.from_array(noise.astype(np.int16), (6.0, 3.0, 3.0), (1, 0))
+    view = half_grid(volume, SMALL)
+    steps = []
+    for limit in (1 << 20, 20_000, 15_000):
+        monkeypatch.setattr(images, "_CT_BYTES", limit)
+        content, step_hu = ct_image(view)
+        packed = base64.b64decode(content)
+        assert len(packed) <= limit
+        hu = nibabel.Nifti1Image.from_bytes(gzip.decompress(packed)).get_fdata()
+        expected = noise.transpose(1, 2, 0)
+        np.testing.assert_allclose(hu, expected, atol=step_hu / 2 + 5)  # half of 8 HU, too
+        assert hu.min() == -1000
+        steps.append(round(step_hu))
+    assert steps[0] == 8 < steps[1] < steps[2]
 
 
 @pytest.mark.parametrize("flip", [False, True])

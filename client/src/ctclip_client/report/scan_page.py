@@ -63,6 +63,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
     view = half_grid(volume, geometry)
     rows = finding_rows([(name, value) for name, value, *_ in scores.rows()], thresholds)
     maps = "" if answer.relevance is None else maps_image(answer.relevance, geometry)
+    ct, step_hu = ct_image(view)
     viewer, script = _text("viewer", "niivue.umd.js"), _text("templates", "scan.js")
     page = render(
         "ctclip_client.report", "scan.html",
@@ -79,7 +80,7 @@ def scan_page(answer: Answer, volume: Volume, thresholds: Thresholds | None = No
         histogram=_drawn(histogram(volume)),
         card=list(_card(recipe)),
         recipe=list(_recipe(answer)),
-        ct=ct_image(view), maps=maps,
+        ct=ct, step_hu=step_hu, maps=maps,
         data={"maps": _about_maps(answer), "largest": _largest(answer)},
         licences=_text("viewer", "THIRD_PARTY.txt"), viewer=viewer, script=script,
         script_hashes=[_hash(viewer), _hash(script)],
