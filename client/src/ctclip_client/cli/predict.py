@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctclip_client.cli.flag_values import add_reading_options
-from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )  # fmt: skip
         do = Scoring(args, names, prompts=prompts, folders=folders, reports=reports, pages=pages)
-        work = Work("Scoring", _ensemble(args).name, do.prepare, do.score, do.row, show)
+        work = Work("Scoring", do.ensemble.name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
             _tell_missing_maps(args, journal, folders)
@@ -244,14 +243,6 @@ def _tell_missing_maps(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "
             f"{missing}); --again makes them anew"
         )
-
-
-def _ensemble(args: argparse.Namespace) -> Ensemble:
-    if args.classify:
-        return CLASSIFY
-    if args.prompts is not None:
-        return ZERO_SHOT
-    return PATHOLOGIES if args.explain is None and args.report is None else EXPLAIN
 
 
 def _check_options(args: argparse.Namespace) -> None:

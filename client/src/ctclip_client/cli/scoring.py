@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 class Scoring:
     """folders: of each scan's maps, below that of `--explain`. pages: of each scan, with
-    `--report`. Both are empty where they are not asked for."""
+    `--report`. Both are empty where they are not asked for. ensemble: that answers."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Scoring:
     ) -> None:
         self._args, self._names, self._prompts = args, names, prompts
         self._folders, self._reports, self._pages = folders, reports, pages
+        self.ensemble, self._ask = self._question()
 
     def prepare(self, client: Client) -> None:
         """Make the folder of the maps, and see that thresholds are of the release's findings."""
@@ -54,7 +56,7 @@ class Scoring:
         from ctclip_client.batch.service import StopError
         from ctclip_client.cli.many import predicted
 
-        scores = self._scores(client, volume)
+        scores = self._ask(client, volume)
         explanation = scores if isinstance(scores, Explanation) else None
         # Without the maps, which lie on the disk: many may wait for their turn to be told.
         light = scores if explanation is None else _without_maps(explanation)
@@ -88,14 +90,16 @@ class Scoring:
             known = found.classes if self._args.classify else found.findings
             self._reports.thresholds.check_known(known)
 
-    def _scores(self, client: Client, volume: Volume) -> Classification:
+    def _question(self) -> tuple[Ensemble, Callable[[Client, Volume], Classification]]:
+        """Which ensemble answers, and how it is asked."""
+        prompts = self._prompts
         if self._args.classify:
-            return client.classify(volume)
-        if self._prompts is not None:
-            return client.zero_shot(volume, self._prompts)
+            return CLASSIFY, lambda client, volume: client.classify(volume)
+        if prompts is not None:
+            return ZERO_SHOT, lambda client, volume: client.zero_shot(volume, prompts)
         if self._args.explain is not None or self._reports is not None:
-            return client.explain(volume)
-        return client.pathologies(volume)
+            return EXPLAIN, lambda client, volume: client.explain(volume)
+        return PATHOLOGIES, lambda client, volume: client.pathologies(volume)
 
     def _with_maps(
         self, found: Prediction, explanation: Explanation, scan: Scan, volume: Volume
