@@ -119,10 +119,8 @@ class Reports:
         from ctclip_client.report.mark import mark_of
         from ctclip_client.report.scan_page import Answer, scan_page
 
-        mark = mark_of({**scan.to_json(embedding=False), "series": series})
-        answer = Answer(
-            scan.path, scan.scores, scan.recipe(), scan.timings_ms, relevance, str(mark)
-        )
+        mark = mark_of({**scan.answer, "series": series})
+        answer = Answer(scan.path, scan.scores, scan.recipe, scan.timings_ms, relevance, str(mark))
         content = scan_page(answer, volume, self.thresholds)
         _make_folder(page.parent)
         with whole_file(page) as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,15 +63,14 @@ class Scoring:
         found = predicted(light, scan, volume, self._names, read_ms)
         try:
             if explanation is not None and self._folders:
-                found = self._with_maps(found, explanation, scan, volume)
+                self._write_maps(found, explanation, scan, volume)
             if self._reports is not None:
                 maps = None if explanation is None else explanation.relevance
                 key = self._names.key(scan)
                 page, (_, series) = self._pages[key], key
                 started = time.perf_counter()
                 self._reports.write(page, found, volume, maps, series)
-                spent_ms = (time.perf_counter() - started) * 1000
-                found = replace(found, page=page, page_ms=spent_ms)
+                found.page, found.page_ms = page, (time.perf_counter() - started) * 1000
         except InvalidInput as error:  # the next scan would be scored for nothing
             raise StopError(error) from None
         return found
@@ -101,16 +100,15 @@ class Scoring:
             return EXPLAIN, lambda client, volume: client.explain(volume)
         return PATHOLOGIES, lambda client, volume: client.pathologies(volume)
 
-    def _with_maps(
+    def _write_maps(
         self, found: Prediction, explanation: Explanation, scan: Scan, volume: Volume
-    ) -> Prediction:
+    ) -> None:
         from ctclip_client import save_relevance
 
         started = time.perf_counter()
         folder = self._args.explain / self._folders[self._names.key(scan)]
-        index = save_relevance(explanation, volume, folder)
-        spent_ms = (time.perf_counter() - started) * 1000
-        return replace(found, maps_index=index, maps_ms=spent_ms)
+        found.maps_index = save_relevance(explanation, volume, folder)
+        found.maps_ms = (time.perf_counter() - started) * 1000
 
 
 def _without_maps(explanation: Explanation) -> Scores:
