@@ -244,7 +244,7 @@ def test_maps_and_parquet_by_hashed_names(
     assert f"error: {maps / paths[0]}: cannot be written: File exists" in capsys.readouterr().err
 
 
-def test_no_maps_are_replaced_that_the_row_of_another_scan_names(
+def test_no_maps_of_another_scan_are_replaced(
     server: EmbeddedTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii"
@@ -252,20 +252,30 @@ def test_no_maps_are_replaced_that_the_row_of_another_scan_names(
         scan.parent.mkdir()
         save(scan, chest())
     maps, lines = tmp_path / "maps", tmp_path / "out.jsonl"
-    asked = ["--any-region", "--explain", maps, "--jsonl", lines, "--url", server.grpc_url]
+    index, kept = maps / "ct" / "relevance.json", ("--jsonl", lines)
+    asked = ["--any-region", "--explain", maps, "--url", server.grpc_url]
 
-    def predict(*scans: Path) -> tuple[int, str]:
-        code = main(["predict", *map(str, (*scans, *asked))])
+    def predict(*given: object) -> tuple[int, str]:
+        code = main(["predict", *map(str, (*given, *asked))])
         return code, capsys.readouterr().err
 
-    assert predict(a)[0] == 0
-    code, err = predict(b)
-    assert code == 2
-    assert f"{maps / 'ct' / 'relevance.json'} is of the maps of {a}, and that of {b} would" in err
-    code, err = predict(a, b)  # what is done keeps its maps
+    assert predict(a, *kept)[0] == 0
+    for other in (kept, (*kept, "--again"), ("--csv", tmp_path / "other.csv"), ()):
+        code, err = predict(b, *other)
+        assert code == 2
+        assert f"{index} is of the maps of {a}, and that of {b} would replace it" in err
+    code, err = predict(a, b, *kept)  # what is done keeps its maps
     assert code == 0
     assert "no longer" not in err
     assert [Path(row["relevance"]).parent for row in rows(lines)] == [maps / "ct", maps / "b/ct"]
+    before = index.stat().st_mtime_ns
+    assert predict(a)[0] == 0  # its own are made anew
+    assert index.stat().st_mtime_ns > before
+    index.write_text("notes")
+    code, err = predict(a)
+    assert code == 2
+    assert f"{index} does not say whose maps it names" in err
+    assert "no longer" in predict(a, *kept)[1]
 
 
 def test_a_list_and_scans_that_are_not_there(predict: Run, scans: Path, tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctclip_client.cli.flag_values import add_reading_options
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_client.batch.journal import Journal
+    from ctclip_client.batch.names import Key, Names
+    from ctclip_client.batch.plan import Plan
     from ctclip_client.cli.reports import Reports
 
 SUMMARY = "Find what CT-CLIP says of chest CTs: a probability for each finding."
@@ -124,8 +127,7 @@ def run(args: argparse.Namespace) -> int:
         pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
-        if journal is not None:
-            _check_maps_free(args, journal, map(names.key, plan.todo), folders)
+        _check_maps_free(args, plan, folders, names)
         if reports is not None:
             reports.check_free(plan, pages, names, again=args.again)
         in_files = bool(args.jsonl or args.csv or args.parquet)
@@ -207,37 +209,42 @@ def _check_beside_pages(args: argparse.Namespace, pages: Iterable[Path]) -> None
 
 
 def _check_maps_free(
-    args: argparse.Namespace,
-    journal: Journal,
-    todo: Iterable[Any],
-    folders: Mapping[Any, Path],
+    args: argparse.Namespace, plan: Plan, folders: Mapping[Key, Path], names: Names
 ) -> None:
-    """Refuse to replace the maps that the row of another scan names."""
-    from ctclip_client.maps.relevance import INDEX_FILE
+    """Refuse to replace maps of another scan, but where that scan gets new ones, too."""
+    from ctclip_client.maps.relevance import INDEX_FILE, scan_of
 
     if not folders:
         return
-    named = {row["relevance"]: journal.key_of(row) for row in journal.rows()}
-    for key in todo:
+    anew = set(plan.keys) if args.again else set()
+    for scan in plan.todo:
+        key = names.key(scan)
         index = args.explain / folders[key] / INDEX_FILE
-        other = named.get(str(index), key)
-        if other != key:
-            raise InvalidInput(
-                f"--explain: {index} is of the maps of {other[0]}, and that of {key[0]} would "
-                "replace it.",
-                "Name another folder, or let everything be done anew with --again.",
-            )
+        # Path.exists raises where a folder on the way cannot be looked into.
+        if scan.refused is not None or not os.path.exists(index):  # noqa: PTH110
+            continue
+        other = scan_of(index)
+        if other == key or other in anew:
+            continue
+        whose = (
+            "does not say whose maps it names" if other is None else f"is of the maps of {other[0]}"
+        )
+        raise InvalidInput(
+            f"--explain: {index} {whose}, and that of {key[0]} would replace it.",
+            "Name another folder, or take that one away.",
+        )
 
 
 def _tell_missing_maps(
-    args: argparse.Namespace, journal: Journal, folders: Mapping[Any, Path]
+    args: argparse.Namespace, journal: Journal, folders: Mapping[Key, Path]
 ) -> None:
+    from ctclip_client.maps.relevance import scan_of
     from ctclip_client.system.terminal import say
 
     if not folders:
         return
-    done = (row["relevance"] for row in journal.rows() if journal.key_of(row) in folders)
-    missing = sum(not Path(index).is_file() for index in done)
+    keyed = ((journal.key_of(row), row) for row in journal.rows())
+    missing = sum(key in folders and scan_of(Path(row["relevance"])) != key for key, row in keyed)
     if missing:
         say(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "

@@ -106,8 +106,9 @@ class Scoring:
         from ctclip_client import save_relevance
 
         started = time.perf_counter()
-        folder = self._args.explain / self._folders[self._names.key(scan)]
-        found.maps_index = save_relevance(explanation, volume, folder)
+        key = self._names.key(scan)
+        folder = self._args.explain / self._folders[key]
+        found.maps_index = save_relevance(explanation, volume, folder, scan=key)
         found.maps_ms = (time.perf_counter() - started) * 1000
 
 

@@ -28,11 +28,16 @@ _MEANING = (
     "sees."
 )
 _RANDOM = "RANDOM WEIGHTS"
+_SCAN = ("path", "series")
 _LONGEST_NAME = 60
 
 
 def save_relevance(
-    explanation: Explanation, volume: Volume, folder: str | os.PathLike[str]
+    explanation: Explanation,
+    volume: Volume,
+    folder: str | os.PathLike[str],
+    *,
+    scan: tuple[str, str | None] | None = None,
 ) -> Path:
     """Write the maps of one scan as NIfTI files, to be loaded over the scan in any viewer.
 
@@ -40,6 +45,7 @@ def save_relevance(
         explanation: what `Client.explain` returned for this volume.
         volume: as `read_volume` gave it.
         folder: made if it is not there; files of an earlier call are replaced.
+        scan: its path and series, for `relevance.json` to say whose maps these are.
 
     Returns the path of `relevance.json`, which is written last and names the others:
 
@@ -92,6 +98,7 @@ def save_relevance(
             }
         )
     content = {
+        **({"scan": dict(zip(_SCAN, scan, strict=True))} if scan else {}),
         "meaning": _MEANING,
         **({"warning": _RANDOM} if provenance.random_weights else {}),
         "tokens": {
@@ -106,6 +113,18 @@ def save_relevance(
     with whole_file(folder / INDEX_FILE) as file:
         file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return folder / INDEX_FILE
+
+
+def scan_of(index: Path) -> tuple[str, str | None] | None:
+    """Path and series of the scan whose maps a `relevance.json` names; None where it does not say,
+    or is not there."""
+    if not os.path.isfile(index):  # noqa: PTH113 (Path.is_file raises in a closed folder)
+        return None
+    try:
+        path, series = (json.loads(index.read_bytes())["scan"][name] for name in _SCAN)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return str(path), None if series is None else str(series)
 
 
 def _forget(folder: Path) -> None:
