@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ from ctclip_server.embedded.server import EmbeddedTriton
 
 BEHAVIOURS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
-    "invalid", "internal", "full", "unavailable", "unsupported", "busy",
+    "invalid", "internal", "full", "unavailable", "unsupported", "busy", "held",
 )  # fmt: skip
 TLS_FOLDER = Path(__file__).parent / "tls"
 Connect = Callable[..., Any]
@@ -71,6 +72,31 @@ def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTr
         _write_model(folder, ensemble)
     with EmbeddedTriton(folder, model_control="explicit", load_models=[PATHOLOGIES.name]) as triton:
         yield triton
+
+
+class Held:
+    """The one instance of the misbehaving server, computing for whoever asked for "held"."""
+
+    def __init__(self, server: EmbeddedTriton) -> None:
+        self._file = server.repository / PATHOLOGIES.name / "holding"
+
+    def wait(self) -> None:
+        """Until it has begun."""
+        deadline = time.monotonic() + 60
+        while not self._file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        """Let it answer."""
+        self._file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def held(misbehaving: EmbeddedTriton) -> Iterator[Held]:
+    held = Held(misbehaving)
+    yield held
+    held.end()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ctclip_client import read_volume
+from ctclip_client.batch import reading
 from ctclip_client.batch.folders import folder_names
 from ctclip_client.batch.journal import Journal, journal_of, vectors_of
 from ctclip_client.batch.names import WITHHELD, Names
@@ -325,7 +326,8 @@ def test_hashed_names_name_nothing() -> None:
 # --- readers and the server ---
 
 
-def test_another_process_reads_the_same(tmp_path: Path) -> None:
+def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_GRACE_S", 60)  # a busy machine takes its time
     scan = save(tmp_path / "scan.nii.gz", chest((9, 8, 7)), codes="LAS")
     broken, fifo = tmp_path / "broken.nii", tmp_path / "fifo"
     broken.write_bytes(b"no CT")

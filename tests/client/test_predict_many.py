@@ -191,7 +191,8 @@ def test_a_server_that_fails_for_every_scan_ends_the_run(predict: Run, tmp_path:
     code, _, err = predict(*scans, "--jsonl", lines)
     assert code == 4
     assert "for 10 scans in a row: the run ends here" in err
-    assert [row["error"]["kind"] for row in rows(lines)] == ["ServerError"] * 9
+    kinds = [row["error"]["kind"] for row in rows(lines)]
+    assert kinds in (["ServerError"] * 9, ["ServerError"] * 8)  # two are under way at a time
 
 
 def test_hashed_names_leave_no_name_in_any_output(
