@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from ctclip_client import AsyncClient, Client, Volume
 from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
+from ctclip_client.transport import asynchronous, blocking, shared_memory
 from ctclip_server.embedded.server import EmbeddedTriton
 
 BEHAVIOURS = (
@@ -97,6 +99,19 @@ def held(misbehaving: EmbeddedTriton) -> Iterator[Held]:
     held = Held(misbehaving)
     yield held
     held.end()
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """What these tests have left, by names of their own: clients of other processes sweep, too.
+
+    On a busy machine the server may compute for longer than `close` waits.
+    """
+    for module in (blocking, asynchronous):
+        monkeypatch.setattr(module, "RELEASE_PATIENCE_S", 60.0)
+    prefix = f"ctclip-apart-{os.getpid()}-"
+    monkeypatch.setattr(shared_memory, "_PREFIX", prefix)
+    return lambda: list(Path("/dev/shm").glob(f"{prefix}*"))  # noqa: S108
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import random
@@ -26,16 +25,15 @@ import pytest
 from tritonclient import grpc as triton_grpc
 
 import ctclip_client.transport
-from ctclip_client import AsyncClient, Client, DeadlineExceeded, InvalidInput, Volume
+from ctclip_client import AsyncClient, Client, InvalidInput, Volume
 from ctclip_client.contract import VISION, Geometry
-from ctclip_client.transport import asynchronous, blocking, shared_memory
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import save_volume
-from .conftest import Held
-from .test_failures import SHARED_MEMORY, AskFor, regions, registered
+from .test_failures import SHARED_MEMORY, regions, registered
 
+pytestmark = pytest.mark.usefixtures("left")
 SEED = int.from_bytes(os.urandom(2), "big")
 MANY = [(f"Nodule of {i} mm.", f"No nodule of {i} mm.") for i in range(40)]  # more than fit at once
 TRANSPORT = str(Path(ctclip_client.transport.__file__).parent)
@@ -44,19 +42,6 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 class PlantedError(Exception):
     """Of whoever calls the client."""
-
-
-@pytest.fixture(autouse=True)
-def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """What these tests have left, by names of their own: clients of other processes sweep, too.
-
-    On a busy machine the server may compute for longer than `close` waits.
-    """
-    for module in (blocking, asynchronous):
-        monkeypatch.setattr(module, "RELEASE_PATIENCE_S", 60.0)
-    prefix = f"ctclip-apart-{os.getpid()}-"
-    monkeypatch.setattr(shared_memory, "_PREFIX", prefix)
-    return lambda: list(SHARED_MEMORY.glob(f"{prefix}*"))
 
 
 @pytest.fixture
@@ -273,62 +258,6 @@ def test_a_client_that_is_closed_during_calls(server: EmbeddedTriton, scan: Volu
         assert all("client" in str(error) and "closed" in str(error) for error in errors)
 
 
-CALLER = """
-import sys
-from ctclip_client import Client, Volume
-from ctclip_client.transport import shared_memory
-import numpy as np
-shared_memory._PREFIX = sys.argv[3]
-Client(sys.argv[1]).pathologies(
-    Volume.from_array(np.zeros((2, 3, 4), np.int16), (float(sys.argv[2]), 1, 1), (1, 0))
-)
-"""
-
-
-def test_after_a_kill_the_next_client_tidies_up(
-    misbehaving: EmbeddedTriton, ask_for: AskFor, left: Callable[[], list[Path]], held: Held
-) -> None:
-    spacing_mm = str(ask_for("held").spacing_mm[0])
-    command = [
-        sys.executable, "-c", CALLER, misbehaving.grpc_url, spacing_mm, shared_memory._PREFIX
-    ]  # fmt: skip
-    with subprocess.Popen(command) as killed:
-        held.wait()
-        killed.kill()
-    assert left()
-    held.end()
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-        assert not left()
-    assert not registered(misbehaving)
-
-
-def test_only_regions_without_an_owner_are_swept(
-    misbehaving: EmbeddedTriton, ask_for: AskFor
-) -> None:
-    prefix = f"{shared_memory._PREFIX}{os.getpid()}-"
-    dead, alive, folder, link = (
-        SHARED_MEMORY / f"{prefix}{kind}" for kind in ("dead", "alive", "folder", "link")
-    )
-    other = SHARED_MEMORY / f"other-{prefix}"
-    try:
-        for path in (dead, alive, other):
-            path.write_bytes(b"content")
-        folder.mkdir()
-        link.symlink_to(other)
-        with alive.open("rb") as owner, Client(misbehaving.grpc_url) as client:
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            client.pathologies(ask_for("good"))
-        assert [path.exists() for path in (dead, alive, folder, link, other)] == [
-            False,
-            *[True] * 4,
-        ]
-    finally:
-        for path in (dead, alive, link, other):
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-
-
 @pytest.fixture(scope="module")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     phantom = chest_phantom(Geometry((40, 60, 60)))
@@ -365,50 +294,6 @@ def test_a_command_that_is_terminated(
         assert (process.returncode, said) == (130, b"interrupted\n")
     assert not list(SHARED_MEMORY.glob(pattern))
     assert not registered(server)
-
-
-def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
-    misbehaving: EmbeddedTriton,
-    ask_for: AskFor,
-    left: Callable[[], list[Path]],
-    held: Held,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupt() -> None:
-        held.wait()
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(blocking, "RELEASE_PATIENCE_S", 0.1)
-        with Client(misbehaving.grpc_url) as client:
-            threading.Thread(target=interrupt).start()
-            with pytest.raises(KeyboardInterrupt):
-                client.pathologies(ask_for("held"))
-            assert not left()
-    (path,) = left()
-    assert path.stat().st_size == 0
-    held.end()
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-    assert not left()
-    assert not registered(misbehaving)
-
-
-def test_a_client_that_nobody_closes_leaves_it_to_the_next_one(
-    misbehaving: EmbeddedTriton, ask_for: AskFor, left: Callable[[], list[Path]], held: Held
-) -> None:
-    forgotten = Client(misbehaving.grpc_url, timeout_s=1.5)
-    with pytest.raises(DeadlineExceeded):
-        forgotten.pathologies(ask_for("held"))
-    assert registered(misbehaving)
-    del forgotten
-    gc.collect()
-    assert left()
-    held.end()
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-    assert not left()
-    assert not registered(misbehaving)
 
 
 def computed(server: EmbeddedTriton) -> int:
