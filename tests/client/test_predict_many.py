@@ -22,6 +22,7 @@ from ctclip_client.cli.predictions import Prediction
 from ctclip_client.cli.program import main
 from ctclip_server.embedded.server import EmbeddedTriton
 
+from ..dicom_files import slices, write
 from ..nifti_files import chest, copies, save
 from .conftest import BEHAVIOURS
 
@@ -138,6 +139,14 @@ def test_a_table_is_of_its_command_and_nothing_is_scored_twice(
 def test_no_server_is_needed_to_refuse_what_is_no_scan(predict: Run, tmp_path: Path) -> None:
     code, _, err = predict(tmp_path / "absent.nii", "--url", "localhost:1")
     assert (code, "absent.nii: No such file" in err, "Triton" in err) == (2, True, False)
+
+
+def test_slices_named_one_by_one_are_told_once_what_to_do(predict: Run, tmp_path: Path) -> None:
+    folder = write(tmp_path / "scan", slices(chest((3, 6, 7)) + 1024))
+    code, _, err = predict(*sorted(folder.iterdir()))
+    assert code == 2
+    assert err.count("one image of a scan") == 3
+    assert err.count(f"Name the folder: {folder}") == 1
 
 
 def test_results_of_two_releases_are_not_mixed(predict: Run, scans: Path, tmp_path: Path) -> None:
