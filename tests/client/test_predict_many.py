@@ -255,8 +255,9 @@ def test_maps_and_parquet_by_hashed_names(
 
 
 def test_no_maps_of_another_scan_are_replaced(
-    server: EmbeddedTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    server: EmbeddedTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     a, b = tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii"
     for scan in (a, b):
         scan.parent.mkdir()
@@ -273,13 +274,16 @@ def test_no_maps_of_another_scan_are_replaced(
     for other in (kept, (*kept, "--again"), ("--csv", tmp_path / "other.csv"), ()):
         code, err = predict(b, *other)
         assert code == 2
-        assert f"{index} is of the maps of {a}, and that of {b} would replace it" in err
+        assert f"{index} is of another scan's maps, and that of {b} would replace it" in err
     code, err = predict(a, b, *kept)  # what is done keeps its maps
     assert code == 0
     assert "no longer" not in err
     assert [Path(row["relevance"]).parent for row in rows(lines)] == [maps / "ct", maps / "b/ct"]
+    assert str(tmp_path) not in index.read_text()
     before = index.stat().st_mtime_ns
-    assert predict(a)[0] == 0  # its own are made anew
+    for folder, code in ((b.parent, 2), (a.parent, 0)):  # its own are made anew
+        monkeypatch.chdir(folder)
+        assert predict("ct.nii")[0] == code
     assert index.stat().st_mtime_ns > before
     index.write_text("notes")
     code, err = predict(a)

@@ -130,7 +130,7 @@ def of_two(found: Path) -> str:
 
 
 def test_no_page_is_replaced_by_that_of_another_scan(
-    predict: Run, two: tuple[Path, Path], tmp_path: Path
+    predict: Run, two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = two
     out = tmp_path / "out"
@@ -142,6 +142,10 @@ def test_no_page_is_replaced_by_that_of_another_scan(
         assert code == 2
         assert f"{out / 'ct.html'} is the page of {a}, and that of {b} would replace it" in err
         assert of_two(out / "ct.html") == "a"
+    monkeypatch.chdir(b.parent)
+    code, _, err = predict(b.name, *asked)
+    assert code == 2
+    assert f"{out / 'ct.html'} is the page of {a}, and that of {b.name} would replace it" in err
     code, _, err = predict(a, *asked)
     assert code == 0
     assert f"report: {out / 'index.html'}" in err

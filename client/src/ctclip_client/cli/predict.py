@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.cli.scoring import Scoring
     from ctclip_client.cli.serving import check_server_options
     from ctclip_client.prompts import read_prompts
+    from ctclip_client.report.mark import scan_mark
     from ctclip_client.system.signals import termination_interrupts
 
     _check_options(args)
@@ -124,12 +125,13 @@ def run(args: argparse.Namespace) -> int:
         journal = stack.enter_context(opened_journal(args, args.jsonl, tables, _asked(args)))
         plan = planned(args, journal, names)
         folders = {} if args.explain is None else folder_names(plan.scans, names)
+        marks = {names.key(each): scan_mark(each.path, each.series) for each in plan.scans}
         pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
-        _check_maps_free(args, plan, folders, names)
+        _check_maps_free(args, plan, folders, marks, names)
         if reports is not None:
-            reports.check_free(plan, pages, names, again=args.again)
+            reports.check_free(plan, pages, marks, names, again=args.again)
         in_files = bool(args.jsonl or args.csv or args.parquet)
         show = stack.enter_context(
             printed(
@@ -137,11 +139,14 @@ def run(args: argparse.Namespace) -> int:
                 has_file=in_files or reports is not None or args.explain is not None,
             )
         )  # fmt: skip
-        do = Scoring(args, names, prompts=prompts, folders=folders, reports=reports, pages=pages)
+        do = Scoring(
+            args, names, prompts=prompts, folders=folders, marks=marks, reports=reports,
+            pages=pages,
+        )  # fmt: skip
         work = Work("Scoring", do.ensemble.name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
-            _tell_missing_maps(args, journal, folders)
+            _tell_missing_maps(args, journal, {} if args.explain is None else marks)
             tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
             reports.end(journal)
@@ -209,26 +214,28 @@ def _check_beside_pages(args: argparse.Namespace, pages: Iterable[Path]) -> None
 
 
 def _check_maps_free(
-    args: argparse.Namespace, plan: Plan, folders: Mapping[Key, Path], names: Names
+    args: argparse.Namespace,
+    plan: Plan,
+    folders: Mapping[Key, Path],
+    marks: Mapping[Key, str],
+    names: Names,
 ) -> None:
     """Refuse to replace maps of another scan, but where that scan gets new ones, too."""
-    from ctclip_client.maps.relevance import INDEX_FILE, scan_of
+    from ctclip_client.maps.relevance import INDEX_FILE, mark_of
 
     if not folders:
         return
-    anew = set(plan.keys) if args.again else set()
+    anew = set(marks.values()) if args.again else set()
     for scan in plan.todo:
         key = names.key(scan)
         index = args.explain / folders[key] / INDEX_FILE
         # Path.exists raises where a folder on the way cannot be looked into.
         if scan.refused is not None or not os.path.exists(index):  # noqa: PTH110
             continue
-        other = scan_of(index)
-        if other == key or other in anew:
+        there = mark_of(index)
+        if there == marks[key] or there in anew:
             continue
-        whose = (
-            "does not say whose maps it names" if other is None else f"is of the maps of {other[0]}"
-        )
+        whose = "does not say whose maps it names" if there is None else "is of another scan's maps"
         raise InvalidInput(
             f"--explain: {index} {whose}, and that of {key[0]} would replace it.",
             "Name another folder, or take that one away.",
@@ -236,15 +243,15 @@ def _check_maps_free(
 
 
 def _tell_missing_maps(
-    args: argparse.Namespace, journal: Journal, folders: Mapping[Key, Path]
+    args: argparse.Namespace, journal: Journal, marks: Mapping[Key, str]
 ) -> None:
-    from ctclip_client.maps.relevance import scan_of
+    from ctclip_client.maps.relevance import mark_of
     from ctclip_client.system.terminal import say
 
-    if not folders:
+    if not marks:
         return
-    keyed = ((journal.key_of(row), row) for row in journal.rows())
-    missing = sum(key in folders and scan_of(Path(row["relevance"])) != key for key, row in keyed)
+    rows = ((row["relevance"], marks.get(journal.key_of(row))) for row in journal.rows())
+    missing = sum(mark is not None and mark_of(Path(index)) != mark for index, mark in rows)
     if missing:
         say(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "

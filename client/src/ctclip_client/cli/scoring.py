@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 class Scoring:
     """folders: of each scan's maps, below that of `--explain`. pages: of each scan, with
-    `--report`. Both are empty where they are not asked for. ensemble: that answers."""
+    `--report`. Both are empty where they are not asked for. marks: by which maps and pages of each
+    scan are known again. ensemble: that answers."""
 
     def __init__(
         self,
@@ -31,11 +32,12 @@ class Scoring:
         *,
         prompts: tuple[Finding, ...] | None,
         folders: Mapping[Key, Path],
+        marks: Mapping[Key, str],
         reports: Reports | None,
         pages: Mapping[Key, Path],
     ) -> None:
         self._args, self._names, self._prompts = args, names, prompts
-        self._folders, self._reports, self._pages = folders, reports, pages
+        self._folders, self._marks, self._reports, self._pages = folders, marks, reports, pages
         self.ensemble, self._ask = self._question()
 
     def prepare(self, client: Client) -> None:
@@ -69,7 +71,7 @@ class Scoring:
                 key = self._names.key(scan)
                 page, (_, series) = self._pages[key], key
                 started = time.perf_counter()
-                self._reports.write(page, found, volume, maps, series)
+                self._reports.write(page, found, volume, maps, series, mark=self._marks[key])
                 found.page, found.page_ms = page, (time.perf_counter() - started) * 1000
         except InvalidInput as error:  # the next scan would be scored for nothing
             raise StopError(error) from None
@@ -108,7 +110,7 @@ class Scoring:
         started = time.perf_counter()
         key = self._names.key(scan)
         folder = self._args.explain / self._folders[key]
-        found.maps_index = save_relevance(explanation, volume, folder, scan=key)
+        found.maps_index = save_relevance(explanation, volume, folder, mark=self._marks[key])
         found.maps_ms = (time.perf_counter() - started) * 1000
 
 

@@ -28,7 +28,6 @@ _MEANING = (
     "sees."
 )
 _RANDOM = "RANDOM WEIGHTS"
-_SCAN = ("path", "series")
 _LONGEST_NAME = 60
 
 
@@ -37,7 +36,7 @@ def save_relevance(
     volume: Volume,
     folder: str | os.PathLike[str],
     *,
-    scan: tuple[str, str | None] | None = None,
+    mark: str | None = None,
 ) -> Path:
     """Write the maps of one scan as NIfTI files, to be loaded over the scan in any viewer.
 
@@ -45,7 +44,8 @@ def save_relevance(
         explanation: what `Client.explain` returned for this volume.
         volume: as `read_volume` gave it.
         folder: made if it is not there; files of an earlier call are replaced.
-        scan: its path and series, for `relevance.json` to say whose maps these are.
+        mark: a word for the scan, which `relevance.json` keeps to tell whose maps these are; no
+            name of it, as the files may be handed on.
 
     Returns the path of `relevance.json`, which is written last and names the others:
 
@@ -98,7 +98,7 @@ def save_relevance(
             }
         )
     content = {
-        **({"scan": dict(zip(_SCAN, scan, strict=True))} if scan else {}),
+        **({"scan": mark} if mark else {}),
         "meaning": _MEANING,
         **({"warning": _RANDOM} if provenance.random_weights else {}),
         "tokens": {
@@ -115,16 +115,15 @@ def save_relevance(
     return folder / INDEX_FILE
 
 
-def scan_of(index: Path) -> tuple[str, str | None] | None:
-    """Path and series of the scan whose maps a `relevance.json` names; None where it does not say,
-    or is not there."""
+def mark_of(index: Path) -> str | None:
+    """The mark of the scan whose maps a `relevance.json` names; None where it has none, or is not
+    there."""
     if not os.path.isfile(index):  # noqa: PTH113 (Path.is_file raises in a closed folder)
         return None
     try:
-        path, series = (json.loads(index.read_bytes())["scan"][name] for name in _SCAN)
+        return str(json.loads(index.read_bytes())["scan"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return str(path), None if series is None else str(series)
 
 
 def _forget(folder: Path) -> None:
