@@ -358,6 +358,7 @@ class Holding(grpc.GenericRpcHandler):  # type: ignore[misc]
         return b""
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("how", ["interrupted", "cancelled"])
 def test_a_call_that_is_given_up_ends_on_the_server(how: str, scan: Volume) -> None:
     """At once, and not when the client is closed or its error forgotten."""

@@ -79,6 +79,7 @@ def test_only_regions_without_an_owner_are_swept(
         folder.rmdir()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
     misbehaving: EmbeddedTriton,
     ask_for: AskFor,
