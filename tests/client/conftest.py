@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +17,12 @@ import pytest
 
 from ctclip_client import AsyncClient, Client, Volume
 from ctclip_client.contract import PATHOLOGIES, ZERO_SHOT, Ensemble
+from ctclip_client.transport import asynchronous, blocking, shared_memory
 from ctclip_server.embedded.server import EmbeddedTriton
 
 BEHAVIOURS = (
     "good", "slow", "nan", "range", "shape", "dtype", "version", "count", "incomplete", "garbage",
-    "invalid", "internal", "full", "unavailable", "unsupported", "busy",
+    "invalid", "internal", "full", "unavailable", "unsupported", "busy", "held",
 )  # fmt: skip
 TLS_FOLDER = Path(__file__).parent / "tls"
 Connect = Callable[..., Any]
@@ -71,6 +75,52 @@ def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTr
         _write_model(folder, ensemble)
     with EmbeddedTriton(folder, model_control="explicit", load_models=[PATHOLOGIES.name]) as triton:
         yield triton
+
+
+class Held:
+    """The one instance of the misbehaving server, computing for whoever asked for "held"."""
+
+    def __init__(self, server: EmbeddedTriton) -> None:
+        self._file = server.repository / PATHOLOGIES.name / "holding"
+
+    def wait(self) -> None:
+        """Until it has begun."""
+        deadline = time.monotonic() + 60
+        while not self._file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        """Let it answer."""
+        self._file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def held(misbehaving: EmbeddedTriton) -> Iterator[Held]:
+    held = Held(misbehaving)
+    yield held
+    held.end()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, also where a script has started the tests with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """What these tests have left, by names of their own: clients of other processes sweep, too.
+
+    On a busy machine the server may compute for longer than `close` waits.
+    """
+    for module in (blocking, asynchronous):
+        monkeypatch.setattr(module, "RELEASE_PATIENCE_S", 60.0)
+    prefix = f"ctclip-apart-{os.getpid()}-"
+    monkeypatch.setattr(shared_memory, "_PREFIX", prefix)
+    return lambda: list(Path("/dev/shm").glob(f"{prefix}*"))  # noqa: S108
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ The z spacing of the request says what to do. Runs inside Triton's Python backen
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -40,6 +41,7 @@ class TritonPythonModel:
             json.loads(args["model_config"])["parameters"]["behaviours"]["string_value"]
         )
         self.seen = Counter()
+        self.holding = Path(args["model_repository"], "holding")
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
@@ -60,6 +62,10 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=error)
         if behaviour == "slow":
             time.sleep(1.5)
+        if behaviour == "held":
+            self.holding.touch()
+            while self.holding.exists():  # a test takes it away
+                time.sleep(0.01)
         # Where a voxel came to lie, and the metadata: the test compares them with what it sent.
         logits = np.array([[volume[0, 0, -1], volume[-1, 0, 0]], [rescale[0], rescale[1]]], "f4")
         probabilities = np.array([0.25, 0.75], np.float32)

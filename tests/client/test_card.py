@@ -149,7 +149,7 @@ def test_the_card_says_what_the_model_saw(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     volume = read_volume(save(path, hu, (15.0, 3.0, 3.0), codes="RAI"), any_region=True)
     card = prediction(volume, PUBLISHED_GEOMETRY)
-    assert card.recipe()["seen_mm"] == {"z": [195, 555], "x": [0, 60], "y": [0, 60]}
+    assert card.recipe["seen_mm"] == {"z": [195, 555], "x": [0, 60], "y": [0, 60]}
     text = "\n".join(card.card_lines())
     for words in (
         "orientation RAI: z is stored axis 3 reversed, x is stored axis 1 reversed",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,12 @@ from ctclip_client import (
     Unreadable,
     Volume,
 )
+from ctclip_client.transport import shared_memory
 from ctclip_client.transport.endpoint import Endpoint
 from ctclip_client.transport.steps import Session
 from ctclip_server.embedded.server import EmbeddedTriton
 
-from .conftest import TLS_FOLDER, Connect
+from .conftest import TLS_FOLDER, Connect, Held
 
 AskFor = Callable[[str], Volume]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -45,7 +44,7 @@ def session() -> Session:
 
 def regions() -> set[str]:
     """Names that this process has left in shared memory."""
-    return {path.name for path in SHARED_MEMORY.glob(f"ctclip-client-{os.getpid()}-*")}
+    return {path.name for path in SHARED_MEMORY.glob(f"{shared_memory._PREFIX}{os.getpid()}-*")}
 
 
 def registered(server: EmbeddedTriton) -> list[str]:
@@ -60,19 +59,6 @@ def forget_regions(server: EmbeddedTriton) -> None:
     client of the user, and there may be none before other tests look."""
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
         client.unregister_system_shared_memory()
-
-
-@contextmanager
-def occupied(server: EmbeddedTriton, ask_for: AskFor) -> Iterator[None]:
-    """Keep the server's one instance busy, so that the next request waits in its queue."""
-    with Client(server.grpc_url) as client:
-        thread = threading.Thread(target=client.pathologies, args=(ask_for("slow"),))
-        thread.start()
-        time.sleep(0.3)
-        try:
-            yield
-        finally:
-            thread.join()
 
 
 @pytest.fixture(params=[True, False], ids=["shared memory", "grpc"])
@@ -157,19 +143,24 @@ def test_another_service_than_grpc(
 
 
 def test_a_deadline_in_the_queue(
-    connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor
+    connect: Connect, misbehaving: EmbeddedTriton, ask_for: AskFor, held: Held
 ) -> None:
     """The server may read the voxels after this side has given up; they are kept for it."""
-    with occupied(misbehaving, ask_for):
+    with Client(misbehaving.grpc_url) as occupying:
+        thread = threading.Thread(target=occupying.pathologies, args=(ask_for("held"),))
+        thread.start()
+        held.wait()
         others = regions()
         for shared in (False, True):
-            client = connect(misbehaving.grpc_url, 0.2, shared_memory=shared)
+            client = connect(misbehaving.grpc_url, 0.6, shared_memory=shared)
             with pytest.raises(
-                DeadlineExceeded, match=r"no answer .* within 0.2 s \(request [0-9a-f]{16}\)\."
+                DeadlineExceeded, match=r"no answer .* within 0.6 s \(request [0-9a-f]{16}\)\."
             ):
                 client.pathologies(ask_for("good"))
             assert regions() == others
+        held.end()
         client.close()
+        thread.join()
     assert not regions()
     assert not registered(misbehaving)  # close waited until the server let go
     with Client(misbehaving.grpc_url) as client:
@@ -177,14 +168,15 @@ def test_a_deadline_in_the_queue(
 
 
 def test_regions_given_up_are_released_by_the_next_call(
-    misbehaving: EmbeddedTriton, ask_for: AskFor
+    misbehaving: EmbeddedTriton, ask_for: AskFor, held: Held
 ) -> None:
-    with Client(misbehaving.grpc_url, 1.0) as client:
+    with Client(misbehaving.grpc_url, 1.5) as client:
         with pytest.raises(DeadlineExceeded):
-            client.pathologies(ask_for("slow"))
+            client.pathologies(ask_for("held"))
         (given_up,) = registered(misbehaving)
+        held.end()
         with Client(misbehaving.grpc_url) as other:
-            other.pathologies(ask_for("good"))  # answered once the slow one is over
+            other.pathologies(ask_for("good"))  # answered once the held one is over
         client.pathologies(ask_for("good"))
         assert given_up not in registered(misbehaving)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import random
@@ -26,15 +25,15 @@ import pytest
 from tritonclient import grpc as triton_grpc
 
 import ctclip_client.transport
-from ctclip_client import AsyncClient, Client, DeadlineExceeded, InvalidInput, Volume
+from ctclip_client import AsyncClient, Client, InvalidInput, Volume
 from ctclip_client.contract import VISION, Geometry
-from ctclip_client.transport import asynchronous, blocking, shared_memory
 from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..nifti_files import save_volume
-from .test_failures import SHARED_MEMORY, AskFor, regions, registered
+from .test_failures import SHARED_MEMORY, regions, registered
 
+pytestmark = pytest.mark.usefixtures("left")
 SEED = int.from_bytes(os.urandom(2), "big")
 MANY = [(f"Nodule of {i} mm.", f"No nodule of {i} mm.") for i in range(40)]  # more than fit at once
 TRANSPORT = str(Path(ctclip_client.transport.__file__).parent)
@@ -43,13 +42,6 @@ Trace = Callable[[FrameType, str, Any], Any]
 
 class PlantedError(Exception):
     """Of whoever calls the client."""
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine the server may compute for longer than `close` waits."""
-    for module in (blocking, asynchronous):
-        monkeypatch.setattr(module, "RELEASE_PATIENCE_S", 60.0)
 
 
 @pytest.fixture
@@ -99,8 +91,11 @@ def test_interrupted_between_any_two_bytecodes(
         lambda client: client.zero_shot(scan, MANY),
     )
     for call in calls:
-        with Client(server.grpc_url) as client:
-            moments = interrupted(lambda: call(client), 0, error)  # noqa: B023
+        moments = 0
+        for _ in range(3):  # of which one may have to ask the server twice to let go of the scan
+            with Client(server.grpc_url) as client:
+                passed = interrupted(lambda: call(client), 0, error)  # noqa: B023
+            moments = min(moments or passed, passed)
         for moment in sorted(chosen.sample(range(1, moments), 40)):
             with Client(server.grpc_url) as client:
                 try:
@@ -263,62 +258,6 @@ def test_a_client_that_is_closed_during_calls(server: EmbeddedTriton, scan: Volu
         assert all("client" in str(error) and "closed" in str(error) for error in errors)
 
 
-CALLER = """
-import sys
-from ctclip_client import Client, Volume
-import grpc  # type: ignore[import-untyped]
-import numpy as np
-Client(sys.argv[1]).pathologies(
-    Volume.from_array(np.zeros((2, 3, 4), np.int16), (float(sys.argv[2]), 1, 1), (1, 0))
-)
-"""
-
-
-def test_after_a_kill_the_next_client_tidies_up(
-    misbehaving: EmbeddedTriton, ask_for: AskFor
-) -> None:
-    def left(process: subprocess.Popen[bytes]) -> list[Path]:
-        return list(SHARED_MEMORY.glob(f"ctclip-client-{process.pid}-*"))
-
-    slow = str(ask_for("slow").spacing_mm[0])
-    command = [sys.executable, "-c", CALLER, misbehaving.grpc_url, slow]
-    with subprocess.Popen(command) as killed:
-        while not registered(misbehaving):
-            assert killed.poll() is None
-            time.sleep(0.01)
-        killed.kill()
-    assert left(killed)
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-        assert not left(killed)
-    assert not registered(misbehaving)
-
-
-def test_only_regions_without_an_owner_are_swept(
-    misbehaving: EmbeddedTriton, ask_for: AskFor
-) -> None:
-    prefix = f"ctclip-client-{os.getpid()}"
-    names = [f"{prefix}-{kind}" for kind in ("dead", "alive", "folder", "link")]
-    dead, alive, folder, link = (SHARED_MEMORY / name for name in names)
-    other = SHARED_MEMORY / f"other-{prefix}"
-    try:
-        for path in (dead, alive, other):
-            path.write_bytes(b"content")
-        folder.mkdir()
-        link.symlink_to(other)
-        with alive.open("rb") as owner, Client(misbehaving.grpc_url) as client:
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            client.pathologies(ask_for("good"))
-        assert [path.exists() for path in (dead, alive, folder, link, other)] == [
-            False,
-            *[True] * 4,
-        ]
-    finally:
-        for path in (dead, alive, link, other):
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-
-
 @pytest.fixture(scope="module")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     phantom = chest_phantom(Geometry((40, 60, 60)))
@@ -328,13 +267,22 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+PATIENT = """
+import sys
+from ctclip_client.cli.program import main
+from ctclip_client.transport import blocking
+blocking.RELEASE_PATIENCE_S = 60
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("delay_s", [0, 0.04])
 def test_a_command_that_is_terminated(
     delay_s: float, server: EmbeddedTriton, large_file: Path
 ) -> None:
     """In the copy it once said BufferError, for the memory that it could not close."""
-    ctclip = str(Path(sys.executable).with_name("ctclip"))
-    command = [ctclip, "predict", str(large_file), "--any-region", "--url", server.grpc_url]
+    arguments = ["predict", str(large_file), "--any-region", "--url", server.grpc_url]
+    command = [sys.executable, "-c", PATIENT, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         pattern = f"ctclip-client-{process.pid}-*"
         while not list(SHARED_MEMORY.glob(pattern)) and process.poll() is None:
@@ -346,51 +294,6 @@ def test_a_command_that_is_terminated(
         assert (process.returncode, said) == (130, b"interrupted\n")
     assert not list(SHARED_MEMORY.glob(pattern))
     assert not registered(server)
-
-
-@pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """What this process has left, by names of its own: clients of other tests sweep, too."""
-    prefix = f"ctclip-apart-{os.getpid()}-"
-    monkeypatch.setattr(shared_memory, "_PREFIX", prefix)
-    return lambda: list(SHARED_MEMORY.glob(f"{prefix}*"))
-
-
-def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
-    misbehaving: EmbeddedTriton,
-    ask_for: AskFor,
-    left: Callable[[], list[Path]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(blocking, "RELEASE_PATIENCE_S", 0.1)
-        with Client(misbehaving.grpc_url) as client:
-            threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
-            with pytest.raises(KeyboardInterrupt):
-                client.pathologies(ask_for("slow"))
-            assert not left()
-    (path,) = left()
-    assert path.stat().st_size == 0
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-    assert not left()
-    assert not registered(misbehaving)
-
-
-def test_a_client_that_nobody_closes_leaves_it_to_the_next_one(
-    misbehaving: EmbeddedTriton, ask_for: AskFor, left: Callable[[], list[Path]]
-) -> None:
-    forgotten = Client(misbehaving.grpc_url, timeout_s=0.3)
-    with pytest.raises(DeadlineExceeded):
-        forgotten.pathologies(ask_for("slow"))
-    assert registered(misbehaving)
-    del forgotten
-    gc.collect()
-    assert left()
-    with Client(misbehaving.grpc_url) as client:
-        client.pathologies(ask_for("good"))
-    assert not left()
-    assert not registered(misbehaving)
 
 
 def computed(server: EmbeddedTriton) -> int:
@@ -455,6 +358,7 @@ class Holding(grpc.GenericRpcHandler):  # type: ignore[misc]
         return b""
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("how", ["interrupted", "cancelled"])
 def test_a_call_that_is_given_up_ends_on_the_server(how: str, scan: Volume) -> None:
     """At once, and not when the client is closed or its error forgotten."""

@@ -257,9 +257,9 @@ def test_the_servers_refusal_and_the_deadline(
     ctclip: Callable[..., Ran], misbehaving: EmbeddedTriton, tmp_path: Path
 ) -> None:
     slow = save(tmp_path / "slow.nii", chest(), (2.0, 0.7, 0.8))
-    ran = ctclip("predict", slow, "--timeout-s", 0.2, "--url", misbehaving.grpc_url)
+    ran = ctclip("predict", slow, "--timeout-s", 0.8, "--url", misbehaving.grpc_url)
     assert ran.code == 4
-    assert "no answer from ctclip_pathologies within 0.2 s" in ran.err
+    assert "no answer from ctclip_pathologies within 0.8 s" in ran.err
     refused = save(tmp_path / "refused.nii", chest(), (11.0, 0.7, 0.8))
     ran = ctclip("predict", refused, "--url", misbehaving.grpc_url)
     assert ran.code == 2
@@ -313,15 +313,14 @@ def test_what_was_scored_survives_an_interrupt(
         json.loads(process.stdout.readline())
         time.sleep(0.2)
         process.send_signal(ending)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "interrupted" in err
     assert not table.exists()
     journal = tmp_path / "out.csv.journal.jsonl"
     assert f"what was done so far is in {journal}" in err
-    first, *_ = map(json.loads, journal.read_text().splitlines())
-    assert first["path"] == str(good)
+    assert str(good) in [json.loads(line)["path"] for line in journal.read_text().splitlines()]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

@@ -21,7 +21,7 @@ from ctclip_export.samples.phantom import chest_phantom
 from ctclip_server.embedded.server import EmbeddedTriton
 
 from ..conftest import Golden
-from .test_failures import regions, registered
+from .test_failures import forget_regions, regions, registered
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,12 @@ def scored(url: str, volume: Volume) -> Scores:
         return client.pathologies(volume)
 
 
+def closed_behind(client: Client, volume: Volume) -> Scores:
+    """Without it the fork would leave to nobody what the server still holds after the answer."""
+    with client:
+        return client.pathologies(volume)
+
+
 async def ascored(url: str, volume: Volume) -> Scores:
     async with AsyncClient(url) as client:
         return await client.pathologies(volume)
@@ -65,7 +71,7 @@ async def ascored(url: str, volume: Volume) -> Scores:
 
 def test_a_client_in_a_fork(server: EmbeddedTriton, volume: Volume) -> None:
     with Client(server.grpc_url) as client:
-        first = forked(lambda: client.pathologies(volume))  # it connects there
+        first = forked(lambda: closed_behind(client, volume))  # it connects there
         expected = client.pathologies(volume)
         refused = forked(lambda: client.pathologies(volume))
         assert isinstance(refused, InvalidInput)
@@ -125,6 +131,7 @@ def test_workers_of_a_data_loader(server: EmbeddedTriton, volume: Volume) -> Non
         assert got == pytest.approx(client.encode_image(volume)[:2], rel=0, abs=1e-5)
         with pytest.raises(InvalidInput, match="make a client where it is used"):
             loaded(client, "spawn")
+    forget_regions(server)  # workers close no client
     try:
         raise InvalidInput("used in a fork.", "Make a client in each process.")
     except InvalidInput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,7 +187,7 @@ class _Tally:
         self._codes: list[int] = []  # not the errors: they hold their scans by the traceback
         self._next = 0
         self._later: dict[int, Prediction | None] = {}
-        self._unread = False
+        self._remedy = ""  # that was said last
 
     def check_release(self, release: str) -> None:
         """Raises: InvalidInput where it is another one than that of the rows, or of the answers so
@@ -250,8 +250,11 @@ class _Tally:
     def _keep_error(self, scan: Scan, error: CTClipError) -> None:
         told = self._names.error(error, scan.path)
         self._codes.append(error.exit_code)
-        for line in _told(*self._names.key(scan), told):
-            self.say(line)
+        self.say(_cause(*self._names.key(scan), told))
+        if told.remedy != self._remedy:  # as of the slices of a folder, named one by one
+            self._remedy = told.remedy
+            if told.remedy:
+                self.say(f"       {told.remedy}")
         if self._journal is None:
             return
         entry = self._journal.entries.get(self._names.key(scan))
@@ -296,13 +299,11 @@ def other_release(where: str, known: str, found: str) -> InvalidInput:
     )
 
 
-def _told(name: str, series: str | None, error: CTClipError) -> Iterator[str]:
+def _cause(name: str, series: str | None, error: CTClipError) -> str:
     """series: a folder may hold thousands, and `name` is all of it."""
     whole = name if series is None else f"{name} (series {series})"
     cause = error.cause.removeprefix(f"{name}: ")
-    yield f"error: {cause if series is None and name in cause else f'{whole}: {cause}'}"
-    if error.remedy:
-        yield f"       {error.remedy}"
+    return f"error: {cause if series is None and name in cause else f'{whole}: {cause}'}"
 
 
 def _code(kind: str) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctclip_client.cli.flag_values import add_reading_options
-from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ctclip_client.batch.journal import Journal
+    from ctclip_client.batch.names import Key, Names
+    from ctclip_client.batch.plan import Plan
     from ctclip_client.cli.reports import Reports
 
 SUMMARY = "Find what CT-CLIP says of chest CTs: a probability for each finding."
@@ -103,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from ctclip_client.cli.scoring import Scoring
     from ctclip_client.cli.serving import check_server_options
     from ctclip_client.prompts import read_prompts
+    from ctclip_client.report.mark import scan_mark
     from ctclip_client.system.signals import termination_interrupts
 
     _check_options(args)
@@ -122,13 +125,13 @@ def run(args: argparse.Namespace) -> int:
         journal = stack.enter_context(opened_journal(args, args.jsonl, tables, _asked(args)))
         plan = planned(args, journal, names)
         folders = {} if args.explain is None else folder_names(plan.scans, names)
+        marks = {names.key(each): scan_mark(each.path, each.series) for each in plan.scans}
         pages = {} if reports is None else reports.pages(plan.scans, names)
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
-        if journal is not None:
-            _check_maps_free(args, journal, map(names.key, plan.todo), folders)
+        _check_maps_free(args, plan, folders, marks, names)
         if reports is not None:
-            reports.check_free(plan, pages, names, again=args.again)
+            reports.check_free(plan, pages, marks, names, again=args.again)
         in_files = bool(args.jsonl or args.csv or args.parquet)
         show = stack.enter_context(
             printed(
@@ -136,11 +139,14 @@ def run(args: argparse.Namespace) -> int:
                 has_file=in_files or reports is not None or args.explain is not None,
             )
         )  # fmt: skip
-        do = Scoring(args, names, prompts=prompts, folders=folders, reports=reports, pages=pages)
-        work = Work("Scoring", "scored", _ensemble(args).name, do.prepare, do.score, do.row, show)
+        do = Scoring(
+            args, names, prompts=prompts, folders=folders, marks=marks, reports=reports,
+            pages=pages,
+        )  # fmt: skip
+        work = Work("Scoring", "scored", do.ensemble.name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
-            _tell_missing_maps(args, journal, folders)
+            _tell_missing_maps(args, journal, {} if args.explain is None else marks)
             tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
             reports.end(journal)
@@ -209,49 +215,48 @@ def _check_beside_pages(args: argparse.Namespace, pages: Iterable[Path]) -> None
 
 def _check_maps_free(
     args: argparse.Namespace,
-    journal: Journal,
-    todo: Iterable[Any],
-    folders: Mapping[Any, Path],
+    plan: Plan,
+    folders: Mapping[Key, Path],
+    marks: Mapping[Key, str],
+    names: Names,
 ) -> None:
-    """Refuse to replace the maps that the row of another scan names."""
-    from ctclip_client.maps.relevance import INDEX_FILE
+    """Refuse to replace maps of another scan, but where that scan gets new ones, too."""
+    from ctclip_client.maps.relevance import INDEX_FILE, mark_of
 
     if not folders:
         return
-    named = {row["relevance"]: journal.key_of(row) for row in journal.rows()}
-    for key in todo:
+    anew = set(marks.values()) if args.again else set()
+    for scan in plan.todo:
+        key = names.key(scan)
         index = args.explain / folders[key] / INDEX_FILE
-        other = named.get(str(index), key)
-        if other != key:
-            raise InvalidInput(
-                f"--explain: {index} is of the maps of {other[0]}, and that of {key[0]} would "
-                "replace it.",
-                "Name another folder, or let everything be done anew with --again.",
-            )
+        # Path.exists raises where a folder on the way cannot be looked into.
+        if scan.refused is not None or not os.path.exists(index):  # noqa: PTH110
+            continue
+        there = mark_of(index)
+        if there == marks[key] or there in anew:
+            continue
+        whose = "does not say whose maps it names" if there is None else "is of another scan's maps"
+        raise InvalidInput(
+            f"--explain: {index} {whose}, and that of {key[0]} would replace it.",
+            "Name another folder, or take that one away.",
+        )
 
 
 def _tell_missing_maps(
-    args: argparse.Namespace, journal: Journal, folders: Mapping[Any, Path]
+    args: argparse.Namespace, journal: Journal, marks: Mapping[Key, str]
 ) -> None:
+    from ctclip_client.maps.relevance import mark_of
     from ctclip_client.system.terminal import say
 
-    if not folders:
+    if not marks:
         return
-    done = (row["relevance"] for row in journal.rows() if journal.key_of(row) in folders)
-    missing = sum(not Path(index).is_file() for index in done)
+    rows = ((row["relevance"], marks.get(journal.key_of(row))) for row in journal.rows())
+    missing = sum(mark is not None and mark_of(Path(index)) != mark for index, mark in rows)
     if missing:
         say(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "
             f"{missing}); --again makes them anew"
         )
-
-
-def _ensemble(args: argparse.Namespace) -> Ensemble:
-    if args.classify:
-        return CLASSIFY
-    if args.prompts is not None:
-        return ZERO_SHOT
-    return PATHOLOGIES if args.explain is None and args.report is None else EXPLAIN
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ctclip_client.coverage import kept_mm
 from ctclip_client.errors import ServerError
@@ -11,11 +14,12 @@ from ctclip_client.results import Classification
 from ctclip_client.volume import Source, recipe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prediction:
     """Scores of one file, with what is left to tell once its voxels are gone.
 
-    maps_index: the `relevance.json` that names its maps, where it has any. page: its report.
+    maps_index: the `relevance.json` that names its maps, where it has any. page: its report. Both
+    are set, with their times, when they are written; nothing else changes.
     coverage: what is to be said of how much of it the model has seen.
     """
 
@@ -46,19 +50,23 @@ class Prediction:
         page = {} if self.page is None else {"report": self.page_ms}
         return {**stages, **maps, **page, "total": total}
 
-    def seen_mm(self) -> dict[str, tuple[float, float]]:
-        """From where to where the model has seen the scan, as in `coverage.kept_mm`; empty where
-        the server does not say what its model sees."""
-        try:
-            geometry, _ = self.scores.provenance.geometry()
-        except ServerError:
-            return {}
-        return kept_mm(self.source.shape, self.spacing_mm, geometry) if self.source.shape else {}
+    @cached_property
+    def answer(self) -> dict[str, Any]:
+        """The object of the contract without what is written beside: page, journal and `--json`
+        take it from here."""
+        return {"path": self.path, **self.scores.to_json(), "recipe": self.recipe}
 
-    def recipe(self) -> dict[str, object]:
-        """How the scan was read, and what the model has seen of it."""
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """How the scan was read, and what the model has seen of it: `seen_mm` as in
+        `coverage.kept_mm`, empty where the server does not say what its model sees."""
         read_so = recipe(self.spacing_mm, self.rescale, self.source)
-        seen_mm = {axis: list(ends) for axis, ends in self.seen_mm().items()}
+        seen_mm: dict[str, list[float]] = {}
+        if self.source.shape:
+            with suppress(ServerError):
+                geometry, _ = self.scores.provenance.geometry()
+                kept = kept_mm(self.source.shape, self.spacing_mm, geometry)
+                seen_mm = {axis: list(ends) for axis, ends in kept.items()}
         return {**read_so, "seen_mm": seen_mm, "notes": list(self.notes)}
 
     def card_lines(self) -> list[str]:
@@ -78,7 +86,8 @@ class Prediction:
                 f"; percentiles {'/'.join(map(str, percents))}: "
                 f"{'/'.join(f'{value:.0f}' for value in values)} HU"
             )
-        ends = [f"{axis} {low:.0f} to {high:.0f}" for axis, (low, high) in self.seen_mm().items()]
+        seen_mm = self.recipe["seen_mm"]
+        ends = [f"{axis} {low:.0f} to {high:.0f}" for axis, (low, high) in seen_mm.items()]
         if ends:
             lines.append(
                 f"the model saw {', '.join(ends)} mm, from the scan's foot end, right and front"
@@ -87,13 +96,12 @@ class Prediction:
 
     def to_json(self, *, embedding: bool) -> dict[str, object]:
         """The object of the contract."""
-        content: dict[str, object] = {"path": self.path, **self.scores.to_json()}
+        content = dict(self.answer)
         if embedding:
             content["image_embedding"] = self.scores.image_embedding.tolist()
         if self.maps_index is not None:
             content["relevance"] = str(self.maps_index)
         if self.page is not None:
             content["report"] = str(self.page)
-        content["recipe"] = self.recipe()
         content["timings_ms"] = {name: round(ms, 3) for name, ms in self.timings_ms.items()}
         return content

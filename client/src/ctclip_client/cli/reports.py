@@ -75,19 +75,25 @@ class Reports:
         return pages
 
     def check_free(
-        self, plan: Plan, pages: Mapping[Key, Path], names: Names, *, again: bool
+        self,
+        plan: Plan,
+        pages: Mapping[Key, Path],
+        marks: Mapping[Key, str],
+        names: Names,
+        *,
+        again: bool,
     ) -> None:
         """Refuse to replace a page of another scan, but where that scan gets a new one, too.
 
-        again: all scans of the plan are scored anew. Raises: InvalidInput.
+        marks: of all scans of the plan. again: these are scored anew. Raises: InvalidInput.
         """
-        from ctclip_client.report.mark import read_mark, scan_mark
+        from ctclip_client.report.mark import read_mark
 
         if self.index is None:  # a file that is named is replaced, as every output
             return
-        anew = {scan_mark(*key) for key in plan.keys} if again else set()
+        anew = set(marks.values()) if again else set()
         for scan in plan.todo:
-            page, own = pages[names.key(scan)], scan_mark(*names.key(scan))
+            page, own = pages[names.key(scan)], marks[names.key(scan)]
             # Path.exists raises where a folder on the way cannot be looked into.
             if scan.refused is not None or not os.path.exists(page):  # noqa: PTH110
                 continue
@@ -108,21 +114,21 @@ class Reports:
 
     def write(
         self, page: Path, scan: Prediction, volume: Volume, relevance: Any | None,
-        series: str | None = None,
+        series: str | None = None, *, mark: str | None = None,
     ) -> None:  # fmt: skip
         """Write the page of a scan.
 
         relevance: its maps (F, T, H', W') float32, or None. series: as its row has it.
+        mark: by which the scan is known again; that of its path where it has no other name.
 
         Raises: InvalidInput where it cannot be written, or thresholds are of other findings.
         """
-        from ctclip_client.report.mark import mark_of
+        from ctclip_client.report.mark import Mark, answer_mark, scan_mark
         from ctclip_client.report.scan_page import Answer, scan_page
 
-        mark = mark_of({**scan.to_json(embedding=False), "series": series})
-        answer = Answer(
-            scan.path, scan.scores, scan.recipe(), scan.timings_ms, relevance, str(mark)
-        )
+        own = mark or scan_mark(scan.path, series)
+        told = str(Mark(own, answer_mark({**scan.answer, "series": series})))
+        answer = Answer(scan.path, scan.scores, scan.recipe, scan.timings_ms, relevance, told)
         content = scan_page(answer, volume, self.thresholds)
         _make_folder(page.parent)
         with whole_file(page) as file:
@@ -158,7 +164,7 @@ class Reports:
 
 def _page_of(row: Row) -> Path | None:
     """The page that a result was written to; None where it is gone, or is that of another one."""
-    from ctclip_client.report.mark import mark_of, read_mark
+    from ctclip_client.report.mark import answer_mark, read_mark
 
     if "error" in row:
         return None
@@ -167,7 +173,7 @@ def _page_of(row: Row) -> Path | None:
         there = read_mark(page)
     except OSError:
         return None
-    return page if there is not None and str(there) == str(mark_of(row)) else None
+    return page if there is not None and there.answer == answer_mark(row) else None
 
 
 def is_page(target: Path) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctclip_client.contract import CLASSIFY, EXPLAIN, PATHOLOGIES, ZERO_SHOT, Ensemble
 from ctclip_client.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 class Scoring:
     """folders: of each scan's maps, below that of `--explain`. pages: of each scan, with
-    `--report`. Both are empty where they are not asked for."""
+    `--report`. Both are empty where they are not asked for. marks: by which maps and pages of each
+    scan are known again. ensemble: that answers."""
 
     def __init__(
         self,
@@ -30,11 +32,13 @@ class Scoring:
         *,
         prompts: tuple[Finding, ...] | None,
         folders: Mapping[Key, Path],
+        marks: Mapping[Key, str],
         reports: Reports | None,
         pages: Mapping[Key, Path],
     ) -> None:
         self._args, self._names, self._prompts = args, names, prompts
-        self._folders, self._reports, self._pages = folders, reports, pages
+        self._folders, self._marks, self._reports, self._pages = folders, marks, reports, pages
+        self.ensemble, self._ask = self._question()
 
     def prepare(self, client: Client) -> None:
         """Make the folder of the maps, and see that thresholds are of the release's findings."""
@@ -54,22 +58,21 @@ class Scoring:
         from ctclip_client.batch.service import StopError
         from ctclip_client.cli.many import predicted
 
-        scores = self._scores(client, volume)
+        scores = self._ask(client, volume)
         explanation = scores if isinstance(scores, Explanation) else None
         # Without the maps, which lie on the disk: many may wait for their turn to be told.
         light = scores if explanation is None else _without_maps(explanation)
         found = predicted(light, scan, volume, self._names, read_ms)
         try:
             if explanation is not None and self._folders:
-                found = self._with_maps(found, explanation, scan, volume)
+                self._write_maps(found, explanation, scan, volume)
             if self._reports is not None:
                 maps = None if explanation is None else explanation.relevance
                 key = self._names.key(scan)
                 page, (_, series) = self._pages[key], key
                 started = time.perf_counter()
-                self._reports.write(page, found, volume, maps, series)
-                spent_ms = (time.perf_counter() - started) * 1000
-                found = replace(found, page=page, page_ms=spent_ms)
+                self._reports.write(page, found, volume, maps, series, mark=self._marks[key])
+                found.page, found.page_ms = page, (time.perf_counter() - started) * 1000
         except InvalidInput as error:  # the next scan would be scored for nothing
             raise StopError(error) from None
         return found
@@ -88,25 +91,27 @@ class Scoring:
             known = found.classes if self._args.classify else found.findings
             self._reports.thresholds.check_known(known)
 
-    def _scores(self, client: Client, volume: Volume) -> Classification:
+    def _question(self) -> tuple[Ensemble, Callable[[Client, Volume], Classification]]:
+        """Which ensemble answers, and how it is asked."""
+        prompts = self._prompts
         if self._args.classify:
-            return client.classify(volume)
-        if self._prompts is not None:
-            return client.zero_shot(volume, self._prompts)
+            return CLASSIFY, lambda client, volume: client.classify(volume)
+        if prompts is not None:
+            return ZERO_SHOT, lambda client, volume: client.zero_shot(volume, prompts)
         if self._args.explain is not None or self._reports is not None:
-            return client.explain(volume)
-        return client.pathologies(volume)
+            return EXPLAIN, lambda client, volume: client.explain(volume)
+        return PATHOLOGIES, lambda client, volume: client.pathologies(volume)
 
-    def _with_maps(
+    def _write_maps(
         self, found: Prediction, explanation: Explanation, scan: Scan, volume: Volume
-    ) -> Prediction:
+    ) -> None:
         from ctclip_client import save_relevance
 
         started = time.perf_counter()
-        folder = self._args.explain / self._folders[self._names.key(scan)]
-        index = save_relevance(explanation, volume, folder)
-        spent_ms = (time.perf_counter() - started) * 1000
-        return replace(found, maps_index=index, maps_ms=spent_ms)
+        key = self._names.key(scan)
+        folder = self._args.explain / self._folders[key]
+        found.maps_index = save_relevance(explanation, volume, folder, mark=self._marks[key])
+        found.maps_ms = (time.perf_counter() - started) * 1000
 
 
 def _without_maps(explanation: Explanation) -> Scores:

@@ -84,16 +84,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _rows(path: Path) -> Iterator[Row]:
     from ctclip_client.readers.archive import Packed
-    from ctclip_client.readers.dicom import look
-    from ctclip_client.readers.dicom.series import DicomSeries, Found
+    from ctclip_client.readers.dicom.series import DicomSeries, Found, dicom_files, series_of
     from ctclip_client.readers.registry import SUFFIXES, format_of
-    from ctclip_client.readers.walk import files_below
+    from ctclip_client.readers.walk import Closed, files_below
 
     if path.is_dir():
-        found = look(path)
+        closed: Closed = []
+        files = list(files_below(path, closed))
+        found = series_of(dicom_files(files, closed), closed)
         yield from _of_dicom(path, found)
         told = {file for file, _ in found.damaged}
-        for file in sorted(files_below(path, [])):
+        for file in sorted(files):
             if file.name.lower().endswith(SUFFIXES) and file not in told:
                 yield Row(str(file))
         return

@@ -32,7 +32,11 @@ _LONGEST_NAME = 60
 
 
 def save_relevance(
-    explanation: Explanation, volume: Volume, folder: str | os.PathLike[str]
+    explanation: Explanation,
+    volume: Volume,
+    folder: str | os.PathLike[str],
+    *,
+    mark: str | None = None,
 ) -> Path:
     """Write the maps of one scan as NIfTI files, to be loaded over the scan in any viewer.
 
@@ -40,6 +44,8 @@ def save_relevance(
         explanation: what `Client.explain` returned for this volume.
         volume: as `read_volume` gave it.
         folder: made if it is not there; files of an earlier call are replaced.
+        mark: a word for the scan, which `relevance.json` keeps to tell whose maps these are; no
+            name of it, as the files may be handed on.
 
     Returns the path of `relevance.json`, which is written last and names the others:
 
@@ -92,6 +98,7 @@ def save_relevance(
             }
         )
     content = {
+        **({"scan": mark} if mark else {}),
         "meaning": _MEANING,
         **({"warning": _RANDOM} if provenance.random_weights else {}),
         "tokens": {
@@ -106,6 +113,17 @@ def save_relevance(
     with whole_file(folder / INDEX_FILE) as file:
         file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return folder / INDEX_FILE
+
+
+def mark_of(index: Path) -> str | None:
+    """The mark of the scan whose maps a `relevance.json` names; None where it has none, or is not
+    there."""
+    if not os.path.isfile(index):  # noqa: PTH113 (Path.is_file raises in a closed folder)
+        return None
+    try:
+        return str(json.loads(index.read_bytes())["scan"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _forget(folder: Path) -> None:

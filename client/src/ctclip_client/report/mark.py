@@ -1,6 +1,6 @@
-"""Marks of pages: which scan a page is about, and which answer it shows.
+"""Marks of pages and maps: which scan they are about, and which answer a page shows.
 
-Names of pages do not tell that: `a/ct.nii.gz` alone is `ct.html`, and so is `b/ct.nii.gz`.
+Names of files do not tell that: `a/ct.nii.gz` alone is `ct.html`, and so is `b/ct.nii.gz`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ _TITLE = re.compile(r"<title>(.*?): CT-CLIP</title>", re.S)
 
 @dataclass(frozen=True)
 class Mark:
-    """SHA-256 of the scan's path and series, and of these and the answer. title: of a page that
-    was read: what it calls the scan."""
+    """SHA-256 of where the scan lies, and of its name and the answer. title: of a page that was
+    read: what it calls the scan."""
 
     scan: str
     answer: str
@@ -33,15 +34,14 @@ class Mark:
         return f"{self.scan} {self.answer}"
 
 
-def mark_of(row: Mapping[str, Any]) -> Mark:
-    """The mark of the page of a result, as a journal keeps it or is about to."""
-    answer = [row[name] for name in ("path", "series", "findings", "recipe", "provenance")]
-    return Mark(scan_mark(row["path"], row["series"]), _digest(answer))
+def answer_mark(row: Mapping[str, Any]) -> str:
+    """Of a result, as a journal keeps it or is about to."""
+    return _digest([row[name] for name in ("path", "series", "findings", "recipe", "provenance")])
 
 
-def scan_mark(path: str, series: str | None) -> str:
-    """path, series: as rows have them."""
-    return _digest([path, series])
+def scan_mark(path: str | os.PathLike[str], series: str | None) -> str:
+    """The same from whatever folder the path is named, and never a name."""
+    return _digest([os.path.abspath(path), series])  # noqa: PTH100 (no links)
 
 
 def read_mark(page: Path) -> Mark | None:
