@@ -52,7 +52,7 @@ def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for_rows(journal: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not journal.exists() or len(rows(journal)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -71,7 +71,7 @@ def test_a_server_and_a_run_that_are_killed(
             wait_for_rows(lines, 5)
             process.kill()
         done = len(rows(lines))
-        with running(*to_files) as process:
+        with running(*to_files, "--wait-s", 300) as process:
             wait_for_rows(lines, done + 5)
             assert triton.process_id is not None
             os.kill(triton.process_id, signal.SIGKILL)

@@ -34,7 +34,7 @@ def wait_for(what: str, pid: int) -> list[psutil.Process]:
 
 def still_there(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Which of them have not gone after some seconds."""
-    return psutil.wait_procs(processes, timeout=10)[1]
+    return psutil.wait_procs(processes, timeout=60)[1]
 
 
 @pytest.fixture

@@ -250,6 +250,6 @@ def test_a_killed_keeper_takes_triton_with_it(repository, traces):
         server.wait()
     server.stop()
     shutil.rmtree(folder)
-    left = traces.wait_until_gone(identity, timeout_s=20)
+    left = traces.wait_until_gone(identity)
     remove_shared_memory(f"{identity}-")
     assert [trace for trace in left if "/dev/shm/" not in trace] == []  # noqa: S108
