@@ -81,18 +81,21 @@ class Held:
     """The one instance of the misbehaving server, computing for whoever asked for "held"."""
 
     def __init__(self, server: EmbeddedTriton) -> None:
-        self._file = server.repository / PATHOLOGIES.name / "holding"
+        folder = server.repository / PATHOLOGIES.name
+        self._held, self._begun = folder / "held", folder / "begun"
+        self._begun.unlink(missing_ok=True)
+        self._held.touch()
 
     def wait(self) -> None:
         """Until it has begun."""
         deadline = time.monotonic() + 60
-        while not self._file.exists():
+        while not self._begun.exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     def end(self) -> None:
-        """Let it answer."""
-        self._file.unlink(missing_ok=True)
+        """Let it answer, also where it has not begun yet."""
+        self._held.unlink(missing_ok=True)
 
 
 @pytest.fixture

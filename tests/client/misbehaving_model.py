@@ -41,7 +41,7 @@ class TritonPythonModel:
             json.loads(args["model_config"])["parameters"]["behaviours"]["string_value"]
         )
         self.seen = Counter()
-        self.holding = Path(args["model_repository"], "holding")
+        self.held, self.begun = (Path(args["model_repository"], n) for n in ("held", "begun"))
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
@@ -63,8 +63,8 @@ class TritonPythonModel:
         if behaviour == "slow":
             time.sleep(1.5)
         if behaviour == "held":
-            self.holding.touch()
-            while self.holding.exists():  # a test takes it away
+            self.begun.touch()
+            while self.held.exists():  # a test takes it away
                 time.sleep(0.01)
         # Where a voxel came to lie, and the metadata: the test compares them with what it sent.
         logits = np.array([[volume[0, 0, -1], volume[-1, 0, 0]], [rescale[0], rescale[1]]], "f4")

@@ -170,7 +170,7 @@ def test_a_deadline_in_the_queue(
 def test_regions_given_up_are_released_by_the_next_call(
     misbehaving: EmbeddedTriton, ask_for: AskFor, held: Held
 ) -> None:
-    with Client(misbehaving.grpc_url, 1.5) as client:
+    with Client(misbehaving.grpc_url, 3.0) as client:
         with pytest.raises(DeadlineExceeded):
             client.pathologies(ask_for("held"))
         (given_up,) = registered(misbehaving)

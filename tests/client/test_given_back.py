@@ -267,7 +267,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-PATIENT = """
+WAITING = """
 import sys
 from ctclip_client.cli.program import main
 from ctclip_client.transport import blocking
@@ -282,7 +282,7 @@ def test_a_command_that_is_terminated(
 ) -> None:
     """In the copy it once said BufferError, for the memory that it could not close."""
     arguments = ["predict", str(large_file), "--any-region", "--url", server.grpc_url]
-    command = [sys.executable, "-c", PATIENT, *arguments]
+    command = [sys.executable, "-c", WAITING, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         pattern = f"ctclip-client-{process.pid}-*"
         while not list(SHARED_MEMORY.glob(pattern)) and process.poll() is None:

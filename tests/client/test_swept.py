@@ -110,7 +110,7 @@ def test_ctrl_c_while_the_server_computes_for_longer_than_close_waits(
 def test_a_client_that_nobody_closes_leaves_it_to_the_next_one(
     misbehaving: EmbeddedTriton, ask_for: AskFor, left: Callable[[], list[Path]], held: Held
 ) -> None:
-    forgotten = Client(misbehaving.grpc_url, timeout_s=1.5)
+    forgotten = Client(misbehaving.grpc_url, timeout_s=3.0)
     with pytest.raises(DeadlineExceeded):
         forgotten.pathologies(ask_for("held"))
     assert registered(misbehaving)

@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet
@@ -31,10 +31,12 @@ def overheard(url: str) -> Iterator[tuple[str, list[bytes]]]:
     ends = ExitStack()
 
     def pass_on(source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(1 << 16):
-            heard.append(data)
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # one end may go before the other, or without a word
+            while data := source.recv(1 << 16):
+                heard.append(data)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
     def accept() -> None:
         while True:
@@ -55,7 +57,7 @@ def overheard(url: str) -> Iterator[tuple[str, list[bytes]]]:
         yield f"localhost:{listener.getsockname()[1]}", heard
         listener.shutdown(socket.SHUT_RDWR)
     for thread in (accepting, *threads):
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     ends.close()
 
