@@ -153,7 +153,7 @@ def test_journals_that_cannot_be_right(
         ('{"path": 1', "line 1 is no JSON"),
         ('[{"path": 1, "path": 1}]', "line 1 is no JSON object"),
         ("\0\1,b\n", "no table"),
-        (",scan,F\n0,a,0.5\n", "'scan': got 'a'.*other columns"),
+        (",scan,F\n0,a,0.5\n", "'scan': got 'a'.*no others"),
         ("scan;F\na;0,5\n", "'F': got '0,5'.*decimals have a point"),
         ("scan,F\na,0.5\n".encode("utf-16"), "no UTF-8"),
     ],

@@ -285,10 +285,21 @@ def test_no_maps_of_another_scan_are_replaced(
         monkeypatch.chdir(folder)
         assert predict("ct.nii")[0] == code
     assert index.stat().st_mtime_ns > before
+    (tmp_path / "link").symlink_to(a.parent)
+    assert predict(tmp_path / "link" / "ct.nii")[0] == 0
+    a.parent.rename(tmp_path / "moved")
+    (tmp_path / "link").unlink()
+    code, err = predict(tmp_path / "moved" / "ct.nii")
+    assert code == 2
+    assert f"{index} is of another scan's maps" in err
+    assert "as where the scans were moved" in err
+    (tmp_path / "moved").rename(a.parent)
     index.write_text("notes")
     code, err = predict(a)
     assert code == 2
     assert f"{index} does not say whose maps it names" in err
+    assert "no longer" not in predict(a, *kept)[1]
+    index.unlink()
     assert "no longer" in predict(a, *kept)[1]
 
 

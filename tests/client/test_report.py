@@ -146,6 +146,14 @@ def test_no_page_is_replaced_by_that_of_another_scan(
     code, _, err = predict(b.name, *asked)
     assert code == 2
     assert f"{out / 'ct.html'} is the page of {a}, and that of {b.name} would replace it" in err
+    monkeypatch.chdir(a.parent)
+    (tmp_path / "named").mkdir()
+    named = ("--any-region", "--report", tmp_path / "named")
+    assert predict(a.name, *named)[0] == 0
+    monkeypatch.chdir(b.parent)
+    code, _, err = predict(b.name, *named, "--again")
+    assert code == 2
+    assert "ct.html is the page of ct.nii in another place, and that of ct.nii would" in err
     code, _, err = predict(a, *asked)
     assert code == 0
     assert f"report: {out / 'index.html'}" in err

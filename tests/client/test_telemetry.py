@@ -35,6 +35,6 @@ def test_a_server_and_its_stubs_are_told(server: EmbeddedTriton) -> None:
         assert process.environ()[ORT_VARIABLE] == "1"
 
 
-def test_the_image_says_it_to_triton() -> None:
-    image = (ROOT / "deploy/image/Dockerfile").read_text(encoding="utf-8")
-    assert f"{ORT_VARIABLE}=1" in image
+def test_the_images_say_it_too() -> None:
+    for image in ("deploy/image/Dockerfile", "deploy/engines/Dockerfile"):
+        assert f"{ORT_VARIABLE}=1" in (ROOT / image).read_text(encoding="utf-8")

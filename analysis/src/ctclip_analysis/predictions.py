@@ -202,8 +202,8 @@ class _Table:
             raise InvalidInput(
                 f"{self.where}: row {number}, '{finding}': got {cell!r:.40}, expected a "
                 "probability from 0 to 1.",
-                "Logits and percentages are none, decimals have a point, and a table with a column "
-                "a finding has no other columns than the scan's name, the first.",
+                "Logits and percentages are none, and decimals have a point. Where each finding "
+                "has a column, the first column is the scan's name, and there are no others.",
             )
         return value
 

@@ -157,7 +157,7 @@ def _parts(name: str) -> tuple[str, ...]:
 def _ambiguous(name: str, first: str, second: str) -> InvalidInput:
     if first == second:
         return InvalidInput(
-            f"'{name}' may be about two of one name: '{first}' is there twice.",
+            f"'{name}' may be about two scans or rows of one name: '{first}' is there twice.",
             "Leave one of them out; of a folder with several series, take one: --series UID.",
         )
     return InvalidInput(

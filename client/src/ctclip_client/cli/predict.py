@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         work = Work("Scoring", "scored", do.ensemble.name, do.prepare, do.score, do.row, show)
         code = run_scans(args, work, plan, journal)
         if journal is not None:
-            _tell_missing_maps(args, journal, {} if args.explain is None else marks)
+            _tell_missing_maps(args, journal, folders)
             tables_from(journal, plan.keys, _writers(args), asked_for=args.jsonl is not None)
         if reports is not None:
             reports.end(journal)
@@ -238,20 +238,18 @@ def _check_maps_free(
         whose = "does not say whose maps it names" if there is None else "is of another scan's maps"
         raise InvalidInput(
             f"--explain: {index} {whose}, and that of {key[0]} would replace it.",
-            "Name another folder, or take that one away.",
+            "Name another folder, or take that one away, as where the scans were moved.",
         )
 
 
 def _tell_missing_maps(
-    args: argparse.Namespace, journal: Journal, marks: Mapping[Key, str]
+    args: argparse.Namespace, journal: Journal, folders: Mapping[Key, Path]
 ) -> None:
-    from ctclip_client.maps.relevance import mark_of
     from ctclip_client.system.terminal import say
 
-    if not marks:
-        return
-    rows = ((row["relevance"], marks.get(journal.key_of(row))) for row in journal.rows())
-    missing = sum(mark is not None and mark_of(Path(index)) != mark for index, mark in rows)
+    rows = (row for row in journal.rows() if journal.key_of(row) in folders)
+    # Path.is_file raises where a folder on the way cannot be looked into.
+    missing = sum(not os.path.isfile(row["relevance"]) for row in rows)  # noqa: PTH113
     if missing:
         say(
             f"note: maps are no longer in {args.explain} (scans that were scored before: "

@@ -103,13 +103,13 @@ class Reports:
                 there = None
             if there is not None and there.scan in {own, *anew}:
                 continue
-            what = "no page of a scan"
+            name, what = names.path(scan.path), "no page of a scan"
             if there is not None:
                 what = "the page of another scan" if names.hashed else f"the page of {there.title}"
+                what += " in another place" if there.title == name else ""
             raise InvalidInput(
-                f"--report: {page} is {what}, and that of {names.path(scan.path)} would replace "
-                "it.",
-                "Name another folder, or take that file away.",
+                f"--report: {page} is {what}, and that of {name} would replace it.",
+                "Name another folder, or take that file away, as where the scans were moved.",
             )
 
     def write(

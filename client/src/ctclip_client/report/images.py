@@ -13,7 +13,7 @@ from ctclip_client.contract import Geometry
 from ctclip_client.report.view import HU_RANGE, STEP_HU, View
 
 _CT_BYTES = 4_200_000
-"""At most, before base64: with the viewer and the maps, a page stays below 10 MB."""
+"""At most, before base64: with the viewer and 18 maps, a page stays below 10 MB."""
 _HEADER_BYTES = 352  # 348 and the four that say that no extension follows
 
 

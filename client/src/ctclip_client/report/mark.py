@@ -40,8 +40,9 @@ def answer_mark(row: Mapping[str, Any]) -> str:
 
 
 def scan_mark(path: str | os.PathLike[str], series: str | None) -> str:
-    """The same from whatever folder the path is named, and never a name."""
-    return _digest([os.path.abspath(path), series])  # noqa: PTH100 (no links)
+    """The same by whatever way the folder is reached, and never a name."""
+    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 (Path's follows links)
+    return _digest([os.path.join(os.path.realpath(folder), name), series])  # noqa: PTH118
 
 
 def read_mark(page: Path) -> Mark | None:
