@@ -25,6 +25,8 @@ PAGES = (ROOT / "docs" / "numbers.md", ROOT / "benchmarks" / "README.md")
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Kept = Sequence[tuple[Path, Result]]
 NOTHING = "Not measured yet.\n"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 
 
 def about(path: Path, result: Result, folder: str) -> str:
@@ -43,16 +45,25 @@ def about(path: Path, result: Result, folder: str) -> str:
 
 
 def tables(
-    kind: str, names: Sequence[str], columns: Sequence[str], only: str = ".*"
+    kind: str,
+    names: Sequence[str],
+    columns: Sequence[str],
+    only: str = ".*",
+    *,
+    in_precisions: bool = True,
 ) -> Callable[[Kept, str], str]:
     """A table for each result of the kind; where it has several tables of ours, they are told.
 
     columns: those that a page has room for. only: a pattern of the names of rows that are shown.
+    in_precisions: also of results that `precisions` shows.
     """
 
     def write(kept: Kept, folder: str) -> str:
         parts = []
+        elsewhere = [] if in_precisions else [p for e in _by_precision(kept).values() for p, _ in e]
         for path, result in kept:
+            if path in elsewhere:
+                continue
             found: list[Cells] = []
             for name in names if result.kind == kind else ():
                 for row in result.table(name):
@@ -71,6 +82,45 @@ def tables(
     return write
 
 
+def _by_precision(kept: Kept) -> dict[str, list[tuple[Path, Result]]]:
+    """Of each machine on which graphs of several precisions were timed: these results."""
+    found: dict[str, list[tuple[Path, Result]]] = {}
+    for path, result in kept:
+        if result.kind == "graphs" and result.subject.get("precision") in PRECISIONS:
+            found.setdefault(result.machine_name, []).append((path, result))
+    return {machine: each for machine, each in found.items() if len(each) > 1}
+
+
+def precisions(kept: Kept, folder: str) -> str:
+    """The image encoder in each precision on one machine. Each was a run of its own, so its time is
+    told as a share of PyTorch's in the same run, too."""
+    parts = []
+    for machine, results in _by_precision(kept).items():
+        rows: list[Cells] = []
+        for path, result in sorted(
+            results, key=lambda each: PRECISIONS.index(each[1].subject["precision"])
+        ):
+            timed = [
+                (row, row.times_ms.p50)
+                for row in result.table("vision")
+                if row.times_ms is not None
+            ]
+            (pytorch_ms,) = (ms for row, ms in timed if row.name == "PyTorch fp32, eager")
+            link = f"[{result.subject['precision']}]({folder}{path.name})"
+            for row, ms in timed:
+                if row.name.startswith("PyTorch"):
+                    continue
+                known = cells(row)
+                rows.append(
+                    {"export": link, "": row.name, "p50 ms": known["p50 ms"],
+                     "of PyTorch fp32": f"{ms / pytorch_ms:.2f}"}
+                    | {name: known[name] for name in PARITY if name in known}
+                )  # fmt: skip
+        weights = ", random weights" if results[0][1].subject.get("random_weights") else ""
+        parts.append(f"{machine}, {results[0][1].date[:10]}{weights}:\n\n{markdown(rows)}")
+    return "\n".join(parts) or NOTHING
+
+
 def missing(kept: Kept, _: str) -> str:
     """What is not known of GPUs, and of lower precisions without one."""
     on_cuda = [r for _, r in kept if r.kind == "gpu" and r.plan.get("device") == "cuda"]
@@ -81,7 +131,7 @@ def missing(kept: Kept, _: str) -> str:
     else:
         told = "TensorRT engines on a GPU"
     graphs = [result.subject.get("precision") for _, result in kept if result.kind == "graphs"]
-    lower = [name for name in ("fp16", "bf16", "int8") if name not in graphs]
+    lower = [name for name in PRECISIONS[1:] if name not in graphs]
     if lower:
         told += f"; exports in {', '.join(lower)} on a CPU"
     return f"Not measured: {told}. `docker compose` was checked without a docker engine.\n"
@@ -123,13 +173,13 @@ def _told(kind: str, row: Row) -> tuple[int, str, str] | None:
     return None
 
 
-PARITY = ("parity", "codes", "cosine", "|Δlogit|")
 BLOCKS: dict[str, Callable[[Kept, str], str]] = {
     "short": in_short,
     "graphs": tables(
         "graphs", ["vision", "text", "preprocess"],
-        ("", "p50 ms", "p90 ms", "share of limit", *PARITY),
+        ("", "p50 ms", "p90 ms", "share of limit", *PARITY), in_precisions=False,
     ),
+    "precisions": precisions,
     "whole": tables(
         "graphs", ["whole scan"], ("", "p50 ms", *PARITY),
     ),
