@@ -125,8 +125,10 @@ def run(args: argparse.Namespace) -> int:
         journal = stack.enter_context(opened_journal(args, args.jsonl, tables, _asked(args)))
         plan = planned(args, journal, names)
         folders = {} if args.explain is None else folder_names(plan.scans, names)
-        marks = {names.key(each): scan_mark(each.path, each.series) for each in plan.scans}
         pages = {} if reports is None else reports.pages(plan.scans, names)
+        # A mark asks the disk for the scan's folder: only where it is needed.
+        marked = plan.scans if folders or pages else ()
+        marks = {names.key(each): scan_mark(each.path, each.series) for each in marked}
         _check_beside_maps(args, folders.values())
         _check_beside_pages(args, pages.values())
         _check_maps_free(args, plan, folders, marks, names)
