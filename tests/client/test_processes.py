@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import pickle
 import warnings
@@ -27,6 +28,13 @@ from .test_failures import forget_regions, regions, registered
 @pytest.fixture(scope="module")
 def volume(golden: Golden) -> Volume:
     return chest_phantom(golden.geometry)
+
+
+@pytest.fixture(autouse=True)
+def nothing_connects() -> None:
+    """gRPC cannot be forked while a thread calls into it, and a call of its asyncio that failed, in
+    an earlier test, goes on connecting until its reference cycle is collected."""
+    gc.collect()
 
 
 def forked(work: Callable[[], object]) -> Any:
